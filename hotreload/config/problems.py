@@ -1,0 +1,177 @@
+"""Pydantic's errors as problems a person can act on: dotted path, plain words, the value, what is allowed.
+
+No secret gets into one: neither a value in or above a secret field, nor a validator's message that quotes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any, Final, cast
+
+from pydantic_core import ErrorDetails
+
+from hotreload.config.allowed import allowed, choices
+from hotreload.config.document import MOST, dotted
+from hotreload.config.fields import Leaf, rule_for
+from hotreload.config.masking import MASK, looks_secret, mask_tree, scrub
+from hotreload.errors import Problem
+
+LONGEST_INPUT: Final = 120
+WORDS: Final[Mapping[str, str]] = {
+    "missing": "is required and missing",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "set_type": "must be a list",
+    "frozen_set_type": "must be a list",
+    "dict_type": "must be an object",
+    "mapping_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "path_type": "must be a path",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be one of {expected}",
+    "enum": "must be one of {expected}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "extra_forbidden": "unknown key",
+    "value_error": "{error}",
+    "assertion_error": "{error}",
+}
+
+
+class Explainer:
+    """Explains the errors of one model; `section` is where its tree stands in the whole."""
+
+    def __init__(self, leaves: Mapping[str, Leaf], section: str = "") -> None:
+        self._leaves = leaves
+        self._rules = {path: leaf.rule for path, leaf in leaves.items()}
+        self._section = section
+
+    def explain(self, errors: Sequence[ErrorDetails], data: Mapping[str, Any]) -> list[Problem]:
+        """Return one problem for each place; the members of a union that refused one value are joined."""
+        secrets = self._secrets(data)
+        found: dict[str, list[Problem]] = {}
+        for error in errors[: 2 * MOST]:
+            problem = self._problem(error, data, secrets)
+            found.setdefault(problem.path, []).append(problem)
+        return [_joined(problems) for problems in list(found.values())[:MOST]]
+
+    def full(self, path: str) -> str:
+        """Return a path of the model's tree as a path of the whole."""
+        return ".".join(part for part in (self._section, path) if part)
+
+    def _problem(self, error: ErrorDetails, data: Mapping[str, Any], secrets: Sequence[str]) -> Problem:
+        loc, value = resolve(error["loc"], data, missing=error["type"] == "missing")
+        path = dotted(loc)
+        leaf = self._leaves.get(path)
+        message = scrub(_words(error), secrets)
+        if error["type"] == "missing":
+            return Problem(self.full(path), message, hint=_takes(leaf))
+        hint = _nearest(leaf, value) or _takes(leaf)
+        return Problem(self.full(path), message, input=self._shown(loc, value), hint=hint)
+
+    def _shown(self, loc: Sequence[str | int], value: object) -> str | None:
+        path = dotted(loc)
+        if not path or rule_for(self._rules, path).secret or self._is_inside_secret(loc):
+            return None
+        if isinstance(value, (dict, list)) and any(known.startswith(f"{path}.") for known in self._leaves):
+            return None
+        text = json.dumps(mask_tree(cast("object", value), path, _mask), ensure_ascii=False, default=repr)
+        return text if len(text) <= LONGEST_INPUT else f"{text[:LONGEST_INPUT]}…"
+
+    def _is_inside_secret(self, loc: Sequence[str | int]) -> bool:
+        """Tell whether a key below the leaf looks secret (`headers.Authorization`)."""
+        depth = next((count for count in range(len(loc), 0, -1) if dotted(loc[:count]) in self._leaves), 0)
+        return any(looks_secret(str(part)) for part in loc[depth:])
+
+    def _secrets(self, data: Mapping[str, Any]) -> list[str]:
+        """Return every text in a secret field of the input."""
+        found: list[str] = []
+        for leaf in self._leaves.values():
+            if leaf.rule.secret:
+                found.extend(_texts(get(data, leaf.keys)))
+        return found
+
+
+def get(data: object, keys: Sequence[str]) -> object:
+    """Return what stands at these keys, None where nothing does."""
+    for key in keys:
+        if not isinstance(data, Mapping) or key not in data:
+            return None
+        data = cast("Mapping[str, object]", data)[key]
+    return data
+
+
+def resolve(loc: Sequence[str | int], data: object, *, missing: bool) -> tuple[tuple[str | int, ...], object]:
+    """Return the keys in the input an error speaks of, without the names of union members, and its value.
+
+    With `missing` the last key is one the input should have and has not.
+    """
+    found: list[str | int] = []
+    node = data
+    for index, part in enumerate(loc):
+        if isinstance(node, Mapping) and part in node:
+            node = cast("Mapping[str | int, object]", node)[part]
+        elif isinstance(node, list) and isinstance(part, int) and part < len(cast("list[object]", node)):
+            node = cast("list[object]", node)[part]
+        elif missing and index == len(loc) - 1:
+            node = None
+        else:
+            continue
+        found.append(part)
+    return tuple(found), cast("object", node)
+
+
+def _words(error: ErrorDetails) -> str:
+    template = WORDS.get(error["type"])
+    if template is None:
+        text = error["msg"].replace("Input should be", "must be").replace("Input should", "must")
+        return text[:1].lower() + text[1:]
+    context = {key: _number(value) for key, value in error.get("ctx", {}).items()}
+    return template.format(**context)
+
+
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _takes(leaf: Leaf | None) -> str | None:
+    text = allowed(leaf.info) if leaf else None
+    return f"allowed: {text}" if text else None
+
+
+def _nearest(leaf: Leaf | None, value: object) -> str | None:
+    near = get_close_matches(value, choices(leaf.info), n=1) if leaf and isinstance(value, str) else []
+    return f'did you mean "{near[0]}"?' if near else None
+
+
+def _joined(problems: Sequence[Problem]) -> Problem:
+    messages = list(dict.fromkeys(problem.message for problem in problems))
+    return replace(problems[0], message=", or ".join(messages))
+
+
+def _mask(_path: str, _value: object) -> object:
+    return MASK
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for item in cast("Mapping[str, object]", value).values() for text in _texts(item)]
+    return [text for item in cast("list[object]", value) for text in _texts(item)] if isinstance(value, list) else []
