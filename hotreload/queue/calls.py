@@ -1,0 +1,84 @@
+"""A caller's wish on its way to the writer's thread, and its outcome on the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+import apsw
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+Verb = Callable[[apsw.Connection, Sequence[A]], Sequence[R | BaseException]]
+"""Does many calls at once and returns their results in order. One that raises was done for none of them."""
+
+
+class Call(Generic[A, R]):
+    """One caller's wish and, once done, its outcome."""
+
+    __slots__ = ("abandoned", "arg", "error", "future", "loop", "result", "verb")
+
+    def __init__(self, verb: Verb[A, R], arg: A) -> None:
+        self.verb = verb
+        self.arg = arg
+        self.result: R | None = None
+        self.error: BaseException | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.future: asyncio.Future[R] | None = None
+        self.abandoned: Callable[[R], None] | None = None
+
+    def unwanted(self) -> bool:
+        """True where the caller was cancelled before its turn."""
+        return self.future is not None and self.future.cancelled()
+
+    def resolve(self) -> None:
+        """Hand the outcome to the caller; in its loop's thread."""
+        future = self.future
+        assert future is not None
+        if not future.done():
+            if self.error is None:
+                future.set_result(cast("R", self.result))
+            else:
+                future.set_exception(self.error)
+        elif self.error is None and self.abandoned is not None:
+            self.abandoned(cast("R", self.result))
+
+
+class SyncCall(Call[A, R]):
+    """A wish of a thread that waits without an event loop."""
+
+    __slots__ = ("settled",)
+
+    def __init__(self, verb: Verb[A, R], arg: A) -> None:
+        super().__init__(verb, arg)
+        self.settled = threading.Event()
+
+    def resolve(self) -> None:
+        """Wake the waiting thread."""
+        self.settled.set()
+
+
+AnyCall = Call[Any, Any]
+
+
+def deliver(calls: Iterable[AnyCall]) -> None:
+    """Wake everyone: threads one by one, each event loop once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[AnyCall]] = {}
+    for call in calls:
+        if call.loop is None:
+            call.resolve()
+        else:
+            by_loop.setdefault(call.loop, []).append(call)
+    for loop, waiting in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, waiting)
+        except RuntimeError:  # the loop is closed: nobody is left to hear
+            continue
+
+
+def _resolve(calls: Sequence[AnyCall]) -> None:
+    for call in calls:
+        call.resolve()
