@@ -1,0 +1,132 @@
+"""One job, from claim to verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import traceback
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+
+import anyio
+from pydantic import TypeAdapter
+
+from hotreload.queue.job import Done, Failed, Interrupted, JobRow, Verdict
+from hotreload.queue.rows import to_json
+from hotreload.workers.children import Children, HandlerFailed
+from hotreload.workers.job import Job, StopHere, Surroundings
+from hotreload.workers.resources import Resource
+from hotreload.workers.threads import Threads
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[..., Any]
+_RESULT: Final[TypeAdapter[Any]] = TypeAdapter(Any)
+
+
+class Runner(Protocol):
+    """How a handler is run; `close` ends what it keeps between jobs."""
+
+    def __call__(self, job: Job[Any], settings: Any, **handed: Any) -> Awaitable[Any]:
+        """Run it for one job."""
+        ...
+
+    async def close(self) -> None:
+        """End what is kept."""
+        ...
+
+
+class Coroutines:
+    """Runs an `async def` handler."""
+
+    def __init__(self, handler: Callable[..., Awaitable[Any]]) -> None:
+        self._handler = handler
+
+    def __call__(self, job: Job[Any], settings: Any, **handed: Any) -> Awaitable[Any]:
+        """Call the handler."""
+        return self._handler(job, settings, **handed)
+
+    async def close(self) -> None:
+        """Nothing is kept between jobs."""
+
+
+def runner(handler: Handler, *, process: bool = False) -> Runner:
+    """Return how `handler` is run: coroutine functions in the loop, others in a thread or with `process` in a child.
+
+    ValueError for a coroutine function with `process`.
+    """
+    if not inspect.iscoroutinefunction(handler):
+        return Children(handler) if process else Threads(handler)
+    if process:
+        raise ValueError(f"{handler.__qualname__}: a process handler is a plain function")
+    return Coroutines(handler)
+
+
+class Execution:
+    """How the jobs of one queue are done.
+
+    `run` never raises for what the job does: an exception is a failure (an attempt), the service's cancellation
+    an interruption (none).
+    """
+
+    def __init__(self, runs: Runner, around: Surroundings, resources: Sequence[Resource] = ()) -> None:
+        self._runs = runs
+        self._around = around
+        self._resources = resources
+
+    def open(self, row: JobRow) -> Job[Any] | Failed:
+        """Make the job its handler sees; a payload that does not fit parks it."""
+        payload = self._around.kind.open_payload(row)
+        return payload if isinstance(payload, Failed) else Job(row, payload, self._around)
+
+    async def run(self, job: Job[Any]) -> Verdict:
+        """Run the handler on one snapshot and say how it ended. Cancelled, it raises the cancellation on."""
+        settings = self._around.newest().settings
+        try:
+            if not self._resources:
+                return _done(await self._runs(job, settings))
+            with _taken(self._resources) as handed:
+                return _done(await self._runs(job, settings, **handed))
+        except StopHere:
+            return Interrupted()
+        except asyncio.CancelledError:
+            if _cancelled():
+                raise
+            return Failed(error="it was cancelled by its own code")
+        except Exception as error:  # noqa: BLE001 - whatever a job raises is its failure, kept with it
+            log.warning("job.failed job=%s attempt=%d error=%r", job.id, job.attempt, error)
+            if isinstance(error, HandlerFailed):
+                return Failed(error=str(error), traceback=error.trace)
+            return Failed(error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc(limit=-20))
+
+    async def close(self) -> None:
+        """End what is kept between jobs."""
+        await self._runs.close()
+
+
+def _done(result: Any) -> Done:
+    """Return the verdict; raises where the result is no JSON value, before anybody else waits for its writing."""
+    if result is None:
+        return Done()
+    value = _RESULT.dump_python(result, mode="json")
+    to_json(value)
+    return Done(value)
+
+
+def _cancelled() -> bool:
+    """Say whether it was the service that cancelled this task, not something its code waited for."""
+    task = asyncio.current_task()
+    return (task is not None and task.cancelling() > 0) or anyio.current_effective_deadline() == -math.inf
+
+
+@contextmanager
+def _taken(resources: Sequence[Resource]) -> Generator[dict[str, Any]]:
+    instances = [(resource.parameter, resource.current()) for resource in resources]
+    try:
+        yield {name: instance.take() for name, instance in instances}
+    finally:
+        for _, instance in instances:
+            instance.give_back()

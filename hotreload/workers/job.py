@@ -1,0 +1,220 @@
+"""A job as the code that does it sees it: `Job` in coroutines, `SyncJob` in threads and child processes."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
+
+from hotreload.lifecycle import Window
+from hotreload.queue.contract import Queue
+from hotreload.queue.job import JobRow
+from hotreload.workers.kind import Kind
+from hotreload.workers.progress import Progress
+
+P = TypeVar("P")
+T = TypeVar("T")
+Within = Callable[[Any], object]
+"""Called with the store's connection (apsw) inside the transaction of a checkpoint; SQL only."""
+
+
+class StopHere(BaseException):
+    """Raised by `stop`: the job goes back at its last checkpoint. Not an Exception, so that no handler eats it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the jobs of a pool share. `kinds` has those of all queues of the service, for follow-up work."""
+
+    queue: Queue
+    kind: Kind
+    newest: Callable[[], Any]
+    draining: Callable[[], bool] = field(default=lambda: False)
+    window: Callable[[], Window | None] = field(default=lambda: None)
+    kinds: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
+
+
+class AnyJob(Generic[P]):
+    """What both kinds of job have in common. One task or thread uses a job at a time."""
+
+    def __init__(self, job_id: str, attempt: int, payload: P, progress: Progress) -> None:
+        self._progress = progress
+        self._at: tuple[str, int] | None = None
+        self.id = job_id
+        """The job's id in the queue."""
+        self.attempt = attempt
+        """1 for the first try; only failures count."""
+        self.payload = payload
+        """Validated as the handler's annotation says."""
+
+    @property
+    def cursor(self) -> Any:
+        """The value of the last checkpoint, None before the first."""
+        return self._progress.cursor
+
+    @property
+    def progress(self) -> Progress:
+        """What the last checkpoint kept."""
+        return self._progress
+
+    def resume(self, items: Iterable[T], *, loop: str = "items") -> Iterator[T]:
+        """Yield the items after the last checkpoint made inside this loop.
+
+        Items are known by their place: the iterable must yield the same order each time. Two loops of one job
+        need two names.
+        """
+        start = self._progress.positions.get(loop, 0)
+        for index, item in enumerate(items):
+            if index >= start:
+                self._at = (loop, index + 1)
+                yield item
+        self._at = None
+
+    def stop(self) -> NoReturn:
+        """End the job here, uncounted: it goes back to the queue at its last checkpoint."""
+        raise StopHere
+
+
+class Job(AnyJob[P]):
+    """One claimed job in a coroutine: what is to be done, how far it came, and where to keep progress.
+
+    `generation` is that of the settings it was started with.
+    """
+
+    def __init__(self, row: JobRow, payload: P, around: Surroundings) -> None:
+        super().__init__(row.id, row.attempts + 1, payload, around.kind.open_progress(row))
+        self._row = row
+        self._around = around
+        self.generation: int = around.newest().generation
+        self.stopping = False
+        """Set by the pool: nothing more may be begun."""
+        self.needed_until: float | None = None
+        self.thread: int | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """True once the service drains: a long step may end itself here, with `checkpoint` and `stop`."""
+        return self.stopping or self._around.draining()
+
+    def needs(self, seconds: float) -> None:
+        """Say how long this job needs from here to its end or its next `needs`; a drain decides by it.
+
+        Enough time left: the job is not interrupted before. Not enough: it is interrupted at once and not waited
+        for, so call it where a checkpoint was made. In a drain this call itself may end the job, as `stop` does.
+        """
+        self.needed_until = time.monotonic() + seconds
+        window = self._around.window()
+        if self.stopping or (window is not None and self.needed_until > window.cut_at):
+            raise StopHere
+
+    async def checkpoint(self, cursor: Any = None, *, within: Within | None = None) -> None:
+        """Keep `cursor` (a JSON value, or of the worker's `cursor` type) and the place in the current `resume` loop.
+
+        Durable on return. `within(connection)` writes rows of the job's own into the same file and transaction:
+        both are durable or neither. Cancelled while it waits, it may or may not have been kept. LeaseLost when the
+        job is no longer this claim's; StoreUnavailable when the disk refuses: the progress before it stays.
+        """
+        await self.keep(self._progress.at(cursor, self._at), within)
+
+    async def step(self, name: str, run: Callable[[], T | Awaitable[T]]) -> T:
+        """Run `run` once and keep its result (a JSON value); on resume return what was kept.
+
+        A failure keeps nothing: the step runs again at the next attempt.
+        """
+        if name in self._progress.steps:
+            return self._progress.steps[name]
+        made = run()
+        result: Any = await made if inspect.isawaitable(made) else made
+        await self.keep(self._progress.with_step(name, result))
+        return result
+
+    async def keep(self, progress: Progress, within: Within | None = None) -> None:
+        """Make `progress` durable; what `checkpoint` and `step` do."""
+        value = progress.to_json(self._around.kind.cursor_json(progress.cursor))
+        await self._around.queue.checkpoint(self._row, value, within=within)
+        self._progress = progress
+
+    async def enqueue(
+        self, queue: str, payload: Any, *, key: str | None = None, priority: int = 0, delay_s: float = 0.0
+    ) -> str | None:
+        """Add follow-up work, durable on return; its id, None where `key` belongs to an unfinished job already.
+
+        Give it a key: a job that is resumed comes by here again. QueueDraining in a drain: the job is best ended
+        with `stop`, so that it comes by here again after the restart.
+        """
+        return await enqueue(
+            self._around.queue, self._around.kinds, queue, payload, key=key, priority=priority, delay_s=delay_s
+        )
+
+    def refresh(self) -> Any:
+        """Return the newest settings and count this job on their generation; call it at a checkpoint."""
+        snapshot = self._around.newest()
+        self.generation = snapshot.generation
+        return snapshot.settings
+
+
+class Desk(Protocol):
+    """Where a `SyncJob` is answered: by a `Job` behind a thread or a pipe. Every call may raise StopHere."""
+
+    def keep(self, progress: Progress, within: Within | None) -> None:
+        """Make progress durable."""
+        ...
+
+    def ask(self, verb: str, *args: Any, **options: Any) -> Any:
+        """Call `verb` of the job (`enqueue`, `needs`, `refresh`, `interrupted`) and return what it answers."""
+        ...
+
+
+class SyncJob(AnyJob[P]):
+    """One claimed job in a thread or child process; the calls are those of `Job`, without `await`.
+
+    Once the job is interrupted, `checkpoint`, `step` and `needs` end it here, as `stop` does, after they kept
+    what they were given. A thread cannot be cancelled: one that never comes by is fenced and left behind.
+    """
+
+    def __init__(self, job_id: str, attempt: int, payload: P, progress: Progress, desk: Desk) -> None:
+        super().__init__(job_id, attempt, payload, progress)
+        self._desk = desk
+
+    @property
+    def interrupted(self) -> bool:
+        """As `Job.interrupted`."""
+        return self._desk.ask("interrupted")
+
+    def needs(self, seconds: float) -> None:
+        """As `Job.needs`."""
+        self._desk.ask("needs", seconds)
+
+    def checkpoint(self, cursor: Any = None, *, within: Within | None = None) -> None:
+        """As `Job.checkpoint`; `within` is for threads only."""
+        self._keep(self._progress.at(cursor, self._at), within)
+
+    def step(self, name: str, run: Callable[[], T]) -> T:
+        """As `Job.step`."""
+        if name not in self._progress.steps:
+            self._keep(self._progress.with_step(name, run()))
+        return self._progress.steps[name]
+
+    def _keep(self, progress: Progress, within: Within | None = None) -> None:
+        self._desk.keep(progress, within)
+        self._progress = progress
+
+    def enqueue(
+        self, queue: str, payload: Any, *, key: str | None = None, priority: int = 0, delay_s: float = 0.0
+    ) -> str | None:
+        """As `Job.enqueue`."""
+        return self._desk.ask("enqueue", queue, payload, key=key, priority=priority, delay_s=delay_s)
+
+    def refresh(self) -> Any:
+        """As `Job.refresh`."""
+        return self._desk.ask("refresh")
+
+
+async def enqueue(store: Queue, kinds: Mapping[str, Kind], queue: str, payload: Any, **options: Any) -> str | None:
+    """Add one job of a known kind; its id, None for a duplicate. ValueError where no worker serves `queue`."""
+    if queue not in kinds:
+        raise ValueError(f"no worker serves the queue {queue!r}; known: {', '.join(sorted(kinds)) or 'none'}")
+    done = await store.enqueue([kinds[queue].new(payload, **options)])
+    return done.ids[0] if done.ids else None

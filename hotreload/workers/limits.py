@@ -1,0 +1,133 @@
+"""Limits that can be moved while work runs under them: of one pool, and shared by several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+MAX_LIMIT = 10_000
+
+
+class Limit:
+    """A whole number from 0 (paused) to 10,000; whoever listens is called after each change.
+
+    A plain number and not a semaphore: a pool that claims only `limit - running` jobs can never admit too
+    many, whatever way and however often the limit moves (a flapping capacity limiter over-admitted 28 at 5).
+    """
+
+    def __init__(self, value: int) -> None:
+        self._value = checked_limit(value)
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def value(self) -> int:
+        """The limit now."""
+        return self._value
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each change."""
+        self._listeners.append(listener)
+
+    def set(self, value: int) -> None:
+        """Move the limit; ValueError outside 0 to 10,000, and then nothing changed."""
+        self._value = checked_limit(value)
+        for listener in self._listeners:
+            listener()
+
+
+class SharedLimit(Limit):
+    """A limit over the jobs of several pools together, given out fairly.
+
+    While pools compete, the one that holds fewer goes first (max-min fairness); a pool that has nothing to
+    claim competes for nothing. Belongs to the loop's thread.
+    """
+
+    def __init__(self, name: str, value: int) -> None:
+        super().__init__(value)
+        self.name = f"limits.{name}"
+        self._held: dict[str, int] = {}
+        self._wanting: dict[str, Callable[[], None]] = {}
+
+    @property
+    def running(self) -> int:
+        """How many places are taken."""
+        return sum(self._held.values())
+
+    @property
+    def full(self) -> bool:
+        """True where no place is free."""
+        return self.running >= self.value
+
+    def take(self, pool: str, wanted: int, wake: Callable[[], None]) -> int:
+        """Take up to `wanted` places for `pool` and return how many; it is woken where it may get the rest."""
+        self._wanting.pop(pool, None)
+        taken, free = 0, self.value - self.running
+        while taken < min(wanted, free) and not self._behind(pool):
+            self._held[pool] = self._held.get(pool, 0) + 1
+            taken += 1
+        if taken < wanted:
+            self._wake_others()
+            self._wanting[pool] = wake
+        return taken
+
+    def give_back(self, pool: str, places: int) -> None:
+        """Free places and wake who waits for one."""
+        if places:
+            self._held[pool] -= places
+            self._wake_others()
+
+    def content(self, pool: str) -> None:
+        """Say that `pool` wants nothing now: the others need not wait for it."""
+        if self._wanting.pop(pool, None) is not None:
+            self._wake_others()
+
+    def _behind(self, pool: str) -> bool:
+        """Say whether another pool that wants places holds fewer than this one."""
+        held = self._held.get(pool, 0)
+        return any(self._held.get(other, 0) < held for other in self._wanting)
+
+    def _wake_others(self) -> None:
+        for wake in self._wanting.values():
+            wake()
+
+
+class Places:
+    """The places one pool has in all the limits it shares: taken, given back and forgone in each at once."""
+
+    def __init__(self, pool: str, shared: Sequence[SharedLimit], wake: Callable[[], None]) -> None:
+        self._pool = pool
+        self._shared = shared
+        self._wake = wake
+
+    @property
+    def bound_by(self) -> str | None:
+        """Name the limit that is full, None where none is."""
+        return next((shared.name for shared in self._shared if shared.full), None)
+
+    def take(self, wanted: int) -> int:
+        """Take up to `wanted` and return how many; the pool is woken where it may get the rest."""
+        if wanted <= 0:
+            self.content()
+            return 0
+        for place, shared in enumerate(self._shared):
+            taken = shared.take(self._pool, wanted, self._wake)
+            for before in self._shared[:place]:
+                before.give_back(self._pool, wanted - taken)
+            wanted = taken
+        return wanted
+
+    def give_back(self, places: int) -> None:
+        """Free places."""
+        for shared in self._shared:
+            shared.give_back(self._pool, places)
+
+    def content(self) -> None:
+        """Say that the pool wants nothing now."""
+        for shared in self._shared:
+            shared.content(self._pool)
+
+
+def checked_limit(value: int) -> int:
+    """Return `value`, or raise ValueError outside 0 to 10,000."""
+    if not 0 <= value <= MAX_LIMIT:
+        raise ValueError(f"a limit is a whole number from 0 to {MAX_LIMIT:,}, not {value}")
+    return value

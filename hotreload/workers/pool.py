@@ -1,0 +1,255 @@
+"""The pool of one queue: claims at most `limit - running` jobs, refills at once, never polls.
+
+    claimed ──→ runner ──→ ended ─┐
+       ↑                          │   one call of the store settles what ended and claims what fits
+       └────────── exchange ←─────┘
+
+Two scopes: the exchange, which a drain keeps to its end, and the work, which it lets finish or cancels whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import anyio
+from anyio.abc import TaskGroup
+
+from hotreload.clock import now_ms
+from hotreload.errors import LeaseLost, StoreUnavailable
+from hotreload.lifecycle import Flushed, Remaining, Window
+from hotreload.queue.contract import Queue
+from hotreload.queue.job import Failed, Interrupted, JobRow, Verdict
+from hotreload.workers.execution import Execution
+from hotreload.workers.hand import Hand, Running
+from hotreload.workers.limits import Limit, Places, SharedLimit
+from hotreload.workers.runners import Runners
+
+log = logging.getLogger(__name__)
+RETRY_STORE_S = 1.0
+
+
+class Pool:
+    """Runs the jobs of one queue. Meets `Drainable`; its limits may be moved at any time from the loop's thread.
+
+    Shrinking cancels nothing: no job is begun until fewer than the limit run.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        queue: Queue,
+        execution: Execution,
+        limit: Limit,
+        shared: Sequence[SharedLimit] = (),
+        window: Callable[[], Window | None] = lambda: None,
+    ) -> None:
+        self.name = f"workers.{name}"
+        self.queue_name = name
+        self.limit = limit
+        self.hand = Hand()
+        self._queue = queue
+        self._execution = execution
+        self._places = Places(self.name, shared, self.wake)
+        self._window = window
+        self._runners = Runners(name, self._run_one)
+        self._claimed: deque[JobRow] = deque()
+        self._wake = anyio.Event()
+        self._over = anyio.Event()
+        self._quiesced = False
+        self._at_quiesce: set[str] = set()
+        self._finished_in_drain: list[str] = []
+        self._ended: Callable[[str, str], None] = lambda _queue, _outcome: None
+        self._work: TaskGroup | None = None
+        for moving in (limit, *shared):
+            moving.listen(self.wake)
+
+    @property
+    def running(self) -> int:
+        """How many jobs are in hand."""
+        return len(self.hand)
+
+    @property
+    def quiesced(self) -> bool:
+        """True once nothing more is claimed."""
+        return self._quiesced
+
+    @property
+    def bound_by(self) -> str | None:
+        """Name the limit that keeps the pool from claiming more: `limit`, its own, or a shared one's name."""
+        if self.running >= self.limit.value:
+            return "limit"
+        return self._places.bound_by
+
+    def generations(self) -> list[int]:
+        """Return the settings generation of each job in hand."""
+        return [entry.job.generation for entry in self.hand.all() if entry.job is not None]
+
+    def on_ended(self, listener: Callable[[str, str], None]) -> None:
+        """Tell `listener(queue, outcome)` of each job that ended: `done`, `failed`, `interrupted`, `fenced`."""
+        self._ended = listener
+
+    def wake(self) -> None:
+        """Look for ready jobs now; on the loop's thread."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Claim and run until quiesced and empty; cancelled, it cancels the jobs and leaves them to the flush."""
+        try:
+            async with anyio.create_task_group() as exchange, anyio.create_task_group() as self._work:
+                exchange.start_soon(self._exchange_until_over, self._work, name=f"exchange {self.queue_name}")
+                await self._over.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._execution.close()
+
+    # --- the exchange with the store ---------------------------------------------------------------------------
+
+    async def _exchange_until_over(self, work: TaskGroup) -> None:
+        while not (self._quiesced and not self.hand):
+            self._wake = anyio.Event()
+            if not await self._exchange(work):
+                await self._until_something_changes()
+        self._over.set()
+        self._runners.close()
+
+    async def _exchange(self, work: TaskGroup) -> bool:
+        """Settle what ended, claim what the limits leave free; True if it may be worth to look again at once."""
+        ended = self.hand.ended()
+        free = 0 if self._quiesced else self.limit.value - (len(self.hand) - len(ended))
+        waited = bool(self._claimed)
+        wanted = 0 if waited else self._places.take(free)
+        try:
+            done = await self._queue.exchange(
+                self.queue_name, wanted, [(entry.row, entry.verdict) for entry in ended if entry.verdict]
+            )
+        except BaseException as error:
+            self._places.give_back(wanted)
+            if not isinstance(error, StoreUnavailable):
+                raise
+            log.error("pool.exchange_failed pool=%s error=%s", self.name, error)
+            await anyio.sleep(RETRY_STORE_S)
+            return True
+        self.hand.settled(len(ended))
+        for entry, state in zip(ended, done.states, strict=True):
+            self._tell(entry, state if isinstance(state, LeaseLost) else None)
+        self._places.give_back(wanted)  # each job takes its own when it begins
+        if len(done.rows) < wanted:
+            self._places.content()
+        self._claimed.extend(done.rows)
+        self._begin(work)
+        return bool(ended or done.rows or (waited and not self._claimed))
+
+    def _tell(self, entry: Running, lost: LeaseLost | None) -> None:
+        if lost is not None:
+            self._ended(self.queue_name, "fenced")
+            log.warning("job.fenced job=%s lease_seq=%d", lost.job_id, lost.lease_seq)
+            return
+        if self._quiesced:
+            self._finished_in_drain.append(entry.row.id)
+        self._ended(self.queue_name, type(entry.verdict).__name__.lower())
+
+    async def _until_something_changes(self) -> None:
+        timeout = None if self._quiesced or self.running >= self.limit.value else await self._seconds_to_next()
+        with anyio.move_on_after(timeout):
+            await self._wake.wait()
+
+    async def _seconds_to_next(self) -> float | None:
+        due = await self._queue.next_due_ms(self.queue_name)
+        return None if due is None else max(0.001, (due - now_ms()) / 1000)
+
+    # --- the work ----------------------------------------------------------------------------------------------
+
+    def _begin(self, work: TaskGroup) -> None:
+        """Start what was claimed, within limits that may have shrunk meanwhile; the rest waits for room."""
+        if self._quiesced:  # not started: the flush puts them back
+            self._claimed.clear()
+        while self._claimed and self.hand.working < self.limit.value and self._places.take(1):
+            self._runners.begin(self.hand.take(self._claimed.popleft()), work)
+
+    async def _run_one(self, entry: Running) -> None:
+        verdict: Verdict | None = None
+        try:
+            opened = self._execution.open(entry.row)
+            if isinstance(opened, Failed):
+                verdict = opened
+            else:
+                entry.job = opened
+                verdict = await self._execution.run(opened)
+        finally:
+            self._places.give_back(1)
+            if verdict is None or (self._quiesced and isinstance(verdict, Interrupted)):
+                self.hand.drop(entry)  # the flush puts it back with all the others
+            else:
+                self.hand.end(entry, verdict)
+            self._wake.set()
+
+    # --- Drainable ---------------------------------------------------------------------------------------------
+
+    def quiesce(self) -> None:
+        """Claim nothing more, interrupt what said it cannot finish in time; idempotent."""
+        self._quiesced = True
+        self._at_quiesce = {entry.row.id for entry in self.hand.all()}
+        window = self._window()
+        for entry in self.hand.at_work() if window else ():
+            if window and entry.needed_until is not None and entry.needed_until > window.cut_at:
+                entry.interrupt()
+        self._places.content()
+        self._wake.set()
+
+    def remaining(self) -> Sequence[Remaining]:
+        """Return the jobs in hand."""
+        return [Remaining(id=entry.row.id, what=self.queue_name, why=entry.why()) for entry in self.hand.all()]
+
+    async def idle(self) -> None:
+        """Return once no job is in hand."""
+        await self.hand.until(lambda: not self.hand)
+
+    async def interrupt(self) -> None:
+        """Cancel every job in hand, those that said when they end only then, and wait until all have stopped.
+
+        Before the end of the grace (a second signal) nobody is spared.
+        """
+        window, now = self._window(), time.monotonic()
+        late = window is not None and now >= window.grace_ends
+        spared = [entry for entry in self.hand.at_work() if late and entry.needs_after(now)]
+        if not spared:
+            self._cancel_all()
+        for entry in self.hand.at_work() if spared else ():
+            if not entry.needs_after(now):
+                entry.interrupt()
+        for entry in sorted(spared, key=lambda entry: entry.needed_until or 0.0):
+            await self._let_end(entry)
+        await self.idle()
+
+    def _cancel_all(self) -> None:
+        for entry in self.hand.at_work():
+            entry.stop_soon()
+        if self._work is not None:
+            self._work.cancel_scope.cancel()  # all at once: one by one takes twice as long
+
+    async def _let_end(self, entry: Running) -> None:
+        with anyio.move_on_after((entry.needed_until or 0.0) - time.monotonic()):
+            await self.hand.until(lambda: entry.verdict is not None)
+        if entry.verdict is None:
+            entry.interrupt()
+
+    def flush(self, timeout_s: float) -> Flushed:
+        """Settle what ended and put back the rest, in one transaction; from any thread. Late writes are fenced."""
+        ended = [(entry, entry.verdict) for entry in self.hand.all()]
+        verdicts = [(entry.row, verdict) for entry, verdict in ended if verdict is not None]
+        back = self._queue.requeue_running([self.queue_name], timeout_s, ended=verdicts)
+        requeued = set(back.ids)
+        finished = dict.fromkeys([*self._finished_in_drain, *(row.id for row, _ in verdicts)])
+        left = [entry for entry, verdict in ended if verdict is None and entry.row.id in requeued]
+        return Flushed(
+            finished=list(finished),
+            checkpointed=back.checkpointed,
+            requeued=back.ids,
+            abandoned=[entry.row.id for entry in left],
+            stuck=[entry.stuck() for entry in left],
+            lost=len(self._at_quiesce - set(finished) - requeued),
+        )
