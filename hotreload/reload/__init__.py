@@ -1,0 +1,1 @@
+"""The reload flow: trigger → load → validate → plan → apply → report. One module a stage; `coordinator` joins them."""

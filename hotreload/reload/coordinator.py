@@ -1,0 +1,158 @@
+"""trigger → load → validate → plan → apply → report: one reload at a time, one verdict for all who asked."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+
+import anyio
+
+from hotreload.config.document import Document
+from hotreload.errors import Problem
+from hotreload.lifecycle import Lifecycle
+from hotreload.reload.attempt import Attempt, Draft, Flow
+from hotreload.reload.report import Outcome, PendingRestart, ReloadReport, Trigger
+
+log = logging.getLogger(__name__)
+
+
+class Ticket:
+    """A reload asked for. Several callers may hold the same; leaving it does not stop the reload."""
+
+    def __init__(
+        self, ticket_id: str, trigger: Trigger, *, dry_run: bool, if_match: int | None, draft: Draft | None = None
+    ) -> None:
+        self.id = ticket_id
+        self.trigger = trigger
+        self.dry_run = dry_run
+        self.if_match = if_match
+        self.draft = draft
+        self.report: ReloadReport | None = None
+        self._done = anyio.Event()
+
+    def finish(self, report: ReloadReport) -> None:
+        """Give everyone who waits the verdict."""
+        self.report = report
+        self._done.set()
+
+    async def wait(self) -> ReloadReport:
+        """Return the verdict; may be cancelled and called again."""
+        await self._done.wait()
+        assert self.report is not None
+        return self.report
+
+
+class ReloadCoordinator:
+    """Serves requests for reloads: at most one runs and one of each kind waits, and whoever asks meanwhile shares it.
+
+    `began` and `heard` are called around each reload that is no dry run, `heard` before its callers wake, with
+    the file as it was read.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        lifecycle: Lifecycle,
+        *,
+        began: Callable[[Ticket], None],
+        heard: Callable[[ReloadReport, Document | None], None],
+        pending_restart: tuple[PendingRestart, ...] = (),
+    ) -> None:
+        self._flow = flow
+        self._lifecycle = lifecycle
+        self._began = began
+        self._heard = heard
+        self._waiting: dict[tuple[bool, int | None, Draft | None], Ticket] = {}
+        self._asked = anyio.Event()
+        self._running: Ticket | None = None
+        self._closed = False
+        self.pending_restart = pending_restart
+
+    def submit(
+        self,
+        trigger: Trigger,
+        *,
+        dry_run: bool = False,
+        if_match: int | None = None,
+        draft: Draft | None = None,
+        ticket_id: str | None = None,
+    ) -> Ticket:
+        """Ask for a reload and return its ticket; never waits.
+
+        A request joins the waiting reload of its kind, which will read the file after this call: the verdict is
+        on content at least as new as the request. `ticket_id` names a new ticket, not one that is joined. A `draft`
+        is checked instead of the file, always as a dry run.
+        """
+        dry_run = dry_run or draft is not None
+        kind = (dry_run, if_match, draft)
+        ticket = self._waiting.get(kind)
+        if ticket is None:
+            ticket = Ticket(ticket_id or uuid.uuid4().hex, trigger, dry_run=dry_run, if_match=if_match, draft=draft)
+            if self._closed:
+                ticket.finish(self._refusal(ticket) or self._ended(ticket))
+            else:
+                self._waiting[kind] = ticket
+                self._asked.set()
+        return ticket
+
+    async def run(self) -> None:
+        """Serve tickets, oldest first, until cancelled; those that wait then are refused, none is left asleep."""
+        try:
+            while True:
+                while self._waiting:
+                    self._running = self._waiting.pop(next(iter(self._waiting)))
+                    await self._serve(self._running)
+                self._asked = anyio.Event()
+                await self._asked.wait()
+        finally:
+            self._closed = True
+            for ticket in (self._running, *self._waiting.values()):
+                if ticket is not None and ticket.report is None:
+                    ticket.finish(self._ended(ticket))
+
+    async def _serve(self, ticket: Ticket) -> None:
+        attempt = self._new_attempt(ticket)
+        report = self._refusal(ticket) or await self._run(attempt, ticket)
+        good = report.outcome in (Outcome.APPLIED, Outcome.UNCHANGED, Outcome.VALID)
+        log.log(
+            logging.INFO if good else logging.ERROR,
+            "reload.%s id=%s trigger=%s generation=%d: %s",
+            report.outcome.value,
+            report.id,
+            report.trigger.kind.value,
+            report.generation,
+            report.summary(),
+        )
+        if not ticket.dry_run:
+            self._heard(report, attempt.document)
+        ticket.finish(report)
+
+    async def _run(self, attempt: Attempt, ticket: Ticket) -> ReloadReport:
+        if not ticket.dry_run:
+            self._began(ticket)
+        try:
+            report = await attempt.run()
+        except Exception as error:
+            log.exception("reload.defect id=%s", ticket.id)
+            report = attempt.report(Outcome.ROLLED_BACK, [Problem("", f"defect in a reload: {type(error).__name__}")])
+        if not ticket.dry_run:
+            self.pending_restart = report.pending_restart
+        return report
+
+    def _refusal(self, ticket: Ticket) -> ReloadReport | None:
+        """Refuse by state: draining (`errors[0].path` is `phase`) or the generation moved on (`generation`)."""
+        if self._lifecycle.draining:
+            return self._ended(ticket)
+        generation = self._flow.snapshots.current.generation
+        if ticket.if_match is None or ticket.if_match == generation:
+            return None
+        moved = Problem("generation", f"If-Match asks for generation {ticket.if_match}, {generation} is running")
+        return self._new_attempt(ticket).report(Outcome.REFUSED, [moved])
+
+    def _ended(self, ticket: Ticket) -> ReloadReport:
+        draining = Problem("phase", "the service is draining", hint="the file is read again at the next start")
+        return self._new_attempt(ticket).report(Outcome.REFUSED, [draining])
+
+    def _new_attempt(self, ticket: Ticket) -> Attempt:
+        return Attempt(self._flow, ticket.id, ticket.trigger, ticket.dry_run, self.pending_restart, ticket.draft)

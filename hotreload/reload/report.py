@@ -1,0 +1,145 @@
+"""What a reload says of itself: frozen records, one `to_dict` at the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from hotreload.clock import iso
+from hotreload.config.fields import Effect
+from hotreload.errors import Problem
+
+
+class Outcome(StrEnum):
+    """How a reload ended."""
+
+    APPLIED = "applied"
+    UNCHANGED = "unchanged"
+    VALID = "valid"
+    REJECTED = "rejected"
+    ROLLED_BACK = "rolled_back"
+    REFUSED = "refused"
+
+
+class TriggerKind(StrEnum):
+    """Where a request for a reload came from."""
+
+    SIGNAL = "signal"
+    FILE = "file"
+    HTTP = "http"
+    CLI = "cli"
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """Who asked and when; `principal` is as exact as the system tells (`pid 812 uid 0`, `root key`)."""
+
+    kind: TriggerKind
+    principal: str
+    at_ms: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the `trigger` object of a report."""
+        return {"kind": self.kind.value, "principal": self.principal, "at": iso(self.at_ms)}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One leaf that differs; `old` and `new` are redacted already; `owner` names the part that applies it."""
+
+    path: str
+    old: object
+    new: object
+    effect: Effect
+    owner: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one entry of `changes`."""
+        return {"path": self.path, "old": self.old, "new": self.new, "effect": self.effect.value, "owner": self.owner}
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRestart:
+    """A restart field whose value on disk is not the running one; values are redacted already."""
+
+    path: str
+    running: object
+    on_disk: object
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one entry of `pending_restart`."""
+        return {"path": self.path, "running": self.running, "on_disk": self.on_disk, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Converging:
+    """A pool that still runs more jobs than its new limit."""
+
+    owner: str
+    limit: int
+    running: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one entry of `converging`."""
+        return {"owner": self.owner, "limit": self.limit, "running": self.running}
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadReport:
+    """The one verdict on one reload: the same id, outcome and generation wherever it is shown.
+
+    `timings_ms` has `load, validate, plan, prepare, commit, total`; a stage that did not run is absent.
+    `fingerprint` and `generation` are those in force afterwards.
+    """
+
+    id: str
+    outcome: Outcome
+    dry_run: bool
+    trigger: Trigger
+    generation: int
+    previous_generation: int
+    fingerprint: str
+    changes: tuple[Change, ...] = ()
+    pending_restart: tuple[PendingRestart, ...] = ()
+    errors: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    converging: tuple[Converging, ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reload report as JSON values, every key always there."""
+        return {
+            "id": self.id,
+            "outcome": self.outcome.value,
+            "dry_run": self.dry_run,
+            "trigger": self.trigger.to_dict(),
+            "generation": self.generation,
+            "previous_generation": self.previous_generation,
+            "fingerprint": self.fingerprint,
+            "changes": [change.to_dict() for change in self.changes],
+            "pending_restart": [pending.to_dict() for pending in self.pending_restart],
+            "errors": [problem_to_dict(error) for error in self.errors],
+            "warnings": [problem_to_dict(warning) for warning in self.warnings],
+            "converging": [converging.to_dict() for converging in self.converging],
+            "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},
+        }
+
+    def summary(self) -> str:
+        """Return one line a person can read: outcome, generation and the first reason."""
+        text = f"reload {self.outcome.value}, generation {self.generation}"
+        if self.errors:
+            text += f": {self.errors[0]}"
+        elif self.outcome in (Outcome.APPLIED, Outcome.VALID) and self.changes:
+            text += ": " + ", ".join(f"{c.path} {c.old} → {c.new}" for c in self.changes)
+        if self.pending_restart:
+            text += f"; pending restart: {', '.join(p.path for p in self.pending_restart)}"
+        return text
+
+
+def problem_to_dict(problem: Problem) -> dict[str, Any]:
+    """Return a problem as an entry of `errors` or `warnings`, keys without a value left out."""
+    keys = ("path", "file", "line", "column", "message", "input", "hint")
+    return {key: value for key in keys if (value := getattr(problem, key)) is not None}
