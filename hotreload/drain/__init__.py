@@ -1,0 +1,1 @@
+"""The drain flow: request → quiesce → grace → interrupt → flush → report. One module a stage."""

@@ -1,0 +1,215 @@
+"""request → quiesce → grace → interrupt → flush → report: one drain, start to end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import anyio
+
+from hotreload.clock import iso, now_ms
+from hotreload.drain.deadline import Budget, Deadline
+from hotreload.drain.flush import flush
+from hotreload.drain.grace import grace
+from hotreload.drain.interrupt import interrupt
+from hotreload.drain.last_resort import LastResort
+from hotreload.drain.quiesce import Drainable, quiesce
+from hotreload.drain.report import DrainReport
+from hotreload.drain.sentinel import Sentinel
+from hotreload.lifecycle import Flushed, Lifecycle, Phase, Window
+
+log = logging.getLogger(__name__)
+STOPPING_S = 0.1
+"""What is kept between the last moment of work that was left to finish and the flush, for it to stop."""
+
+
+class DrainCoordinator:
+    """Runs the one drain of a process.
+
+    `request` and `hurry` may be called from a signal handler. The first request fixes the deadline; later ones
+    change nothing. `run` waits for the request and returns when everything is durable; `record` is called with
+    the report, in the last resort's thread, before that.
+    """
+
+    def __init__(
+        self,
+        *,
+        lifecycle: Lifecycle,
+        parts: Sequence[Drainable],
+        budget: Callable[[], Budget],
+        record: Callable[[DrainReport], None],
+        wake: Callable[[Callable[[], object]], object],
+        last_resort: Callable[[DrainCoordinator], LastResort] = LastResort,
+        sentinel: Sentinel | None = None,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._parts = parts
+        self._budget = budget
+        self._record = record
+        self._wake = wake
+        self._last_resort = last_resort(self)
+        self._sentinel = sentinel
+        self._requested = anyio.Event()
+        self._flushed = threading.Event()
+        self._flushed_on_loop = anyio.Event()
+        self._stage: anyio.CancelScope | None = None
+        self._hurried = 0
+        self._marks: dict[str, float] = {}
+        self._at_start = 0
+        self.id = uuid.uuid4().hex
+        self.reason: str | None = None
+        self.deadline: Deadline | None = None
+        self.report: DrainReport | None = None
+
+    def start(self) -> None:
+        """Start the last resort's thread and the sentinel; call it on the loop's thread before any request."""
+        self._last_resort.start()
+        if self._sentinel is not None:
+            self._sentinel.start(self._budget().deadline_s)
+
+    def budget_changed(self) -> None:
+        """The settings changed: a drain asked for by a signal has another deadline now."""
+        if self._sentinel is not None:
+            self._sentinel.expect(self._budget().deadline_s)
+
+    def request(self, reason: str, deadline_s: float | None = None) -> None:
+        """Ask for the drain; only the first call counts. Takes no lock: safe in a signal handler."""
+        if self.deadline is not None:
+            return
+        budget = self._budget()
+        if deadline_s is not None:
+            budget = replace(budget, deadline_s=deadline_s)
+        self.reason = reason
+        arrived = self._sentinel.arrived() if self._sentinel else None
+        self.deadline = Deadline.starting(arrived or time.monotonic(), budget)
+        self._lifecycle.window = Window(self.deadline.grace_ends, self.deadline.flush_at - STOPPING_S)
+        self._last_resort.arm(self.deadline)
+        if self._sentinel is not None:
+            self._sentinel.arm(self.deadline.ends)
+        self._wake(self._requested.set)
+
+    def hurry(self) -> None:
+        """A further signal: the second ends the grace at once, the third the interrupting, none the flushing."""
+        self._wake(self._end_stage)
+
+    def _end_stage(self) -> None:
+        self._hurried += 1
+        if self._stage is not None:
+            self._stage.cancel()
+
+    async def run(self) -> DrainReport:
+        """Wait for a request, then drain; returns the report once it is durable."""
+        await self._requested.wait()
+        deadline = self.deadline
+        assert deadline is not None
+        self._at_start = self._running()
+        self._enter(Phase.QUIESCING)
+        quiesce(self._parts)
+        if self._working():
+            self._enter(Phase.GRACE)
+            await self._bounded(1, deadline.grace_ends, grace)
+        if self._running():
+            self._enter(Phase.INTERRUPTING)
+            await self._bounded(2, deadline.flush_at, interrupt)
+        self._enter(Phase.FLUSHING)
+        self._last_resort.flush_now()
+        await self._flushed_on_loop.wait()
+        assert self.report is not None
+        self._enter(Phase.STOPPED)
+        return self.report
+
+    def leave(self) -> None:
+        """The process ends by itself now: the last resort's thread is no longer needed."""
+        self._last_resort.disarm()
+        if self._sentinel is not None:
+            self._sentinel.close()
+
+    def exit_now(self) -> None:
+        """End the process at once, from the thread: everything is durable, and something does not stop."""
+        self._last_resort.exit_now()
+
+    async def _bounded(self, signals: int, ends: float, stage: Callable[[Sequence[Drainable]], Any]) -> None:
+        with anyio.CancelScope() as self._stage:
+            if self._hurried >= signals:
+                self._stage.cancel()
+            self._stage.deadline = anyio.current_time() + (ends - time.monotonic())
+            await stage(self._parts)
+        self._stage = None
+
+    def _running(self) -> int:
+        return sum(len(part.remaining()) for part in self._parts)
+
+    def _working(self) -> list[str]:
+        return [left.id for part in self._parts for left in part.remaining() if not left.waiting]
+
+    def _enter(self, phase: Phase) -> None:
+        self._marks[phase.value] = time.monotonic()
+        self._lifecycle.move(phase)
+
+    # --- called in the last resort's thread -------------------------------------------------------------
+
+    def flush(self, *, stuck: list[str]) -> None:
+        """Flush all parts and record the report (see `Ending`)."""
+        deadline = self.deadline
+        assert deadline is not None
+        began = time.monotonic()
+        flushed = flush(self._parts, deadline.ends)
+        self.report = self._make_report(deadline, flushed, stuck, began)
+        self._record(self.report)
+        if self._sentinel is not None:
+            self._sentinel.flushed()
+        self._wake(self._flushed_on_loop.set)
+
+    def exit_code(self) -> int:
+        """0 when everything is back in the queue, else 1 (see `Ending`)."""
+        return 1 if self.report is None or self.report.lost else 0
+
+    def _make_report(self, deadline: Deadline, flushed: Flushed, stuck: list[str], began: float) -> DrainReport:
+        now = time.monotonic()
+        marks = {Phase.QUIESCING.value: deadline.started, **self._marks, Phase.FLUSHING.value: began, "end": now}
+        ordered = sorted(marks.items(), key=lambda mark: mark[1])
+        timings = {phase: (later - at) * 1000 for (phase, at), (_, later) in pairwise(ordered)}
+        return DrainReport(
+            id=self.id,
+            reason=self.reason or "",
+            deadline_s=deadline.total_s,
+            elapsed_s=now - deadline.started,
+            phase=Phase.STOPPED.value if not stuck else self._lifecycle.phase.value,
+            finished=flushed.finished,
+            checkpointed=flushed.checkpointed,
+            requeued=flushed.requeued,
+            abandoned=flushed.abandoned,
+            lost=flushed.lost,
+            overshoot_ms=max(0.0, (now - deadline.ends) * 1000),
+            timings_ms=timings,
+            stuck=[*stuck, *flushed.stuck],
+            forced=bool(stuck),
+            ended_at=iso(now_ms()),
+        )
+
+    def progress(self) -> dict[str, Any] | None:
+        """Return the drain as the status document shows it; None before a request."""
+        deadline = self.deadline
+        if deadline is None:
+            return None
+        now = time.monotonic()
+        return {
+            "id": self.id,
+            "reason": self.reason,
+            "phase": self._lifecycle.phase.value,
+            "deadline_s": deadline.total_s,
+            "elapsed_s": round(now - deadline.started, 3),
+            "left_s": round(max(0.0, deadline.ends - now), 3),
+            "jobs_at_start": self._at_start,
+            "remaining": [
+                {"part": part.name, "id": left.id, "what": left.what, "waiting": left.waiting, "why": left.why}
+                for part in self._parts
+                for left in part.remaining()
+            ],
+        }
