@@ -1,0 +1,189 @@
+"""The admin application: a table of routes over one running process.
+
+Handlers only translate; what is done and what is true is the process', met as `Control`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import PurePath
+from typing import Any, Final
+
+import anyio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from hotreload.admin import jobs, reindex
+from hotreload.admin.control import Control, Ticket
+from hotreload.admin.events import STREAMS, EventStreams
+from hotreload.admin.exchange import (
+    answer_error,
+    expected_generation,
+    preferred_wait_s,
+    read_body,
+    read_configuration,
+)
+from hotreload.admin.guard import Caller, Policy, Refusal, judge
+from hotreload.clock import now_ms
+from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
+
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_STATUS: Final = {
+    Outcome.APPLIED: 200,
+    Outcome.UNCHANGED: 200,
+    Outcome.VALID: 200,
+    Outcome.REJECTED: 422,
+    Outcome.ROLLED_BACK: 500,
+    Outcome.REFUSED: 409,
+}
+
+
+def create_app(control: Control, *, streams: int = STREAMS) -> Starlette:
+    """Build the ASGI application; `streams` bounds the readers of /admin/events."""
+    admin = _Admin(control, EventStreams(control.subscribe, control.status, streams))
+    table: tuple[tuple[str, str, _Handler], ...] = (
+        ("POST", "/admin/config/reload", admin.guarded(admin.reload)),
+        ("POST", "/admin/config/check", admin.guarded(admin.check)),
+        ("GET", "/admin/config", admin.guarded(admin.config)),
+        ("GET", "/admin/config/history", admin.guarded(admin.history)),
+        ("GET", "/admin/config/schema", admin.guarded(admin.schema)),
+        ("GET", "/admin/status", admin.guarded(admin.status)),
+        ("GET", "/admin/events", admin.guarded(admin.events)),
+        ("POST", "/admin/drain", admin.guarded(admin.drain)),
+        ("POST", "/admin/reindex", admin.guarded(admin.reindex)),
+        ("GET", "/admin/reindex/{id}", admin.guarded(admin.search)),
+        *((method, path, admin.answered(answer)) for method, path, answer in jobs.ROUTES),
+        ("GET", "/livez", admin.livez),
+        ("GET", "/readyz", admin.readyz),
+        ("GET", "/metrics", admin.metrics),
+    )
+    return Starlette(
+        routes=[Route(path, handler, methods=[method]) for method, path, handler in table],
+        exception_handlers={HTTPException: answer_error, Exception: answer_error},
+    )
+
+
+def status_of(report: ReloadReport) -> int:
+    """Return the HTTP status a reload report is answered with."""
+    if report.outcome is Outcome.REFUSED and report.errors and report.errors[0].path == "generation":
+        return 412
+    return _STATUS[report.outcome]
+
+
+_Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _Admin:
+    """The handlers of one application."""
+
+    def __init__(self, control: Control, streams: EventStreams) -> None:
+        self._control = control
+        self._streams = streams
+
+    def guarded(self, handler: Callable[[Request, Caller], Awaitable[Response]]) -> _Handler:
+        """Let only those call `handler` who may, and tell it who they are."""
+
+        async def call(request: Request) -> Response:
+            settings = self._control.admin_settings()
+            key = settings.root_key
+            caller = judge(request.scope, Policy(key.get_secret_value() if key else None, settings.allowed_hosts))
+            if isinstance(caller, Refusal):
+                headers = {"WWW-Authenticate": "Bearer"} if caller.status == 401 else None
+                raise HTTPException(caller.status, caller.message, headers)
+            return await handler(request, caller)
+
+        return call
+
+    def answered(self, answer: Callable[[Control, Request], Awaitable[tuple[Any, int]]]) -> _Handler:
+        """Guard a function that returns a JSON value and a status."""
+
+        async def call(request: Request, _caller: Caller) -> Response:
+            return JSONResponse(*await answer(self._control, request))
+
+        return self.guarded(call)
+
+    async def reload(self, request: Request, caller: Caller) -> Response:
+        body = await read_body(request, {"dry_run": bool})
+        expected = expected_generation(
+            request.headers.get("if-match"), self._control.instance, self._control.generation
+        )
+        ticket = self._control.submit_reload(
+            _trigger(caller), dry_run=body.get("dry_run", False), if_match=expected, id=_request_id(request)
+        )
+        return await _verdict(request, ticket)
+
+    async def check(self, request: Request, caller: Caller) -> Response:
+        """Validate the file in the body against this process; locally only, as its variables are this process's."""
+        if not caller.local:
+            raise HTTPException(403, "another file is checked over the control socket only")
+        raw = await read_configuration(request)
+        name = PurePath(request.query_params.get("name", "")).name[:255] or "ov.conf"
+        return await _verdict(request, self._control.submit_check(_trigger(caller), name, raw, id=_request_id(request)))
+
+    async def config(self, _request: Request, _caller: Caller) -> Response:
+        etag = f'"{self._control.instance}-{self._control.generation}"'
+        return JSONResponse(self._control.config(), headers={"ETag": etag, "Cache-Control": "no-store"})
+
+    async def history(self, _request: Request, _caller: Caller) -> Response:
+        return JSONResponse(self._control.history())
+
+    async def schema(self, _request: Request, _caller: Caller) -> Response:
+        return JSONResponse(self._control.schema())
+
+    async def status(self, _request: Request, _caller: Caller) -> Response:
+        return JSONResponse(self._control.status())
+
+    async def events(self, _request: Request, _caller: Caller) -> Response:
+        return self._streams.response()
+
+    async def drain(self, request: Request, caller: Caller) -> Response:
+        body = await read_body(request, {"deadline_s": (int, float), "reason": str})
+        deadline_s = body.get("deadline_s")
+        if deadline_s is not None and not 0 < deadline_s <= 86_400:
+            raise HTTPException(400, "deadline_s must be above 0 and at most 86400")
+        reason = str(body.get("reason") or f"asked for by {caller.principal}")[:200]
+        return JSONResponse(self._control.start_drain(reason, deadline_s), 202)
+
+    async def reindex(self, request: Request, _caller: Caller) -> Response:
+        return JSONResponse(*await reindex.search(self._control, request))
+
+    async def search(self, request: Request, _caller: Caller) -> Response:
+        return JSONResponse(await reindex.progress(self._control, request.path_params["id"]))
+
+    async def livez(self, _request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(self, _request: Request) -> Response:
+        control = self._control
+        body = {"ready": control.ready, "phase": control.phase.value, "degraded": control.degraded}
+        return JSONResponse(body, 200 if control.ready else 503)
+
+    async def metrics(self, _request: Request) -> Response:
+        return Response(self._control.metrics_text(), headers={"Content-Type": METRICS_TYPE})
+
+
+def _trigger(caller: Caller) -> Trigger:
+    return Trigger(TriggerKind.CLI if caller.local else TriggerKind.HTTP, caller.principal, now_ms())
+
+
+async def _verdict(request: Request, ticket: Ticket) -> Response:
+    """Answer with the verdict, or by `Prefer: wait=N` with the id alone; `X-Reload-Id` has it either way."""
+    headers = {"X-Reload-Id": ticket.id}
+    wait_s = preferred_wait_s(request.headers.get("prefer"))
+    with anyio.move_on_after(wait_s):
+        report = await ticket.wait()
+        return JSONResponse(report.to_dict(), status_of(report), headers=headers)
+    headers["Preference-Applied"] = f"wait={wait_s:.0f}"
+    return JSONResponse({"id": ticket.id, "outcome": None}, 202, headers=headers)
+
+
+def _request_id(request: Request) -> str | None:
+    """Return the id a client gave its request where it is a UUID: proxies put anything into this header."""
+    try:
+        return uuid.UUID(request.headers["x-request-id"]).hex
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,121 @@
+"""Read what a request asks for, and answer what went wrong: the one place where an error becomes a response."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn, cast
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from hotreload.config.document import MAX_BYTES
+
+BODY_LIMIT: Final = 64 * 1024
+BODY_S: Final = 10.0
+_ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
+
+
+async def answer_error(_request: Request, error: Exception) -> Response:
+    """Return `{"error": "…"}` with the status the error stands for; nothing of an unexpected one is shown."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    return JSONResponse({"error": "internal error; the service's log says more"}, 500)
+
+
+async def read_body(request: Request, keys: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """Return the JSON object of a request, {} without a body.
+
+    `keys` names what it may hold. 400 for another key, another type or bad JSON, 408 for a body that does not
+    come, 413 above 64 KiB, 415 for another content type.
+    """
+    raw = await _read_bounded(request, BODY_LIMIT)
+    if not raw:
+        return {}
+    _must_be_json(request.headers)
+    body = _parse(raw)
+    for key, value in body.items():
+        if key not in keys:
+            raise HTTPException(400, f"unknown key {key[:80]!r}; known: {', '.join(keys)}")
+        if type(value) not in _types(keys[key]):
+            raise HTTPException(400, f"{key} has the wrong type")
+    return body
+
+
+async def read_configuration(request: Request) -> bytes:
+    """Return the bytes of a configuration file sent as the body; statuses as `read_body`, the limit is the file's."""
+    _must_be_json(request.headers)
+    return await _read_bounded(request, MAX_BYTES + 1)  # one more, and the report says that it is too large
+
+
+def expected_generation(header: str | None, instance: str, current: int) -> int | None:
+    """Return the generation that `If-Match` asks for, None where any will do.
+
+    Entity tags are `"INSTANCE-GENERATION"`, compared strongly (RFC 9110, 13.1.1); that of another process or
+    a weak one matches no generation: -1. 400 for what is no entity tag.
+    """
+    if header is None or header.strip() == "*":
+        return None
+    tags = _ETAG.findall(header)
+    if not tags or _ETAG.sub("", header).strip(" ,\t"):
+        raise HTTPException(400, 'If-Match takes entity tags, as "INSTANCE-GENERATION"')
+    prefix = f"{instance}-"
+    strong = [tag.removeprefix(prefix) for weak, tag in tags if not weak and tag.startswith(prefix)]
+    asked = [int(number) for number in strong if number.isascii() and number.isdigit()]
+    return current if current in asked else next(iter(asked), -1)
+
+
+def preferred_wait_s(header: str | None) -> float | None:
+    """Return the seconds of `Prefer: wait=N` (RFC 7240), None without; what is not understood is ignored."""
+    for preference in (header or "").split(","):
+        name, _, value = preference.split(";")[0].partition("=")
+        if name.strip().lower() == "wait" and value.strip().isascii() and value.strip().isdigit():
+            return float(value.strip()[:9])
+    return None
+
+
+def _must_be_json(headers: Headers) -> None:
+    if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "the body must be application/json")
+
+
+async def _read_bounded(request: Request, limit: int) -> bytes:
+    length = request.headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > limit:
+        _refuse_size(limit)
+    raw = bytearray()
+    try:
+        with anyio.fail_after(BODY_S):
+            async for chunk in request.stream():
+                raw += chunk
+                if len(raw) > limit:
+                    _refuse_size(limit)
+    except TimeoutError as error:
+        raise HTTPException(408, "the body did not come in time", headers={"Connection": "close"}) from error
+    return bytes(raw)
+
+
+def _refuse_size(limit: int) -> NoReturn:
+    raise HTTPException(413, f"a body may have {limit // 1024} KiB", headers={"Connection": "close"})
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        body: object = json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, "the body is not JSON") from error
+    if not isinstance(body, dict):
+        raise HTTPException(400, "the body must be a JSON object")
+    return cast("dict[str, Any]", body)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _types(expected: type | tuple[type, ...]) -> tuple[type, ...]:
+    return expected if isinstance(expected, tuple) else (expected,)

@@ -1,0 +1,207 @@
+"""The metrics of one process, in a registry of its own.
+
+What happened is counted when it happens; what is (pools, queues, phase) is read from the status document when
+somebody scrapes, so a series that has ended is simply no longer there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from hotreload.clock import now_ms
+from hotreload.lifecycle import ORDER, Phase
+from hotreload.reload.report import Outcome, ReloadReport, TriggerKind
+
+_GOOD: Final = frozenset({Outcome.APPLIED, Outcome.UNCHANGED})
+_BAD: Final = frozenset({Outcome.REJECTED, Outcome.ROLLED_BACK})
+_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+_RECOVERY: Final = {
+    "scanned": "were looked at",
+    "queued": "were missing and queued",
+    "in_hand": "were missing and in hand already",
+    "passed_over": "could not be looked at",
+}
+_QUEUE_STATES: Final = ("ready", "scheduled", "running", "dead")
+
+
+class Metrics:
+    """Counts what the host tells; `status` gives the status document at scrape time.
+
+    Beyond its promised keys the document may have `jobs_on_generation`, generations mapped to running jobs.
+    `loaded` is False where the process started on something else than its configuration file.
+    """
+
+    def __init__(self, status: Callable[[], Mapping[str, Any]], *, loaded: bool = True) -> None:
+        self._registry = registry = _Registry()
+        self._successful = Gauge(
+            "hotreload_config_last_reload_successful",
+            "1 if the last reload, or the start, took the configuration file",
+            registry=registry,
+        )
+        self._success_at = Gauge(
+            "hotreload_config_last_reload_success_timestamp_seconds",
+            "When the configuration file was last taken",
+            registry=registry,
+        )
+        self._reloads = Counter(
+            "hotreload_config_reloads",
+            "Reloads by verdict, dry runs left out",
+            ("trigger", "outcome"),
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "hotreload_config_reload_duration_seconds",
+            "Time a reload took, by stage and in total",
+            ("phase",),
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._jobs = Counter("hotreload_jobs", "Jobs ended, by verdict", ("queue", "outcome"), registry=registry)
+        for kind in TriggerKind:
+            for outcome in sorted(_GOOD | _BAD):
+                self._reloads.labels(kind.value, outcome.value)
+        self._loaded(loaded)
+        registry.register(_StatusCollector(status))
+
+    def observe_reload(self, report: ReloadReport) -> None:
+        """Count a reload that ended; a dry run counts nowhere, a refused one says nothing of the file."""
+        if report.dry_run:
+            return
+        self._reloads.labels(report.trigger.kind.value, report.outcome.value).inc()
+        for stage, ms in report.timings_ms.items():
+            self._duration.labels(stage).observe(ms / 1000)
+        if report.outcome in _GOOD | _BAD:
+            self._loaded(report.outcome in _GOOD)
+
+    def observe_job(self, queue: str, outcome: str) -> None:
+        """Count a job that ended: `done`, `failed`, `interrupted`, `crashed`, `dead`."""
+        self._jobs.labels(queue, outcome).inc()
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format 0.0.4."""
+        return generate_latest(self._registry)
+
+    def _loaded(self, good: bool) -> None:
+        self._successful.set(int(good))
+        if good:
+            self._success_at.set(now_ms() / 1000)
+
+
+class _Registry(CollectorRegistry):
+    """A registry without the `_created` series that prometheus_client adds to each counter and histogram."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one family after the other."""
+        for family in super().collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
+
+
+class _StatusCollector(Collector):
+    """Turns the status document into gauges, anew at each scrape."""
+
+    def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
+        self._status = status
+
+    def describe(self) -> Sequence[Metric]:
+        """Keep the registry from scraping at registration, when there is no status yet."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one family after the other."""
+        status = self._status()
+        yield from _config(status)
+        yield from _work(status)
+        yield from _recovery(status)
+        yield from _drain(status)
+
+
+def _config(status: Mapping[str, Any]) -> Iterator[Metric]:
+    watch = _part(status, "watch")
+    yield _gauge("hotreload_config_generation", "The generation in force", status.get("generation", 0))
+    yield _labelled(
+        "hotreload_config_hash_info",
+        "Keyed fingerprint of the settings in force",
+        "hash",
+        {status.get("fingerprint", ""): 1},
+    )
+    yield _gauge(
+        "hotreload_config_pending_restart_fields",
+        "Fields whose value on disk waits for a restart",
+        len(status.get("pending_restart") or ()),
+    )
+    yield _gauge("hotreload_config_degraded", "1 while running on less than was given", bool(status.get("degraded")))
+    yield _gauge(
+        "hotreload_config_watch_healthy", "1 while changes of the file are seen at once", bool(watch.get("healthy"))
+    )
+    overflows = CounterMetricFamily("hotreload_config_watch_overflows", "Times the kernel dropped file events")
+    overflows.add_metric([], float(watch.get("overflows") or 0))
+    yield overflows
+    running = _part(status, "jobs_on_generation")
+    yield _labelled(
+        "hotreload_config_jobs_on_generation",
+        "Running jobs by the generation they read",
+        "generation",
+        {str(generation): jobs for generation, jobs in running.items() if jobs},
+    )
+
+
+def _work(status: Mapping[str, Any]) -> Iterator[Metric]:
+    pools = status.get("pools") or ()
+    yield _labelled("hotreload_pool_limit", "Jobs a pool may run", "pool", {p["name"]: p["limit"] for p in pools})
+    yield _labelled("hotreload_pool_running", "Jobs a pool runs", "pool", {p["name"]: p["running"] for p in pools})
+    jobs = GaugeMetricFamily("hotreload_queue_jobs", "Jobs in a queue, by state", labels=("queue", "state"))
+    for queue in status.get("queues") or ():
+        for state in _QUEUE_STATES:
+            jobs.add_metric((queue["name"], state), float(queue[state]))
+    yield jobs
+
+
+def _recovery(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Tell of the newest search for missing work that is no dry run; nothing before the first."""
+    last = next((found for found in status.get("recovery") or () if not found["dry_run"]), None)
+    if last is None:
+        return
+    yield _gauge("hotreload_recovery_running", "1 while a search for missing work runs", not last["ended"])
+    yield _gauge("hotreload_recovery_failed", "1 if the last search did not come to its end", last["error"] is not None)
+    for key, what in _RECOVERY.items():
+        yield _gauge(f"hotreload_recovery_{key}", f"Entries of the last search that {what}", last[key])
+    yield _labelled(
+        "hotreload_recovery_missing", "Entries of the last search that nobody was at", "reason", last["reasons"]
+    )
+
+
+def _drain(status: Mapping[str, Any]) -> Iterator[Metric]:
+    drain = _part(status, "drain")
+    phase = ORDER.index(Phase(status.get("phase", Phase.STARTING)))
+    yield _gauge(
+        "hotreload_drain_phase",
+        "0 not draining, 1 quiescing, 2 grace, 3 interrupting, 4 flushing, 5 stopped",
+        max(0, phase - ORDER.index(Phase.RUNNING)),
+    )
+    yield _gauge("hotreload_drain_remaining_jobs", "Jobs a drain still waits for", len(drain.get("remaining") or ()))
+    yield _gauge(
+        "hotreload_drain_deadline_seconds", "The deadline of the drain, 0 without one", drain.get("deadline_s") or 0
+    )
+
+
+def _part(status: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return an object of the status document, {} where it is null or absent."""
+    return status.get(key) or {}
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, documentation, value=float(value))
+
+
+def _labelled(name: str, documentation: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, documentation, labels=(label,))
+    for value, number in values.items():
+        family.add_metric((value,), float(number))
+    return family

@@ -1,0 +1,1 @@
+"""The service manager's side: what is said to systemd."""

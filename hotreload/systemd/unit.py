@@ -1,0 +1,184 @@
+"""The systemd unit of a service: `Type=notify`, a synchronous client that reloads, and a process that sees little.
+
+`notify-reload` is not used: it has no way to say that a reload was refused. The client of `ExecReload=` waits for the
+verdict of the running process, so that `systemctl reload` fails when the file was refused. Its own time is shorter
+than `TimeoutStartSec`, which bounds a reload too. `TimeoutStopSec` is short: a drain asks for the time it needs.
+
+Sources: systemd.service(5), systemd.exec(5), sd_notify(3); every line was run on systemd 252 and 257.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+RELOAD_S: Final = 45
+"""How long the client waits for a verdict: one reload under way and the one asked for."""
+START_S: Final = 60
+STOP_S: Final = 15
+WATCHDOG_S: Final = 30
+
+HIDDEN_HOMES: Final = ("/home", "/root", "/run/user")
+"""What `ProtectHome=yes` hides."""
+
+HARDENING: Final = (
+    "NoNewPrivileges=yes",
+    "CapabilityBoundingSet=",
+    "AmbientCapabilities=",
+    "ProtectSystem=strict",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectControlGroups=yes",
+    "ProtectClock=yes",
+    "ProtectHostname=yes",
+    "ProtectProc=invisible",
+    "ProcSubset=pid",
+    "RestrictNamespaces=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+    "RemoveIPC=yes",
+    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=@system-service",
+    "SystemCallFilter=~@privileged @resources",
+    "SystemCallErrorNumber=EPERM",
+    "UMask=0077",
+)
+"""A system unit's; a user manager lacks the privileges for most of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What differs between units. `command` is the installed `hotreload`, `arguments` follow it.
+
+    `folder` is where the target's modules are, None where they are installed. `watchdog` is left out for a process
+    whose loop is known to stall.
+    """
+
+    name: str
+    command: Sequence[str]
+    arguments: Sequence[str]
+    user: bool = False
+    folder: Path | None = None
+    watchdog: bool = True
+
+    def text(self) -> str:
+        """Return the unit file."""
+        sections = {"Unit": self._unit(), "Service": self._service(), "Install": self._install()}
+        body = "\n\n".join("\n".join([f"[{name}]", *lines]) for name, lines in sections.items())
+        return "\n".join([*self._heading(), "", body, ""])
+
+    def _heading(self) -> list[str]:
+        if self.user:
+            return [f"# ~/.config/systemd/user/{self.name}.service, made by `hotreload unit`"]
+        return [
+            f"# /etc/systemd/system/{self.name}.service, made by `hotreload unit`; before its first start:",
+            f"#   useradd --system --home-dir /var/lib/{self.name} --shell /usr/sbin/nologin {self.name}",
+            f"#   install -D -o root -g {self.name} -m 0640 ov.conf /etc/{self.name}/ov.conf",
+        ]
+
+    def _unit(self) -> list[str]:
+        lines = [
+            f"Description={self.name}: reloads its configuration while it works, drains when it stops",
+            "StartLimitIntervalSec=30",
+            "StartLimitBurst=10",
+        ]
+        return lines if self.user else [*lines, "Wants=network-online.target", "After=network-online.target"]
+
+    def _service(self) -> list[str]:
+        lines = [
+            "Type=notify",
+            "NotifyAccess=main",
+            f"ExecStart={_words([*self.command, *self.arguments])}",
+            f"ExecReload={_words([*self.command, 'reload', '--timeout', str(RELOAD_S)])}",
+            f"WorkingDirectory={_specifiers(self.folder) if self.folder else f'%S/{self.name}'}",
+            f"TimeoutStartSec={START_S}",
+            f"TimeoutStopSec={STOP_S}",
+            *([f"WatchdogSec={WATCHDOG_S}"] if self.watchdog else []),
+            "KillMode=mixed",
+            "Restart=on-failure",
+            "RestartSec=500ms",
+            "RestartPreventExitStatus=78",
+            "SuccessExitStatus=143",
+            "OOMPolicy=continue",
+            "FileDescriptorStoreMax=4",
+            "",
+            f"StateDirectory={self.name}",
+            "StateDirectoryMode=0700",
+            f"ConfigurationDirectory={self.name}",
+            f"RuntimeDirectory={self.name}",
+            "RuntimeDirectoryMode=0700",
+        ]
+        return lines if self.user else [*lines, *self._system()]
+
+    def _system(self) -> list[str]:
+        return [
+            f"User={self.name}",
+            f"Group={self.name}",
+            f"Environment=HOME=%S/{self.name}",
+            f"# LoadCredential=vlm.api_key:/etc/{self.name}/vlm.api_key",
+            "",
+            f"ProtectHome={self._homes()}",
+            *HARDENING,
+        ]
+
+    def _homes(self) -> str:
+        """Keep homes out of sight, unless what is run lies in one."""
+        shown = [Path(self.command[0]), *([self.folder] if self.folder else [])]
+        return "read-only" if any(path.is_relative_to(home) for path in shown for home in HIDDEN_HOMES) else "yes"
+
+    def _install(self) -> list[str]:
+        return [f"WantedBy={'default' if self.user else 'multi-user'}.target"]
+
+
+def of_service(
+    target: str,
+    name: str,
+    command: Sequence[str],
+    *,
+    http: str | None = None,
+    user: bool = False,
+    folder: Path | None = None,
+) -> Unit:
+    """Return the unit of a service of our own; `target` is its `MODULE:ATTR`, `http` the address it serves."""
+    arguments = ["run", target, "--config", f"%E/{name}/ov.conf", "--name", name, *(["--http", http] if http else [])]
+    return Unit(name, command, arguments, user=user, folder=folder)
+
+
+def of_openviking(command: Sequence[str], *, user: bool = False) -> Unit:
+    """Return the unit of the stock server; no watchdog: how long its event loop may stall is not known."""
+    arguments = ["openviking", "--config", "%E/openviking/ov.conf"]
+    return Unit("openviking", command, arguments, user=user, watchdog=False)
+
+
+def installed_command(executable: str, scripts: Sequence[str]) -> list[str]:
+    """Return how this installation is run: the script beside the interpreter, else the interpreter with `-m`.
+
+    `scripts` are the places the script may be in, the best first.
+    """
+    for script in (Path(executable).with_name("hotreload"), *map(Path, scripts)):
+        if script.is_absolute() and os.access(script, os.X_OK):
+            return [str(script)]
+    return [executable, "-m", "hotreload"]
+
+
+def _words(words: Sequence[str]) -> str:
+    """Join words for `Exec…=` (systemd.service(5)); `%` of a folder of ours is no specifier, `%E` is."""
+    return " ".join(_word(word) for word in words)
+
+
+def _word(word: str) -> str:
+    word = word if word.startswith("%E/") else _specifiers(word)
+    word = word.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+    return f'"{word}"' if any(char in word for char in " '\t;") or not word else word
+
+
+def _specifiers(path: str | Path) -> str:
+    return str(path).replace("%", "%%")
