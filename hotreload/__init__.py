@@ -1,0 +1,99 @@
+"""Live reconfiguration, graceful drain and a durable queue for anyio services.
+
+    trigger → load → validate → plan → apply → report            (reload: hotreload/reload/)
+    request → quiesce → grace → interrupt → flush → report        (drain:  hotreload/drain/)
+
+A service is declared with `Service` and run by `hotreload run MODULE:ATTR`; the same host carries stock
+OpenViking (`hotreload openviking`). Names are loaded when first used, so that the command can install its
+SIGHUP handler before any third-party import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hotreload.config.fields import Effect, Live, Mark, Restart, Secret
+    from hotreload.config.settings import LiveSettings
+    from hotreload.errors import (
+        ConfigError,
+        ConfigInvalid,
+        ConfigUnreadable,
+        ControlSocketUnsafe,
+        HotreloadError,
+        LeaseLost,
+        Problem,
+        QueueDraining,
+        QueueError,
+        ServiceUnreachable,
+        StoreOwned,
+        StoreUnavailable,
+    )
+    from hotreload.recovery.scan import Missing, PassedOver, Present
+    from hotreload.service import Service
+    from hotreload.workers.job import Job, SyncJob
+
+_HOME = {
+    "ConfigError": "errors",
+    "ConfigInvalid": "errors",
+    "ConfigUnreadable": "errors",
+    "ControlSocketUnsafe": "errors",
+    "Effect": "config.fields",
+    "HotreloadError": "errors",
+    "Job": "workers.job",
+    "LeaseLost": "errors",
+    "Live": "config.fields",
+    "LiveSettings": "config.settings",
+    "Mark": "config.fields",
+    "Missing": "recovery.scan",
+    "PassedOver": "recovery.scan",
+    "Present": "recovery.scan",
+    "Problem": "errors",
+    "QueueDraining": "errors",
+    "QueueError": "errors",
+    "Restart": "config.fields",
+    "Secret": "config.fields",
+    "Service": "service",
+    "ServiceUnreachable": "errors",
+    "StoreOwned": "errors",
+    "StoreUnavailable": "errors",
+    "SyncJob": "workers.job",
+}
+
+__all__ = [
+    "ConfigError",
+    "ConfigInvalid",
+    "ConfigUnreadable",
+    "ControlSocketUnsafe",
+    "Effect",
+    "HotreloadError",
+    "Job",
+    "LeaseLost",
+    "Live",
+    "LiveSettings",
+    "Mark",
+    "Missing",
+    "PassedOver",
+    "Present",
+    "Problem",
+    "QueueDraining",
+    "QueueError",
+    "Restart",
+    "Secret",
+    "Service",
+    "ServiceUnreachable",
+    "StoreOwned",
+    "StoreUnavailable",
+    "SyncJob",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""One running process: signals, watch, notifier, sockets, both coordinators; the same under every service."""

@@ -1,0 +1,93 @@
+"""What is remembered beyond this process: the last reloads, the last drain."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from hotreload.drain.report import DrainReport
+from hotreload.queue.people import Document
+from hotreload.reload.report import ReloadReport
+
+log = logging.getLogger(__name__)
+RELOADS, DRAINS = "reload", "drain"
+KEPT_DRAINS = 20
+WRITE_S = 5.0
+
+
+class DocumentStore(Protocol):
+    """Durable documents by kind, newest kept; both calls may be made from any thread."""
+
+    def put_document_sync(
+        self, kind: str, document_id: str, body: Any, *, keep: int = 50, timeout_s: float = 1.0
+    ) -> None:
+        """Add one, prune to `keep`; durable on return."""
+        ...
+
+    def documents_sync(self, kind: str, newest: int = 50) -> Sequence[Document]:
+        """Return up to `newest` documents, newest first."""
+        ...
+
+
+class Records:
+    """Reload reports are readable at once and written behind, in order; a drain report is durable on return."""
+
+    def __init__(self, store: DocumentStore, *, keep: Callable[[], int]) -> None:
+        self._store = store
+        self._keep = keep
+        self._reloads: deque[dict[str, Any]] = deque(kept.body for kept in store.documents_sync(RELOADS, keep()))
+        self._last_drain: dict[str, Any] | None = next((kept.body for kept in store.documents_sync(DRAINS, 1)), None)
+        self._behind = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hotreload-records")
+        self._closed = False
+        self.last_reload: ReloadReport | None = None
+
+    @property
+    def reloads(self) -> list[dict[str, Any]]:
+        """The reports kept, newest first, those of earlier processes included."""
+        return list(self._reloads)
+
+    @property
+    def last_drain(self) -> dict[str, Any] | None:
+        """The report of the last drain there was, of an earlier process or of this one."""
+        return self._last_drain
+
+    def keep_reload(self, report: ReloadReport) -> None:
+        """Remember a report; never waits. A disk that refuses it is logged, the verdict stands."""
+        self.last_reload = report
+        document, keep = report.to_dict(), self._keep()
+        self._reloads.appendleft(document)
+        while len(self._reloads) > keep:
+            self._reloads.pop()
+        self.write_behind(
+            lambda: self._store.put_document_sync(RELOADS, report.id, document, keep=keep, timeout_s=WRITE_S)
+        )
+
+    def keep_drain(self, report: DrainReport) -> None:
+        """Write a drain's report; called in the last resort's thread."""
+        self._last_drain = report.to_dict()
+        try:
+            self._store.put_document_sync(DRAINS, report.id, self._last_drain, keep=KEPT_DRAINS, timeout_s=WRITE_S)
+        except Exception:
+            log.exception("records.drain_not_kept id=%s", report.id)
+
+    def write_behind(self, write: Callable[[], None]) -> None:
+        """Do `write` after those asked for before, off the loop; nothing once `close` has been called."""
+        if self._closed:
+            log.warning("records.not_kept: the process is about to end")
+        else:
+            self._behind.submit(_logged, write)
+
+    def close(self) -> None:
+        """Finish what was written behind. What is asked for later, by a hangup in the last moments, is not kept."""
+        self._closed = True
+        self._behind.shutdown(wait=True)
+
+
+def _logged(write: Callable[[], None]) -> None:
+    try:
+        write()
+    except Exception:
+        log.exception("records.not_kept")

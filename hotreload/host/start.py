@@ -1,0 +1,191 @@
+"""From a configuration file to what a host needs: first snapshot, state folder, store; or why it cannot start."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+
+from hotreload.clock import now_ms
+from hotreload.config.document import Document, parse
+from hotreload.config.redact import Redactor, load_key
+from hotreload.config.store import SnapshotStore
+from hotreload.errors import ConfigError, ConfigUnreadable, Problem
+from hotreload.host import logs
+from hotreload.host.cut import NOTE, Note
+from hotreload.host.last_known_good import LastKnownGood
+from hotreload.host.voice import StartUp
+from hotreload.lifecycle import Lifecycle
+from hotreload.queue.sqlite import SqliteQueue
+from hotreload.reload.load import load
+from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
+from hotreload.reload.route import Versions, survey
+from hotreload.reload.validate import Candidate, Source, build_candidate, first_snapshot
+from hotreload.systemd.notifier import Notifier
+
+log = logging.getLogger(__name__)
+STORE = "hotreload.db"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line says: paths, `http` as `HOST:PORT`, the name of the default control socket."""
+
+    config: Path | None = None
+    http: str | None = None
+    socket: Path | None = None
+    name: str | None = None
+    last_known_good: bool = False
+    until_idle: bool = False
+
+    def own_settings(self) -> dict[str, Any]:
+        """Return those that override the section `hotreload`, the highest of all sources."""
+        return {"last_known_good": True} if self.last_known_good else {}
+
+
+@dataclass(slots=True)
+class Started:
+    """A process that may run: everything that can fail at the start did not.
+
+    `degraded` says what it runs without, `seen` is what its files were before they were read,
+    `cut` what is known of a drain that the process before did not end.
+    """
+
+    name: str
+    options: RunOptions
+    source: Source[Any]
+    snapshots: SnapshotStore[Any]
+    store: SqliteQueue
+    state_dir: Path
+    redactor: Redactor
+    last_known_good: LastKnownGood
+    warnings: tuple[Problem, ...] = ()
+    degraded: str | None = None
+    cut: Note | None = None
+    seen: Versions = field(default_factory=dict[Path, tuple[object, ...]])
+    start_up: StartUp = field(default_factory=lambda: StartUp(Notifier()))
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+
+
+async def start(name: str, source: Source[Any], options: RunOptions) -> Started:
+    """Load and validate the file, open the state folder and the store.
+
+    ConfigError with every problem where the file cannot be used and no last-known-good is asked for or kept;
+    StoreOwned and StoreUnavailable where the store cannot. Nothing was started then. The service manager is asked
+    for time from here on, until the host is ready.
+    """
+    start_up = StartUp(Notifier())
+    start_up.begin()
+    try:
+        return await _start(name, source, options, start_up)
+    except Exception as error:
+        start_up.failed(error)
+        raise
+
+
+async def _start(name: str, source: Source[Any], options: RunOptions, start_up: StartUp) -> Started:
+    seen = (await anyio.to_thread.run_sync(survey, source.files())).versions
+    candidate, document, degraded = await _first_candidate(source)
+    state_dir = state_folder(source.path, candidate.own.state_dir)
+    _make_private(state_dir)
+    redactor = Redactor(load_key(state_dir))
+    redactor.learn(candidate.leaves, source.rule)
+    logs.scrub_with(redactor.scrub)
+    note = Note.read(state_dir)
+    cut_since_ms = note.since_ms if note else None
+    store = await anyio.to_thread.run_sync(partial(SqliteQueue.open, state_dir / STORE, cut_since_ms=cut_since_ms))
+    (state_dir / NOTE).unlink(missing_ok=True)
+    keeper = LastKnownGood(state_dir)
+    if degraded is None:
+        await anyio.to_thread.run_sync(keeper.keep, document.raw)
+    return Started(
+        name=options.name or name,
+        options=options,
+        source=source,
+        snapshots=SnapshotStore(first_snapshot(candidate, redactor)),
+        store=store,
+        state_dir=state_dir,
+        redactor=redactor,
+        last_known_good=keeper,
+        warnings=candidate.warnings,
+        degraded=degraded,
+        cut=note,
+        seen=seen,
+        start_up=start_up,
+    )
+
+
+async def _first_candidate(source: Source[Any]) -> tuple[Candidate[Any], Document, str | None]:
+    """Return the candidate of the file, or with `last_known_good` that of the file applied last, and why."""
+    document: Document | None = None
+    try:
+        document = await load(source.path, duplicates=source.duplicates)
+        return build_candidate(document, source), document, None
+    except ConfigError as error:
+        section = document.data.get("hotreload") if document else None
+        kept = LastKnownGood(state_folder(source.path, _stated(section, "state_dir"))).read()
+        if kept is None or not _wants_last_known_good(source, section, kept):
+            raise
+        log.error("start.config_refused the last-known-good is used instead\n%s", error)
+        document = parse(source.path, kept, duplicates=source.duplicates)
+        return build_candidate(document, source), document, f"runs on the last-known-good file: {error.problems[0]}"
+
+
+def _stated(section: object, key: str) -> Any:
+    return cast("dict[str, Any]", section).get(key) if isinstance(section, dict) else None
+
+
+def _wants_last_known_good(source: Source[Any], section: object, kept: bytes) -> bool:
+    """Ask the sources in their order: option, environment, what is readable of the broken file, the kept file."""
+    if source.own_options.get("last_known_good"):
+        return True
+    named = os.environ.get("OVCONF__HOTRELOAD__LAST_KNOWN_GOOD")
+    if named is not None:
+        return named.lower() in ("1", "true", "yes", "on")
+    if section is not None:
+        return _stated(section, "last_known_good") is True
+    return _stated(parse(source.path, kept, duplicates="warn").data.get("hotreload"), "last_known_good") is True
+
+
+def state_folder(config: Path, stated: str | Path | None) -> Path:
+    """Return the state folder: as stated, else `$STATE_DIRECTORY`, else `.hotreload` beside the file."""
+    stated = os.environ.get("OVCONF__HOTRELOAD__STATE_DIR") or stated
+    if stated:
+        return config.parent / stated
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(given) / "hotreload" if given else config.parent / ".hotreload"
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"the state folder {folder} cannot be made: {error.strerror}"
+        raise ConfigUnreadable([Problem("hotreload.state_dir", reason, hint="name one this user may write")]) from error
+
+
+async def check(source: Source[Any]) -> ReloadReport:
+    """Validate a file as a reload would, with nothing running to compare it with; nothing is started or kept."""
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    try:
+        warnings = build_candidate(await load(source.path, duplicates=source.duplicates), source).warnings
+    except ConfigError as error:
+        problems = error.problems
+    return ReloadReport(
+        id=uuid.uuid4().hex,
+        outcome=Outcome.REJECTED if problems else Outcome.VALID,
+        dry_run=True,
+        trigger=Trigger(TriggerKind.CLI, f"pid {os.getpid()} uid {os.getuid()}", now_ms()),
+        generation=0,
+        previous_generation=0,
+        fingerprint="",
+        errors=problems,
+        warnings=warnings,
+    )

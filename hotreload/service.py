@@ -1,0 +1,245 @@
+"""What a user declares: settings, workers, shared resources, recovery; and how it becomes one running process."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import anyio
+from pydantic import TypeAdapter
+
+from hotreload.config.settings import LiveSettings, SettingsModel
+from hotreload.host.parts import Parts
+from hotreload.host.peoples_jobs import PeoplesJobs
+from hotreload.host.process import serve
+from hotreload.host.start import RunOptions, Started, check
+from hotreload.host.work import Work
+from hotreload.recovery.scan import QueueSearch, Scan, Seen
+from hotreload.reload.report import ReloadReport
+from hotreload.reload.validate import Source
+from hotreload.workers.execution import Execution, Handler, runner
+from hotreload.workers.job import Job, Surroundings, SyncJob
+from hotreload.workers.kind import Kind, Migrate
+from hotreload.workers.limits import Limit, SharedLimit
+from hotreload.workers.pool import Pool
+from hotreload.workers.resize import Resize
+from hotreload.workers.resources import Factory, Resource
+
+H = TypeVar("H", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., AsyncIterator[Any]])
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A declared worker: its jobs' kind, its handler, the resources it is handed, its limit and those it shares."""
+
+    kind: Kind
+    handler: Handler
+    process: bool
+    resources: tuple[str, ...]
+    limit: Callable[[Any], int]
+    shares: tuple[str, ...]
+
+
+class Service:
+    """A service, declared at import and run by `hotreload run MODULE:ATTR`.
+
+    `name` is also that of its default control socket; `settings` is a `LiveSettings` model of `ov.conf`.
+    Declaring two workers or resources of one name is a ValueError, a handler that asks for a resource nobody
+    declared one as well, at the start.
+    """
+
+    def __init__(self, name: str, *, settings: type[LiveSettings], version: str = "0") -> None:
+        self.name = name
+        self.version = version
+        self.settings = settings
+        self._workers: dict[str, Worker] = {}
+        self._limits: dict[str, Callable[[Any], int]] = {}
+        self._work: Work | None = None
+        self._resources: dict[str, Resource] = {}
+        self._scans: list[tuple[str, Callable[[Any], AsyncIterator[Seen]]]] = []
+
+    def worker(
+        self,
+        queue: str,
+        *,
+        limit: Callable[[Any], int] | int,
+        shares: Sequence[str] = (),
+        process: bool = False,
+        cursor: Any = None,
+        version: int = 1,
+        migrate: Migrate | None = None,
+        migrate_cursor: Migrate | None = None,
+    ) -> Callable[[H], H]:
+        """Declare `handler(job, settings, **resources)` for the jobs of `queue`; it is returned as it is.
+
+        `async def` with a `Job[Payload]` runs in the event loop, `def` with a `SyncJob[Payload]` in a thread, with
+        `process` in a child process, which is killed where a job must end. Parameters after the first two are
+        resources, handed in by name (not to processes). `limit(settings)` is how many run at once, 0 (paused) to
+        10,000; it is asked again at each reload. `shares` names limits declared with `limit` that hold as well.
+        `cursor` is the type of checkpoints; `version` that of payload and cursor, raised when either changes its
+        meaning: `migrate(payload, version)` and `migrate_cursor(cursor, version)` bring older ones up to date (see
+        `hotreload.workers.kind.Kind` for what happens without).
+        """
+
+        def declare(handler: H) -> H:
+            if queue in self._workers:
+                raise ValueError(f"queue {queue!r} has a worker already")
+            kind = Kind(
+                queue=queue,
+                payload=TypeAdapter(_payload_type(handler)),
+                cursor=None if cursor is None else TypeAdapter(cursor),
+                version=version,
+                migrate=migrate,
+                migrate_cursor=migrate_cursor,
+            )
+            resources = tuple(inspect.signature(handler).parameters)[2:]
+            if process and resources:
+                raise ValueError(f"worker {queue!r}: {resources[0]!r} cannot be handed to another process")
+            runner(handler, process=process)  # raises where this cannot be
+            self._workers[queue] = Worker(kind, handler, process, resources, _asked(limit), tuple(shares))
+            return handler
+
+        return declare
+
+    def limit(self, name: str, value: Callable[[Any], int] | int) -> None:
+        """Declare a limit over all workers that name it in `shares`; its places are given out fairly."""
+        if name in self._limits:
+            raise ValueError(f"limit {name!r} is declared already")
+        self._limits[name] = _asked(value)
+
+    async def enqueue(
+        self, queue: str, payload: Any, *, key: str | None = None, priority: int = 0, delay_s: float = 0.0
+    ) -> str | None:
+        """Add a job from code of this process, durable on return; its id, None where `key` is in hand already.
+
+        ValueError for a queue without a worker, QueueDraining in a drain, RuntimeError before the service runs.
+        """
+        if self._work is None:
+            raise RuntimeError(f"service {self.name!r} does not run in this process")
+        return await self._work.enqueue(queue, payload, key=key, priority=priority, delay_s=delay_s)
+
+    def resource(self, *, rebuilt_by: Sequence[str]) -> Callable[[F], F]:
+        """Declare an asynchronous generator that yields one value shared by jobs, named after the function.
+
+        A change below one of the dotted paths `rebuilt_by` builds a new value beside the old one; jobs that run
+        keep theirs, and the old one is ended after the last of them.
+        """
+
+        def declare(factory: F) -> F:
+            name = factory.__name__
+            if name in self._resources:
+                raise ValueError(f"resource {name!r} is declared already")
+            self._resources[name] = Resource(name, cast(Factory, factory), tuple(rebuilt_by))
+            return factory
+
+        return declare
+
+    def recovers(self, queue: str) -> Callable[[F], F]:
+        """Declare `async def scan(settings)` of a queue, an asynchronous generator that says what should exist.
+
+        It yields `Missing[Payload]`, and may yield `Present` and `PassedOver`. It runs after each start and when
+        somebody asks (`hotreload reindex`).
+        """
+
+        def declare(scan: F) -> F:
+            self._scans.append((queue, cast("Callable[[Any], AsyncIterator[Seen]]", scan)))
+            return scan
+
+        return declare
+
+    def check(self, config: Path | None = None) -> ReloadReport:
+        """Validate a file as a reload would, without a running service; outcome `valid` or `rejected`."""
+        return anyio.run(check, self._source(RunOptions(config=config)))
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of `ov.conf`, each leaf with `x-reload` and `x-secret`."""
+        return SettingsModel(self.settings).schema()
+
+    def run(self, options: RunOptions) -> int:
+        """Run until a drain has ended; returns the process's exit code (see `hotreload.host.process.serve`)."""
+        return anyio.run(serve, self.name, self._source(options), options, self._parts)
+
+    def _source(self, options: RunOptions) -> Source[Any]:
+        path = options.config or Path("ov.conf")
+        model = SettingsModel(self.settings)
+        return Source(
+            path=path.absolute(), model=model, own_options=options.own_settings(), more_files=model.credential_files
+        )
+
+    def _parts(self, started: Started) -> Parts:
+        """Make the parts of one process of this service."""
+        self._check_declarations()
+        settings = started.snapshots.current.settings
+        shared = {name: SharedLimit(name, wanted(settings)) for name, wanted in self._limits.items()}
+        self._work = work = Work(
+            store=started.store,
+            kinds={queue: worker.kind for queue, worker in self._workers.items()},
+            pools=[self._pool(worker, started, shared) for worker in self._workers.values()],
+            resources=list(self._resources.values()),
+            snapshots=started.snapshots,
+        )
+        resizes = [Resize(pool.name, pool.limit, self._workers[pool.queue_name].limit) for pool in work.pools]
+        resizes += [Resize(limit.name, limit, self._limits[name]) for name, limit in shared.items()]
+        return Parts(
+            version=self.version,
+            reloadables=[*work.resources, *resizes],
+            drainables=work.pools,
+            pools=work.pool_figures,
+            queues=started.store.depths,
+            generations=work.generations,
+            start=work.start,
+            schema=self.schema,
+            search=self._search(started) if self._scans else None,
+            jobs=PeoplesJobs(started.store, work.enqueue, tuple(self._workers)),
+        )
+
+    def _search(self, started: Started) -> QueueSearch:
+        kinds = {queue: worker.kind for queue, worker in self._workers.items()}
+        scans = [Scan(queue, scan, kinds[queue].payload, kinds[queue].version) for queue, scan in self._scans]
+        return QueueSearch(scans, started.store, lambda: started.snapshots.current.settings)
+
+    def _pool(self, worker: Worker, started: Started, shared: dict[str, SharedLimit]) -> Pool:
+        around = Surroundings(
+            queue=started.store,
+            kind=worker.kind,
+            newest=lambda: started.snapshots.current,
+            draining=lambda: started.lifecycle.draining,
+            window=lambda: started.lifecycle.window,
+            kinds={queue: other.kind for queue, other in self._workers.items()},
+        )
+        resources = [self._resources[name] for name in worker.resources]
+        return Pool(
+            name=worker.kind.queue,
+            queue=started.store,
+            limit=Limit(worker.limit(started.snapshots.current.settings)),
+            shared=[shared[name] for name in worker.shares],
+            execution=Execution(runner(worker.handler, process=worker.process), around, resources),
+            window=around.window,
+        )
+
+    def _check_declarations(self) -> None:
+        for queue, worker in self._workers.items():
+            for name in worker.resources:
+                if name not in self._resources:
+                    raise ValueError(f"worker {queue!r} asks for {name!r}, and no resource has that name")
+            for name in worker.shares:
+                if name not in self._limits:
+                    raise ValueError(f"worker {queue!r} shares {name!r}, and no limit has that name")
+        for queue, _ in self._scans:
+            if queue not in self._workers:
+                raise ValueError(f"a scan recovers {queue!r}, and no worker serves that queue")
+
+
+def _asked(limit: Callable[[Any], int] | int) -> Callable[[Any], int]:
+    return limit if callable(limit) else lambda _settings: limit
+
+
+def _payload_type(handler: Callable[..., Any]) -> Any:
+    """Return P of the handler's first parameter `Job[P]` or `SyncJob[P]`; Any where it says nothing."""
+    first = next(iter(inspect.signature(handler).parameters), None)
+    hint = get_type_hints(handler).get(first) if first else None
+    return get_args(hint)[0] if get_origin(hint) in (Job, SyncJob) else Any
