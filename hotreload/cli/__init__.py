@@ -1,0 +1,79 @@
+"""The command line: verbs over a running service or a declared one; no logic of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NoReturn
+
+import click
+import httpx
+
+from hotreload import early
+from hotreload.cli.exits import Exit, Failure
+from hotreload.cli.show import print_json
+from hotreload.cli.verbs import root
+from hotreload.errors import ConfigError, ControlSocketUnsafe, ServiceUnreachable, StoreOwned
+
+__all__ = ["main", "run_verb"]
+
+_INTERRUPTED: Final = 130
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Run a verb and end the process with its exit code.
+
+    A serving verb leaves without joining threads: a job stuck in one must not hold a drained process.
+    """
+    code = run_verb(arguments)
+    if arguments and arguments[0] in early.SERVING_VERBS:
+        early.ignore()
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def run_verb(arguments: Sequence[str]) -> int:
+    """Run a verb and return its exit code; whatever refuses it is printed."""
+    try:
+        return int(root.main(list(arguments), prog_name="hotreload", standalone_mode=False) or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except Failure as failure:
+        return _fail(failure, arguments)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (ConfigError, ControlSocketUnsafe, ServiceUnreachable, StoreOwned, OSError, httpx.ReadTimeout) as error:
+        return _fail(_failure(error), arguments)
+
+
+def _fail(failure: Failure, arguments: Sequence[str]) -> int:
+    failure.show()
+    if "--json" in arguments:
+        print_json(failure.to_dict())
+    return failure.code
+
+
+def _failure(error: Exception) -> Failure:
+    """Return what an error of the library means to who typed the command."""
+    first, *more = (str(error) or type(error).__name__).splitlines()
+    match error:
+        case ConfigError():
+            return Failure(Exit.CONFIG, f"cannot start: {first}", more)
+        case ServiceUnreachable():
+            return Failure(Exit.UNREACHABLE, first, more)
+        case httpx.ReadTimeout():
+            return Failure(Exit.TIMED_OUT, "the service does not answer in time")
+        case OSError():
+            return Failure(Exit.REFUSED_BY_STATE, error.strerror or first)
+        case _:
+            return Failure(Exit.REFUSED_BY_STATE, first, more)

@@ -1,0 +1,162 @@
+"""Ask a running service over its admin application: each call one request, each refusal a Failure."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import httpx
+
+from hotreload.cli.exits import Exit, Failure
+from hotreload.cli.find import Endpoint
+from hotreload.errors import ServiceUnreachable
+
+CALL_S: Final = 10.0
+"""How long a service may take to answer what needs no waiting."""
+SILENCE_S: Final = 60.0
+_MARGIN_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of a reload: `report` is None where it is not over yet."""
+
+    id: str
+    report: dict[str, Any] | None
+
+
+class Client:
+    """A connection to one service; use it in a `with` block."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+        self._http = httpx.Client(
+            base_url=endpoint.url,
+            transport=httpx.HTTPTransport(uds=endpoint.socket) if endpoint.socket else None,
+            headers=headers,
+            timeout=CALL_S,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def status(self) -> dict[str, Any]:
+        """Return the status document."""
+        return self._json(self._call("GET", "/admin/status"))
+
+    def reload(self, *, dry_run: bool, timeout_s: float) -> Verdict:
+        """Ask for a reload and wait `timeout_s` for its verdict.
+
+        The service is asked to answer by then with the id at least (`Prefer: wait`); if it cannot even do
+        that, the id is the one asked for here.
+        """
+        return self._verdict("/admin/config/reload", timeout_s, json={"dry_run": dry_run})
+
+    def check(self, name: str, raw: bytes, *, timeout_s: float) -> Verdict:
+        """Ask what a reload would do with these bytes in the file's place, and wait for the verdict."""
+        headers = {"Content-Type": "application/json"}
+        path = "/admin/config/check"
+        return self._verdict(path, timeout_s, content=raw, params={"name": name}, headers=headers)
+
+    def _verdict(self, path: str, timeout_s: float, **request: Any) -> Verdict:
+        asked = uuid.uuid4()
+        prefer = {"X-Request-Id": str(asked), "Prefer": f"wait={max(0, int(timeout_s))}"}
+        headers = {**request.pop("headers", {}), **prefer}
+        try:
+            answer = self._call("POST", path, headers=headers, timeout=timeout_s + _MARGIN_S, **request)
+        except httpx.ReadTimeout:
+            return Verdict(asked.hex, None)
+        body = self._json(answer, verdict=True)
+        return Verdict(str(body["id"]), None if answer.status_code == 202 else body)
+
+    def drain(self, deadline_s: float | None) -> dict[str, Any]:
+        """Start the drain and return its progress."""
+        body = {} if deadline_s is None else {"deadline_s": deadline_s}
+        return self._json(self._call("POST", "/admin/drain", json=body))
+
+    def reindex(self, wanted: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """Have what is missing looked for; returns the report, `ended` false where it goes on after `timeout_s`.
+
+        `wanted` may have `dry_run`, `uri` and `account`; None counts as not given.
+        """
+        body = {key: value for key, value in wanted.items() if value is not None}
+        headers = {"Prefer": f"wait={max(0, int(timeout_s))}"}
+        answer = self._call("POST", "/admin/reindex", json=body, headers=headers, timeout=timeout_s + CALL_S)
+        return self._json(answer)
+
+    def jobs(self, method: str, path: str = "", **request: Any) -> dict[str, Any]:
+        """Call a route under /admin/jobs; what is refused for what it says (404, 422) is refused by content."""
+        answer = self._call(method, f"/admin/jobs{path}", **request)
+        try:
+            return self._json(answer)
+        except Failure as failure:
+            if answer.status_code in (404, 422):
+                raise Failure(Exit.REFUSED_BY_CONTENT, failure.message) from None
+            raise
+
+    def search(self, search_id: str) -> dict[str, Any]:
+        """Return a search for what is missing, and how far what it found is made."""
+        return self._json(self._call("GET", f"/admin/reindex/{search_id}", timeout=SILENCE_S))
+
+    @contextmanager
+    def events(self) -> Generator[Iterator[tuple[str, dict[str, Any]]]]:
+        """Open the event stream; it ends when the service closes it, goes, or is silent for four heartbeats."""
+        timeout = httpx.Timeout(CALL_S, read=SILENCE_S)
+        with self._reaching(), self._http.stream("GET", "/admin/events", timeout=timeout) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                self._json(answer)
+            yield _events(answer)
+
+    def _call(self, method: str, path: str, **request: Any) -> httpx.Response:
+        with self._reaching():
+            return self._http.request(method, path, **request)
+
+    @contextmanager
+    def _reaching(self) -> Generator[None]:
+        try:
+            yield
+        except httpx.ReadTimeout:
+            raise
+        except httpx.HTTPError as error:
+            text = str(error) or type(error).__name__
+            raise ServiceUnreachable(f"{self.endpoint.shown} does not answer: {text}") from error
+
+    def _json(self, answer: httpx.Response, *, verdict: bool = False) -> dict[str, Any]:
+        """Return the body; Failure for an answer that is an error (and no reload report, with `verdict`)."""
+        try:
+            body: Any = answer.json()
+        except ValueError:
+            body = None
+        if isinstance(body, dict) and (answer.is_success or (verdict and "outcome" in body)):
+            return cast("dict[str, Any]", body)
+        raise _refusal(answer, cast("dict[str, Any]", body) if isinstance(body, dict) else {})
+
+
+def _refusal(answer: httpx.Response, body: dict[str, Any]) -> Failure:
+    reason = str(body.get("error") or answer.reason_phrase)
+    code = Exit.REFUSED_BY_CONTENT if answer.status_code == 500 else Exit.REFUSED_BY_STATE
+    return Failure(code, f"refused ({answer.status_code}): {reason}")
+
+
+def _events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Parse the subset of server-sent events that our services send: one `event`, one `data` line each."""
+    kind = "message"
+    try:
+        for line in answer.iter_lines():
+            field, _, value = line.partition(": ")
+            if field == "event":
+                kind = value
+            elif field == "data":
+                yield kind, json.loads(value)
+    except httpx.HTTPError:
+        return

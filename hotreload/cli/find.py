@@ -1,0 +1,157 @@
+"""Find the running service a verb is meant for, and make sure it is one to talk to."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hotreload.admin.control_socket import peer_of
+from hotreload.admin.guard import Peer
+from hotreload.admin.place import SOCKET_NAME, Places, check_name
+from hotreload.cli.exits import Exit, Failure
+from hotreload.errors import ServiceUnreachable
+
+PROBE_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the options say about the service; all None: look for it."""
+
+    url: str | None = None
+    key_file: Path | None = None
+    socket: Path | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A service to talk to: by `url` and `key`, or by `socket`, whose server `peer` is."""
+
+    shown: str
+    url: str
+    key: str | None = None
+    socket: str | None = None
+    peer: Peer | None = None
+
+
+def find(wanted: Wanted, environ: Mapping[str, str] = os.environ, places: Places | None = None) -> Endpoint:
+    """Return the service that options and environment point to; an option is stronger than the environment.
+
+    ServiceUnreachable says where was looked and why that failed; Failure (usage) where several run.
+    """
+    if wanted.url is None and wanted.socket is not None:
+        return connect(wanted.socket)
+    url = wanted.url or environ.get("HOTRELOAD_URL")
+    if url:
+        return _by_url(url, wanted.key_file or _path(environ.get("HOTRELOAD_KEY_FILE")))
+    if environ.get("HOTRELOAD_SOCKET"):
+        return connect(Path(environ["HOTRELOAD_SOCKET"]))
+    places = places or Places.of_process(environ)
+    if places.runtime_directory is not None:
+        return connect(places.runtime_directory / SOCKET_NAME)
+    return _by_name(places, wanted.name) if wanted.name else _only_one(places)
+
+
+def connect(path: Path, *, default_place: bool = False) -> Endpoint:
+    """Return the service behind a control socket; ServiceUnreachable with the reason where there is none to trust.
+
+    The folder is opened first and everything goes through its descriptor, so that what is checked is what is
+    used. It stays open for the life of this process, which is short.
+    """
+    path = path.absolute()
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        owner = os.fstat(folder).st_uid
+        address = f"/proc/self/fd/{folder}/{path.name}"
+        peer = _probe(address)
+    except OSError as error:
+        raise ServiceUnreachable(f"{path}: {_why(error)}") from error
+    if peer.uid not in trusted_uids(os.geteuid(), owner, default_place=default_place):
+        raise ServiceUnreachable(f"{path}: its server runs as uid {peer.uid}, neither you nor root; not trusted")
+    return Endpoint(shown=str(path), url="http://hotreload", socket=address, peer=peer)
+
+
+def trusted_uids(own: int, folder_owner: int, *, default_place: bool) -> set[int]:
+    """Return the users whose server may be talked to: oneself and root.
+
+    Root may also talk to the user a folder belongs to, where root named the socket or only root could have
+    made the folder; not in a place that anybody can squat.
+    """
+    return {own, 0} | ({folder_owner} if own == 0 and not default_place else set())
+
+
+def _probe(address: str) -> Peer:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(PROBE_S)
+        connection.connect(address)
+        return peer_of(connection)
+
+
+def _why(error: OSError) -> str:
+    match error:
+        case FileNotFoundError():
+            return "no such socket"
+        case ConnectionRefusedError():
+            return "nobody listens there (left behind by a service that is gone)"
+        case PermissionError():
+            return "permission denied; it belongs to another user"
+        case TimeoutError():
+            return f"no answer within {PROBE_S:.0f} s"
+        case _:
+            return error.strerror or str(error)
+
+
+def _by_url(url: str, key_file: Path | None) -> Endpoint:
+    if not url.startswith(("http://", "https://")):
+        raise Failure(Exit.USAGE, f"--url takes http://HOST:PORT or https://HOST:PORT, not {url!r}")
+    try:
+        key = key_file.read_text(encoding="utf-8").strip() if key_file else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(Exit.USAGE, f"the key file {key_file} cannot be read: {error}") from error
+    return Endpoint(shown=url, url=url.rstrip("/"), key=key)
+
+
+def _by_name(places: Places, name: str) -> Endpoint:
+    try:
+        candidates = places.of_name(check_name(name))
+    except ValueError as error:
+        raise Failure(Exit.USAGE, str(error)) from error
+    reasons: list[str] = []
+    for path in candidates:
+        try:
+            return connect(path, default_place=_squattable(places, path))
+        except ServiceUnreachable as error:
+            reasons.append(str(error))
+    raise _none_found(f"no service {name!r} is running", reasons)
+
+
+def _only_one(places: Places) -> Endpoint:
+    found: dict[str, Endpoint] = {}
+    reasons: list[str] = []
+    for name, path in places.existing():
+        try:
+            found.setdefault(name, connect(path, default_place=_squattable(places, path)))
+        except ServiceUnreachable as error:
+            reasons.append(str(error))
+    if len(found) > 1:
+        raise Failure(Exit.USAGE, f"several services are running: {', '.join(found)}; choose one with --name")
+    if not found:
+        raise _none_found("no service is running", reasons or [f"looked for {place}" for place in places.shown("*")])
+    return next(iter(found.values()))
+
+
+def _squattable(places: Places, path: Path) -> bool:
+    return path.parent == places.temporary
+
+
+def _none_found(message: str, reasons: Sequence[str]) -> ServiceUnreachable:
+    return ServiceUnreachable("\n".join((message, *reasons)))
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

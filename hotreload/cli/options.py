@@ -1,0 +1,36 @@
+"""The options that verbs share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hotreload.cli.find import Wanted
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+
+
+def finds_service(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which service is meant; the verb gets them as `wanted`."""
+
+    @click.option("--url", help="Its address, http://HOST:PORT (or HOTRELOAD_URL).")
+    @click.option("--key-file", type=PATH, help="File with its root key (or HOTRELOAD_KEY_FILE).")
+    @click.option("--socket", "socket_path", type=PATH, help="Its control socket (or HOTRELOAD_SOCKET).")
+    @click.option("--name", help="Its name; not needed where one service is running.")
+    @functools.wraps(verb)
+    def found(
+        *, url: str | None, key_file: Path | None, socket_path: Path | None, name: str | None, **options: Any
+    ) -> Any:
+        return verb(wanted=Wanted(url, key_file, socket_path, name), **options)
+
+    return found
+
+
+def prints_json(verb: F) -> F:
+    """Add `--json`; the verb gets it as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(verb)

@@ -1,0 +1,143 @@
+"""The verbs about configuration: what a file would do, do it, and what may stand in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from hotreload.cli.client import Client, Verdict
+from hotreload.cli.exits import Exit, Failure
+from hotreload.cli.find import Wanted, find
+from hotreload.cli.options import PATH, finds_service, prints_json
+from hotreload.cli.show import console, print_json, problem_line, reload_view
+from hotreload.cli.target import OPENVIKING_TEXT, target_of
+
+MAX_BYTES: Final = 1024 * 1024
+_EXITS: Final = {
+    "applied": Exit.DONE,
+    "unchanged": Exit.DONE,
+    "valid": Exit.DONE,
+    "rejected": Exit.REFUSED_BY_CONTENT,
+    "rolled_back": Exit.REFUSED_BY_CONTENT,
+    "refused": Exit.REFUSED_BY_STATE,
+}
+
+
+@click.command()
+@click.argument("target", metavar="[MODULE:ATTR]", required=False)
+@click.option("--openviking", is_flag=True, help=OPENVIKING_TEXT)
+@click.option("--against-running", is_flag=True, help="Ask the running service, and show what a reload would do.")
+@click.option("--config", type=PATH, help="The configuration file, ov.conf.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=30.0, show_default=True, metavar="S")
+@finds_service
+@prints_json
+def check(
+    target: str | None,
+    openviking: bool,
+    against_running: bool,
+    config: Path | None,
+    timeout_s: float,
+    wanted: Wanted,
+    as_json: bool,
+) -> int:
+    """Validate a configuration file without applying it.
+
+    \b
+    hotreload check examples.summaries.service:service --config ov.conf
+    hotreload check --openviking --config ov.conf
+    hotreload check --against-running --config new.conf
+    """
+    if (target is not None) + openviking + against_running != 1:
+        raise click.UsageError("give one of MODULE:ATTR, --openviking and --against-running")
+    if not against_running:
+        return _show_verdict(target_of(target, openviking=openviking).check(config).to_dict(), as_json)
+    with Client(find(wanted)) as client:
+        if config is None or _is_its_own(config, client.status()):
+            verdict = client.reload(dry_run=True, timeout_s=timeout_s)
+        else:
+            verdict = client.check(config.name, _bytes(config), timeout_s=timeout_s)
+        return _show(verdict, timeout_s, as_json)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Load, validate and plan; apply nothing.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds to wait for the verdict; the reload goes on after.",
+)
+@click.option("--fail-on-pending-restart", is_flag=True, help="Exit 6 where fields wait for a restart.")
+@finds_service
+@prints_json
+def reload(dry_run: bool, timeout_s: float, fail_on_pending_restart: bool, wanted: Wanted, as_json: bool) -> int:
+    """Ask the running service to reload, wait for the verdict and show it.
+
+    \b
+    hotreload reload --timeout 20
+    """
+    with Client(find(wanted)) as client:
+        verdict = client.reload(dry_run=dry_run, timeout_s=timeout_s)
+    code = _show(verdict, timeout_s, as_json)
+    pending = verdict.report is not None and bool(verdict.report["pending_restart"])
+    return Exit.PENDING_RESTART if fail_on_pending_restart and pending and code == Exit.DONE else code
+
+
+@click.command()
+@click.argument("target", metavar="[MODULE:ATTR]", required=False)
+@click.option("--openviking", is_flag=True, help=OPENVIKING_TEXT)
+def schema(target: str | None, openviking: bool) -> int:
+    """Print the JSON Schema of ov.conf, for an editor.
+
+    \b
+    hotreload schema examples.summaries.service:service > ov.schema.json
+    hotreload schema --openviking > ov.schema.json
+    """
+    print_json(target_of(target, openviking=openviking).schema())
+    return Exit.DONE
+
+
+def _show(verdict: Verdict, timeout_s: float, as_json: bool) -> int:
+    if verdict.report is None:
+        raise Failure(
+            Exit.TIMED_OUT,
+            f"no verdict within {timeout_s:g} s; the reload goes on, its id is {verdict.id}",
+            ["hotreload status shows its outcome"],
+        )
+    return _show_verdict(verdict.report, as_json)
+
+
+def _show_verdict(report: dict[str, Any], as_json: bool) -> int:
+    """Print a reload report; what was refused goes to standard error, the reason in its first line."""
+    code = _EXITS[report["outcome"]]
+    if as_json:
+        print_json(report)
+    if code == Exit.DONE:
+        if not as_json:
+            console().print(reload_view(report))
+        return code
+    errors = [problem_line(error) for error in report["errors"]]
+    first = errors[0] if errors else "see the report"
+    more = [*errors[1:], *(f"warning: {problem_line(warning)}" for warning in report["warnings"])]
+    stays = f", generation {report['generation']} stays" if report["generation"] else ""  # 0: nothing is running
+    failure = Failure(code, f"{report['outcome']}{stays}: {first}", more)
+    failure.show()
+    return code
+
+
+def _is_its_own(config: Path, running: dict[str, Any]) -> bool:
+    return config.resolve() == Path(running["config_file"]).resolve()
+
+
+def _bytes(config: Path) -> bytes:
+    """Read a file as who typed the command: the service need not be able to."""
+    try:
+        with config.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise Failure(Exit.REFUSED_BY_CONTENT, f"{config} cannot be read: {error.strerror}") from error

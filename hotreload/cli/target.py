@@ -1,0 +1,113 @@
+"""Load what `MODULE:ATTR` names."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import click
+
+from hotreload.cli.exits import Exit, Failure
+
+if TYPE_CHECKING:
+    from hotreload.host.start import RunOptions
+    from hotreload.reload.report import ReloadReport
+
+
+OPENVIKING_TEXT: Final = "The stock openviking-server, instead of MODULE:ATTR."
+
+
+class Target(Protocol):
+    """What the verbs need of a `hotreload.Service`, or of the stock OpenViking."""
+
+    @property
+    def name(self) -> str:
+        """The service's name."""
+        ...
+
+    def check(self, config: Path | None) -> ReloadReport:
+        """Validate a file."""
+        ...
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of its configuration file."""
+        ...
+
+    def run(self, options: RunOptions) -> int:
+        """Run until a drain ends."""
+        ...
+
+
+class OpenViking:
+    """The stock server, installed with the extra `openviking`. Meets `Target`; Failure (usage) without the extra.
+
+    It logs to standard output, where a verb prints its answer: what it says beside one goes to standard error.
+    """
+
+    name = "openviking"
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("openviking_cli") is None:
+            raise Failure(Exit.USAGE, "OpenViking is not installed here", ["pip install 'hotreload[openviking]'"])
+
+    def check(self, config: Path | None) -> ReloadReport:
+        """Validate a file."""
+        with redirect_stdout(sys.stderr):
+            from hotreload.openviking import launcher  # not with the other verbs: it is the adapter of an extra
+
+            return launcher.check_config(config)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of its configuration file."""
+        with redirect_stdout(sys.stderr):
+            from hotreload.openviking import launcher
+
+            return launcher.schema()
+
+    def run(self, options: RunOptions, arguments: Sequence[str] = ()) -> int:
+        """Run until a drain ends; the arguments are openviking-server's own."""
+        from hotreload.openviking import launcher
+
+        return launcher.run(options, arguments)
+
+
+def target_of(text: str | None, *, openviking: bool) -> Target:
+    """Return what either MODULE:ATTR or `--openviking` names; wrong usage with both or neither."""
+    if openviking == (text is not None):
+        raise click.UsageError("give either MODULE:ATTR or --openviking")
+    return OpenViking() if text is None else load_target(text)
+
+
+def load_target(text: str) -> Target:
+    """Import MODULE, with the current folder on the path, and return its ATTR; Failure (usage) where that fails."""
+    module_name, separator, attribute = text.partition(":")
+    if not (separator and module_name and attribute):
+        raise Failure(Exit.USAGE, f"{text!r} is no MODULE:ATTR, as examples.summaries.service:service")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: object = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise Failure(
+            Exit.USAGE, f"cannot import {module_name}: {error}", [f"looked in {p}" for p in sys.path]
+        ) from error
+    except AttributeError as error:
+        raise Failure(Exit.USAGE, f"{module_name} has no {attribute}: {error}") from error
+    except Exception as error:  # whatever a user's module raises when it is imported
+        raise Failure(Exit.USAGE, f"importing {module_name} failed: {error!r}", _trace(error)) from error
+    if not (callable(getattr(found, "run", None)) and callable(getattr(found, "check", None))):
+        raise Failure(Exit.USAGE, f"{text} is a {type(found).__name__}, not a hotreload.Service")
+    return cast("Target", found)
+
+
+def _trace(error: BaseException) -> list[str]:
+    return "".join(traceback.format_exception(error)).splitlines()

@@ -1,0 +1,56 @@
+"""`hotreload unit`: a systemd unit for this installation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from hotreload.admin.place import parse_address
+from hotreload.cli.exits import Exit
+from hotreload.cli.target import load_target
+from hotreload.systemd import unit as units
+
+
+def _address(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    try:
+        if value is not None:
+            parse_address(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
+@click.command()
+@click.argument("target", metavar="MODULE:ATTR", required=False)
+@click.option("--openviking", is_flag=True, help="The stock openviking-server, instead of MODULE:ATTR.")
+@click.option("--http", callback=_address, help="Serve HOST:PORT too (MODULE:ATTR only).")
+@click.option("--user", is_flag=True, help="For a user's own manager (systemctl --user).")
+def unit(target: str | None, openviking: bool, http: str | None, user: bool) -> int:
+    """Print a systemd unit that runs a service with this installation.
+
+    \b
+    hotreload unit --openviking > /etc/systemd/system/openviking.service
+    hotreload unit examples.summaries.service:service --user
+    """
+    if openviking == (target is not None):
+        raise click.UsageError("give either MODULE:ATTR or --openviking")
+    if openviking and http is not None:
+        raise click.UsageError("OpenViking's address is in its own ov.conf")
+    command = units.installed_command(sys.executable, sys.argv[:1])
+    if target is None:
+        made = units.of_openviking(command, user=user)
+    else:
+        service = load_target(target)
+        made = units.of_service(target, service.name, command, http=http, user=user, folder=_folder_of(target))
+    click.echo(made.text(), nl=False)
+    return Exit.DONE
+
+
+def _folder_of(target: str) -> Path | None:
+    """Return the current folder where the target is found through it, None where it is installed."""
+    module = sys.modules[target.partition(":")[0].partition(".")[0]]
+    files = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or "/"]
+    here = Path.cwd()
+    return here if Path(files[0]).parent == here else None

@@ -1,0 +1,164 @@
+"""One function a verb: options in, one call, the answer shown, an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from hotreload.admin.place import check_name, parse_address
+from hotreload.cli.client import Client
+from hotreload.cli.exits import Exit, Failure
+from hotreload.cli.find import Wanted, find
+from hotreload.cli.follow import follow_drain, watch_status
+from hotreload.cli.jobs import jobs
+from hotreload.cli.options import PATH, finds_service, prints_json
+from hotreload.cli.reindex import reindex
+from hotreload.cli.reloading import check, reload, schema
+from hotreload.cli.show import console, drain_view, print_json, status_view
+from hotreload.cli.target import OpenViking, load_target
+from hotreload.cli.unit import unit
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def _address(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    return _checked(parse_address, value)
+
+
+def _name(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    return _checked(check_name, value)
+
+
+def _checked(check: Callable[[str], object], value: str | None) -> str | None:
+    """Refuse an option's value as wrong usage where `check` does."""
+    try:
+        if value is not None:
+            check(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="hotreload", prog_name="hotreload")
+def root() -> None:
+    """Run services whose configuration changes while they work, and ask them to reload and to drain.
+
+    \b
+    hotreload run examples.summaries.service:service --config ov.conf
+    hotreload reload
+    """
+
+
+@root.command()
+@click.argument("target", metavar="MODULE:ATTR")
+@click.option("--config", type=PATH, help="The configuration file, ov.conf.")
+@click.option("--http", callback=_address, help="Serve HOST:PORT too.")
+@click.option("--socket", "socket_path", type=PATH, help="The control socket, instead of the default place.")
+@click.option("--name", callback=_name, help="Instead of the service's own name.")
+@click.option("--last-known-good", is_flag=True, help="Start on the last good file where ov.conf is broken.")
+@click.option("--until-idle", is_flag=True, help="Leave when no job is left; exit 1 if dead ones remain.")
+def run(
+    target: str,
+    config: Path | None,
+    http: str | None,
+    socket_path: Path | None,
+    name: str | None,
+    last_known_good: bool,
+    until_idle: bool,
+) -> int:
+    """Run a service in the foreground.
+
+    \b
+    hotreload run examples.summaries.service:service --config ov.conf --http 127.0.0.1:8750
+    """
+    service = load_target(target)
+    from hotreload.host.start import RunOptions
+
+    return service.run(
+        RunOptions(
+            config=config,
+            http=http,
+            socket=socket_path,
+            name=name,
+            last_known_good=last_known_good,
+            until_idle=until_idle,
+        )
+    )
+
+
+@root.command()
+@click.argument("arguments", nargs=-1, metavar="[-- ARGS]")
+@click.option("--config", type=PATH, help="ov.conf; searched as OpenViking does without it.")
+@click.option("--socket", "socket_path", type=PATH, help="The control socket, instead of the default place.")
+@click.option("--name", callback=_name, help="Instead of `openviking`.")
+@click.option("--last-known-good", is_flag=True, help="Start on the last good file where ov.conf is broken.")
+def openviking(
+    arguments: tuple[str, ...], config: Path | None, socket_path: Path | None, name: str | None, last_known_good: bool
+) -> int:
+    """Run the stock openviking-server with reload, drain, systemd and recovery; ARGS go to it unchanged.
+
+    \b
+    hotreload openviking --config ov.conf -- --port 1933
+    """
+    stock = OpenViking()
+    from hotreload.host.start import RunOptions
+
+    options = RunOptions(config=config, socket=socket_path, name=name, last_known_good=last_known_good)
+    return stock.run(options, arguments)
+
+
+@root.command()
+@click.option("--watch", is_flag=True, help="Go on showing it until it is gone or Ctrl-C.")
+@finds_service
+@prints_json
+def status(watch: bool, wanted: Wanted, as_json: bool) -> int:
+    """Show generation, pools, queues, the last reload and the drain.
+
+    \b
+    hotreload status --watch
+    """
+    if watch and as_json:
+        raise click.UsageError("--json prints one document; it does not go with --watch")
+    with Client(find(wanted)) as client:
+        document = client.status()
+        if watch:
+            watch_status(client, document)
+        elif as_json:
+            print_json(document)
+        else:
+            console().print(status_view(document))
+    return Exit.DONE
+
+
+@root.command()
+@click.option(
+    "--deadline", "deadline_s", type=click.FloatRange(0.1, 86_400), metavar="S", help="Instead of the configured one."
+)
+@finds_service
+@prints_json
+def drain(deadline_s: float | None, wanted: Wanted, as_json: bool) -> int:
+    """Drain the running service and follow it until its process is gone.
+
+    \b
+    hotreload drain --deadline 60
+    """
+    with Client(find(wanted)) as client:
+        ended = follow_drain(client, deadline_s, quiet=as_json)
+    if ended.report is None:
+        raise Failure(
+            Exit.REFUSED_BY_CONTENT,
+            "the process is gone, but its drain report was not seen",
+            ["what did not finish is in the queue; after the next start `hotreload status` has the report"],
+        )
+    if as_json:
+        print_json(ended.report)
+    else:
+        console().print(drain_view(ended.report))
+    return Exit.REFUSED_BY_CONTENT if ended.report["lost"] else Exit.DONE
+
+
+for _verb in (unit, check, jobs, reindex, reload, schema):
+    root.add_command(_verb)
