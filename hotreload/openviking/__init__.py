@@ -1,0 +1,1 @@
+"""Reload, drain and recovery for the stock OpenViking server: the only code that imports openviking."""

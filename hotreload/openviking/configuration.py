@@ -1,0 +1,219 @@
+"""Validate ov.conf with OpenViking's own classes.
+
+Its loader is not used: loading moves the revision that the web studio and the restart rollback compare with.
+`OpenVikingConfig.from_dict` and `ServerConfig` validate a value and publish nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from hotreload.config.fields import Effect, FieldRule, leaves
+from hotreload.config.masking import scrub
+from hotreload.config.model import Merged, Validated
+from hotreload.config.problems import Explainer
+from hotreload.config.schema import json_schema
+from hotreload.config.unknown import unknown_keys
+from hotreload.errors import ConfigInvalid, Problem
+from hotreload.openviking import fields
+from hotreload.openviking.fields import LIMIT_RANGE, PARSERS, POOLS
+from hotreload.openviking.leaves import as_written, default_leaves, join, written_leaves
+
+BESIDE = ("server", "bot", "parsers")
+"""Sections of ov.conf that are no fields of `OpenVikingConfig`."""
+UNKNOWN = "Ignoring unknown config field"
+LOGGERS = ("openviking_cli.utils.config.open_viking_config", "openviking.server.config")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One validated ov.conf: OpenViking's two models, and the limits the workers take."""
+
+    config: Any
+    """An `OpenVikingConfig`."""
+    server: Any
+    """A `ServerConfig`."""
+    limits: Mapping[str, int]
+    """By pool name."""
+
+
+class OpenVikingModel:
+    """What an ov.conf of OpenViking is validated against. Meets `ConfigModel`.
+
+    `off` are the features whose seams were not found: what they apply needs a restart then.
+    """
+
+    def __init__(self, off: Collection[str] = ()) -> None:
+        from openviking.server.config import ServerConfig
+        from openviking_cli.utils.config.open_viking_config import OpenVikingConfig
+
+        self._off = frozenset(off)
+        self._config: Any = OpenVikingConfig
+        self._server: Any = ServerConfig
+
+    def rule(self, path: str) -> FieldRule:
+        """Return the rule of one leaf."""
+        found = fields.rule(path)
+        needed = "limits" if any(path == pool.path for pool in POOLS) else "configuration"
+        if found.effect is Effect.LIVE and needed in self._off:
+            reason = f"this OpenViking is not known well enough to change it while it runs ({needed} is off)"
+            return replace(found, effect=Effect.RESTART, reason=reason)
+        return found
+
+    def merge(self, file_data: Mapping[str, Any]) -> Merged:
+        """Return the file as it is: OpenViking has no other source for it."""
+        return Merged(file_data, dict.fromkeys(written_leaves(file_data), "file"))
+
+    def validate(self, data: Mapping[str, Any], folder: Path) -> Validated[Settings]:
+        """Build the settings; ConfigInvalid with all problems. Relative paths stay OpenViking's own matter."""
+        del folder
+        problems = limit_problems(data)
+        with _quietly(), _no_new_folder(data):
+            config, of_config = self._attempt(lambda: _config(data), self._config, data, "")
+            server, of_server = self._attempt(lambda: _server(data), self._server, _section(data, "server"), "server")
+            of_parsers = self._parser_problems(data) if config is None else []
+        known = {problem.path for problem in problems}
+        problems += [problem for problem in (*of_config, *of_server, *of_parsers) if problem.path not in known]
+        if problems or config is None or server is None:
+            raise ConfigInvalid(problems)
+        values = {**default_leaves(config, server, data), **written_leaves(data)}
+        limits = {pool.name: cast(int, values.get(pool.path, pool.default)) for pool in POOLS}
+        return Validated(Settings(config, server, limits), values, self._unknown(data))
+
+    def schema(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the JSON Schema of ov.conf; `own` is that of the section `hotreload`."""
+        whole = json_schema(self._config, lambda path: self.rule(as_written(path)))
+        sections: dict[str, Any] = whole["properties"]
+        parsers = {name: sections.pop(name) for name in PARSERS if name in sections}
+        server = json_schema(self._server, self.rule, "server")
+        definitions = {**whole.pop("$defs", {}), **server.pop("$defs", {})}
+        sections |= {"parsers": {"type": "object", "properties": parsers}, "server": server, "hotreload": dict(own)}
+        return {**whole, "$defs": definitions} if definitions else whole
+
+    def _attempt(
+        self, build: Callable[[], Any], model: Any, data: Mapping[str, Any], section: str
+    ) -> tuple[Any, list[Problem]]:
+        try:
+            return build(), []
+        except Exception as error:  # noqa: BLE001 - whatever a validator of theirs raises is a refusal
+            found = error if isinstance(error, ValidationError) else error.__context__
+            if isinstance(found, ValidationError) and found.title == model.__name__:
+                known = {
+                    path: replace(leaf, rule=self.rule(join(section, path))) for path, leaf in leaves(model).items()
+                }
+                return None, Explainer(known, section).explain(found.errors(include_url=False), data)
+            secrets = [str(value) for path, value in written_leaves(data, section).items() if self.rule(path).secret]
+            return None, [Problem(section, scrub(f"OpenViking refuses it: {error}", secrets))]
+
+    def _parser_problems(self, data: Mapping[str, Any]) -> list[Problem]:
+        """Look at the parsers too where the rest was refused before their turn came."""
+        problems: list[Problem] = []
+        for name, model, section in self._parsers(data):
+            _, found = self._attempt(lambda m=model, s=section: m.from_dict(dict(s)), model, section, f"parsers.{name}")
+            problems += found
+        return problems
+
+    def _parsers(self, data: Mapping[str, Any]) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+        for name, section in _section(data, "parsers").items():
+            if name in PARSERS and name in self._config.model_fields and isinstance(section, Mapping):
+                yield name, self._config.model_fields[name].annotation, cast("Mapping[str, Any]", section)
+
+    def _unknown(self, data: Mapping[str, Any]) -> list[Problem]:
+        rest = {key: value for key, value in data.items() if key not in BESIDE}
+        found = unknown_keys(self._config, rest, list(leaves(self._config)))
+        found += unknown_keys(self._server, _section(data, "server"), list(leaves(self._server)), "server")
+        for name, model, section in self._parsers(data):
+            known = [each.name for each in dataclasses.fields(model)]
+            found += [_unknown(f"parsers.{name}", key, known) for key in section if key not in known]
+        return found
+
+
+def _unknown(above: str, key: str, known: Sequence[str]) -> Problem:
+    near = get_close_matches(key, known, n=1)
+    return Problem(f"{above}.{key}", f"unknown key; did you mean {above}.{near[0]}?" if near else "unknown key")
+
+
+def limit_problems(data: Mapping[str, Any]) -> list[Problem]:
+    """Refuse limits that stock would take and turn into something else: 0, negative numbers, true, "4"."""
+    low, high = LIMIT_RANGE
+    values = written_leaves(data)
+    return [
+        Problem(
+            pool.path,
+            f"must be a whole number from {low} to {high}",
+            input=json.dumps(value),
+            hint=f"the default is {pool.default}",
+        )
+        for pool in POOLS
+        if not (type(value := values.get(pool.path, low)) is int and low <= value <= high)
+    ]
+
+
+def _config(data: Mapping[str, Any]) -> Any:
+    from openviking_cli.utils.config.open_viking_config import OpenVikingConfig, is_valid_openviking_config
+
+    config: Any = OpenVikingConfig.from_dict(dict(data))
+    is_valid_openviking_config(config)
+    return config
+
+
+def _server(data: Mapping[str, Any]) -> Any:
+    from openviking.server.config import ServerConfig, validate_server_config
+
+    section: Any = data.get("server") or {}
+    if not isinstance(section, Mapping):
+        raise ValueError("the section must be an object")
+    server = ServerConfig.model_validate(section)
+    try:
+        validate_server_config(server)
+    except SystemExit as error:
+        raise ValueError("it will not start with this section; its log says why") from error
+    return server
+
+
+@contextmanager
+def _quietly() -> Generator[None]:
+    """Keep OpenViking from printing its own warning of unknown keys: the report has it, with its place."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(UNKNOWN)
+
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    for logger in loggers:
+        logger.addFilter(other)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(other)
+
+
+@contextmanager
+def _no_new_folder(data: Mapping[str, Any]) -> Generator[None]:
+    """Take away the workspace folders that validating makes: a dry run leaves nothing behind."""
+    stated = _section(data, "storage").get("workspace", "./data")
+    made: list[Path] = []
+    if isinstance(stated, str):
+        folder = Path(stated).expanduser().resolve()
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _section(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = data.get(key)
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}

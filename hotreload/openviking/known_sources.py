@@ -1,0 +1,126 @@
+"""Known sources of the seams: per function, the digest of its source and the releases that have it.
+
+`python -m hotreload.openviking.seams` prints the digests of the installed release. Add one only after reading
+what changed in that function.
+"""
+
+ABSENT = "absent"
+"""Stands for a function that a release does not have."""
+
+KNOWN: dict[str, dict[str, str]] = {
+    "openviking.config.binding:_build_cluster": {
+        "bac2ecc3bb08941ab775178127d5aca9": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.config.manager:RuntimeConfigManager._publish": {
+        "7347b7a3bca7796a07cc52b513b26ead": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.config.manager:RuntimeConfigManager._replace_base_config": {
+        "55f20e6728a5cde9fa41b6d49c81ea49": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.config.manager:RuntimeConfigManager.replace_base_config": {
+        "4fef2182324e026820d098631722cf3a": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.config.vlm:AccountVLMProvider._invalidate": {
+        "3948b48d35617517da895bca23b03e7a": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.config.vlm:AccountVLMProvider._invoke": {
+        "d6b3405887c1aaf22715d97f6dc96151": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.config.vlm:AccountVLMProvider._on_cluster_config_change": {
+        "1d0a69397451a59c716a962853716f23": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.server.app:create_app": {
+        "fb70c0ec908c1eaf44f4649aa58d4e52": "0.5.0",
+        "60b01c989b64ca8aa308185f2734a6be": "0.5.1 0.5.2",
+    },
+    "openviking.server.bootstrap:_run_restartable_server": {
+        ABSENT: "0.5.0",
+        "fee5a3e95f6148d77feb5fb9fe756b76": "0.5.1 0.5.2",
+    },
+    "openviking.server.bootstrap:_sigterm_runs_finally": {
+        ABSENT: "0.5.0",
+        "db688797be94bdd9c654ab4e7f7ba689": "0.5.1 0.5.2",
+    },
+    "openviking.service.core:OpenVikingService.close": {
+        "6bdaa46a8a9fd926a955a69f332c92cc": "0.5.0",
+        "6c4b31a5f5b91b1cbb95a30fa7d66831": "0.5.1",
+        "cf269ce4d49f39ba12df423e0869cfc7": "0.5.2",
+    },
+    "openviking.service.task_tracker:TaskTracker.wait_for_descendants": {
+        "452dcf2a3af40669bbc1fe962e123892": "0.5.0",
+        ABSENT: "0.5.1 0.5.2",
+    },
+    "openviking.service.task_tracker:TaskTracker.wait_for_task_work": {
+        ABSENT: "0.5.0",
+        "eced38eef31a9742a4983315c5c1e680": "0.5.1 0.5.2",
+    },
+    "openviking.service.task_tracker:TaskTracker.wait_for_work": {
+        ABSENT: "0.5.0",
+        "566feb2afa07d1c0dc9caff69400cf1b": "0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.named_queue:NamedQueue.ack": {
+        "ed7761ef17a156d30ed6a3865b94ca2d": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.named_queue:NamedQueue.dequeue_raw": {
+        "9648dba42810a9e605661eddfb70ceca": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.named_queue:NamedQueue.process_dequeued": {
+        "38cb740b16ad72d9d287d5bd22608ab6": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.queue_manager:QueueManager._max_concurrent_for_queue": {
+        "c5ec80a4288bf9e21a135485d8b1f383": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.queue_manager:QueueManager._queue_worker_loop": {
+        "891a3d12e1b5c7da5ebcdede62a445c6": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.queue_manager:QueueManager._start_queue_worker": {
+        "607238376bf271a4a55a483be38f052c": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.queue_manager:QueueManager._worker_async_concurrent": {
+        "52cb3a3529dc66c62812137568b3d9d4": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.queue_manager:QueueManager.stop": {
+        "3bc959fb13881a0102bb713cbd7357ce": "0.5.0",
+        "498317fe85a2fa6a2896d8fe32417af5": "0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.semantic_executor:SemanticTreeExecutor.__init__": {
+        "0d58b77bdaf32d0e177b4c5f33bc1d9a": "0.5.0",
+        "2114c2b4b425e18c1a1e0410c9c9dde7": "0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.semantic_executor:SemanticTreeExecutor._finish_scheduled_work": {
+        "f3e85d8da660ca1ed8666e1c1997760e": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.semantic_executor:SemanticTreeExecutor._run_work": {
+        "ea3677d689a694d5ddec958b8f5aad33": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.semantic_executor:SemanticTreeExecutor._start_scheduled_work": {
+        "43c8f6932546f1ff52fbda7a142957f5": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.semantic_executor:SemanticTreeExecutor.run": {
+        "772811b9ae6f94dfd8c32001c893abb7": "0.5.0",
+        "ba072f71d049cb0943edcb5322e4f1eb": "0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.semantic_executor:SemanticTreeScheduler._ensure_workers": {
+        "546b5a6e352ae12a70ff8edd4922627a": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.semantic_executor:SemanticTreeScheduler._worker": {
+        "91abf65eae304a44b99aaa98e164feee": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.semantic_executor:SemanticTreeScheduler.configure": {
+        "7d3bfa9a223b06cd0badbbad02e5fc38": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.semantic_executor:get_semantic_tree_scheduler": {
+        "79a3184342b7ae5435117866a31a737d": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.semantic_processor:SemanticProcessor.__init__": {
+        "d7e03260780912c24b950398f4589bdd": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.telemetry.request_wait_tracker:RequestWaitTracker.wait_for_embeddings": {
+        "b5741fecfa09bd67e31d2a360bb0984e": "0.5.0",
+        ABSENT: "0.5.1 0.5.2",
+    },
+    "openviking_cli.utils.config.open_viking_config:OpenVikingConfig.from_dict": {
+        "bbb9de08aeddb7f92e32974567aed652": "0.5.0",
+        "605a54f219af252812e9e0ce8229892f": "0.5.1 0.5.2",
+    },
+}

@@ -1,0 +1,161 @@
+"""Probe the private functions of OpenViking that this package replaces, wraps or relies on.
+
+A name that stays while its meaning changes is the danger, so each function is known by the SHA-256 of its
+source, per released version. An unknown one switches off the feature that needs it, and only that, loudly.
+"""
+
+import hashlib
+import inspect
+import logging
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from hotreload.openviking.known_sources import ABSENT, KNOWN
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """What the adapter adds, and the private functions it holds on to."""
+
+    name: str
+    loses: str
+    """What is missing without it, for people."""
+    seams: tuple[str, ...]
+    """`module:qualified.name` of each."""
+
+
+_QUEUE = "openviking.storage.queuefs.queue_manager:QueueManager"
+_NODES = "openviking.storage.queuefs.semantic_executor"
+_MANAGER = "openviking.config.manager:RuntimeConfigManager"
+_BOOT = "openviking.server.bootstrap"
+
+FEATURES: tuple[Feature, ...] = (
+    Feature(
+        "limits",
+        "the limits keep the values they had at the start",
+        (
+            f"{_QUEUE}._worker_async_concurrent",
+            f"{_QUEUE}._queue_worker_loop",
+            f"{_QUEUE}._start_queue_worker",
+            f"{_QUEUE}._max_concurrent_for_queue",
+            "openviking.storage.queuefs.named_queue:NamedQueue.dequeue_raw",
+            "openviking.storage.queuefs.named_queue:NamedQueue.process_dequeued",
+            "openviking.storage.queuefs.named_queue:NamedQueue.ack",
+            f"{_NODES}:SemanticTreeScheduler.configure",
+            f"{_NODES}:SemanticTreeScheduler._ensure_workers",
+            f"{_NODES}:SemanticTreeScheduler._worker",
+            f"{_NODES}:get_semantic_tree_scheduler",
+            f"{_NODES}:SemanticTreeExecutor.__init__",
+            f"{_NODES}:SemanticTreeExecutor._run_work",
+            "openviking.storage.queuefs.semantic_processor:SemanticProcessor.__init__",
+            "openviking.config.vlm:AccountVLMProvider._invoke",
+        ),
+    ),
+    Feature(
+        "draining",
+        "a stop waits for OpenViking's own shutdown and may cut it at the deadline",
+        (
+            f"{_QUEUE}.stop",
+            f"{_NODES}:SemanticTreeExecutor.run",
+            f"{_NODES}:SemanticTreeExecutor._start_scheduled_work",
+            f"{_NODES}:SemanticTreeExecutor._finish_scheduled_work",
+            "openviking.service.task_tracker:TaskTracker.wait_for_task_work",
+            "openviking.service.task_tracker:TaskTracker.wait_for_work",
+            "openviking.service.task_tracker:TaskTracker.wait_for_descendants",
+            "openviking.telemetry.request_wait_tracker:RequestWaitTracker.wait_for_embeddings",
+            "openviking.service.core:OpenVikingService.close",
+        ),
+    ),
+    Feature(
+        "configuration",
+        "a changed model, key or address needs a restart",
+        (
+            f"{_MANAGER}.replace_base_config",
+            f"{_MANAGER}._replace_base_config",
+            f"{_MANAGER}._publish",
+            "openviking.config.binding:_build_cluster",
+            "openviking_cli.utils.config.open_viking_config:OpenVikingConfig.from_dict",
+            "openviking.config.vlm:AccountVLMProvider._on_cluster_config_change",
+            "openviking.config.vlm:AccountVLMProvider._invalidate",
+        ),
+    ),
+    Feature(
+        "server",
+        "the server runs as stock: no reload, no drain, no admin routes",
+        (
+            f"{_BOOT}:_run_restartable_server",
+            f"{_BOOT}:_sigterm_runs_finally",
+            "openviking.server.app:create_app",
+        ),
+    ),
+)
+NEEDS = {"draining": ("limits",), "limits": ("server",), "configuration": ("server",)}
+"""Features that stand on another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether one feature may be attached."""
+
+    feature: Feature
+    unknown: tuple[str, ...]
+    """Its seams that are missing or whose source no known version has."""
+    lacks: tuple[str, ...] = ()
+    """Features it stands on that are off."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the feature may be attached."""
+        return not self.unknown and not self.lacks
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"{self.feature.name}: on"
+        cause = ", ".join(self.unknown) or f"needs {', '.join(self.lacks)}"
+        return f"{self.feature.name}: off ({cause}); {self.feature.loses}"
+
+
+def digest(seam: str) -> str:
+    """Return the first half of the SHA-256 of a seam's source, or `ABSENT` where it does not exist."""
+    module, _, name = seam.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = inspect.getattr_static(found, part) if inspect.isclass(found) else getattr(found, part)
+        source = inspect.getsource(getattr(found, "__func__", found))
+    except (ImportError, AttributeError, OSError, TypeError):
+        return ABSENT
+    return hashlib.sha256(source.encode()).hexdigest()[:32]
+
+
+def known(seam: str, version: str) -> bool:
+    """Say whether a seam has a known source; being absent counts only in a version that never had it."""
+    found = digest(seam)
+    versions = KNOWN.get(seam, {}).get(found)
+    return versions is not None and (found != ABSENT or version in versions.split())
+
+
+def probe() -> dict[str, Probe]:
+    """Probe every feature, before any of them is attached, and log those that are off."""
+    from openviking import __version__ as version
+
+    probes: dict[str, Probe] = {}
+    for feature in FEATURES:
+        unknown = tuple(seam for seam in feature.seams if not known(seam, version))
+        probes[feature.name] = Probe(feature, unknown)
+    for name in ("limits", "configuration", "draining"):
+        found = probes[name]
+        lacks = tuple(other for other in NEEDS[name] if not probes[other].ok)
+        probes[name] = Probe(found.feature, found.unknown, lacks)
+    for found in probes.values():
+        if not found.ok:
+            log.error("openviking.feature_off %s", found)
+    return probes
+
+
+if __name__ == "__main__":  # the table of the installed version, to be read beside a diff of its sources
+    for each in sorted({seam for feature in FEATURES for seam in feature.seams}):
+        print(each, digest(each))
