@@ -1,0 +1,1 @@
+"""Services to read and to run; `make run` starts `summaries`."""
