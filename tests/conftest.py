@@ -1,0 +1,56 @@
+"""What all tests share: the event loop's backend, deadlines of Hypothesis, folders for sockets, no skips in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The one backend promised."""
+    return "asyncio"
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A private folder with a path short enough for a UNIX socket (108 bytes), whatever the base of tmp_path is."""
+    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a skipped test has failed: what it needs belongs into `.ci/run`."""
+    report = yield
+    return _no_skip(report, item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that is skipped whole."""
+    report = yield
+    return _no_skip(report, collector.nodeid)
+
+
+def _no_skip(report: Any, where: str) -> Any:
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{where}: no test may skip in CI: {reason}"
+    return report

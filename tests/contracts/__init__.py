@@ -1,0 +1,1 @@
+"""One behaviour suite per protocol, over every implementation."""

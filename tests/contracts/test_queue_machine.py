@@ -1,0 +1,282 @@
+"""The queue against a small model: any order of calls, crashes and drains; HOTRELOAD_TEST_SCALE multiplies the runs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from hotreload.errors import LeaseLost
+from hotreload.queue.job import Done, Failed, Interrupted, JobRow, JobState, NewJob, Verdict, after_crash, decide
+from hotreload.queue.sqlite import SqliteQueue
+
+from .stores import HandClock, counters_agree
+
+SCALE = int(os.environ.get("HOTRELOAD_TEST_SCALE", "1"))
+QUEUES = ("a", "b")
+
+
+@dataclass
+class Known:
+    """A job as the model has it; `row` is what the newest claim was given."""
+
+    id: str
+    queue: str
+    key: str | None
+    priority: int
+    run_at_ms: int
+    state: JobState = JobState.READY
+    cursor: Any = None
+    row: JobRow | None = None
+    stalled: int = 0
+    alone: int = 0
+    suspect: bool = False
+    counts: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass
+class Model:
+    """All jobs; what the store must say of them."""
+
+    jobs: dict[str, Known] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+    stale: list[JobRow] = field(default_factory=list)
+
+    def held(self, queue: str, key: str | None) -> bool:
+        return key is not None and any(
+            job.queue == queue and job.key == key and job.state is not JobState.DONE for job in self.jobs.values()
+        )
+
+    def running(self) -> list[Known]:
+        return [job for job in self.jobs.values() if job.state is JobState.RUNNING]
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Drives one store through a life of several processes."""
+
+    steps = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "queue.db"
+        self.clock = HandClock()
+        self.model = Model()
+        self.marked = False
+        self.runner = anyio.from_thread.start_blocking_portal("asyncio")
+        self.portal = self.runner.__enter__()
+        self.open()
+
+    def open(self) -> None:
+        self.queue = SqliteQueue.open(self.path, now_ms=self.clock, jitter=lambda: 0.0)
+        self.queue._alone._patience_s = float("inf")
+
+    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        async def run() -> Any:
+            return await coroutine
+
+        return self.portal.call(run)
+
+    def teardown(self) -> None:
+        self.queue.close()
+        assert counters_agree(self.path)
+        self.runner.__exit__(None, None, None)
+        self.folder.cleanup()
+
+    @rule(
+        queue=st.sampled_from(QUEUES),
+        keys=st.lists(st.none() | st.sampled_from("xyz"), min_size=1, max_size=4),
+        priority=st.integers(-1, 1),
+        delay_ms=st.sampled_from([None, -5, 0, 1_000]),
+    )
+    def enqueue(self, queue: str, keys: list[str | None], priority: int, delay_ms: int | None) -> None:
+        now = self.clock.now_ms
+        at = None if delay_ms is None else now + delay_ms
+        jobs = [NewJob(queue, key, dedupe_key=key, priority=priority, run_at_ms=at, max_attempts=2) for key in keys]
+        expected: list[str | None] = []
+        duplicates: list[str | None] = []
+        for key in keys:
+            duplicate = self.model.held(queue, key) or (key is not None and key in expected)
+            (duplicates if duplicate else expected).append(key)
+        made = self.call(self.queue.enqueue(jobs))
+        assert made.duplicates == duplicates
+        assert len(made.ids) == len(expected)
+        for job_id, key in zip(made.ids, expected, strict=True):
+            late = delay_ms is not None and delay_ms > 0
+            state = JobState.SCHEDULED if late else JobState.READY
+            run_at_ms = now + 1_000 if late else now
+            self.model.jobs[job_id] = Known(job_id, queue, key, priority, run_at_ms, state)
+
+    @rule(queue=st.sampled_from(QUEUES), limit=st.integers(1, 4))
+    def claim(self, queue: str, limit: int) -> None:
+        taken = self.call(self.queue.claim(queue, limit))
+        jobs = self.model.jobs
+        for job in jobs.values() if queue not in self.model.paused else ():
+            if job.queue == queue and job.state is JobState.SCHEDULED and job.run_at_ms <= self.clock.now_ms:
+                job.state = JobState.READY
+        ready = [job for job in jobs.values() if job.queue == queue and job.state is JobState.READY]
+        ready.sort(key=lambda job: (job.priority, job.run_at_ms, int(job.id)))
+        suspects = [job for job in ready if job.suspect]
+        running = self.model.running()
+        if queue in self.model.paused or any(job.suspect for job in running) or (suspects and running):
+            expected: list[Known] = []
+        else:
+            expected = suspects[:1] or ready[:limit]
+        if not taken and expected and not expected[0].suspect:
+            waits = any(job.suspect and job.state is JobState.READY for job in jobs.values())
+            assert waits, "a claim was refused though nobody waits to be alone"
+            return
+        assert [row.id for row in taken] == [job.id for job in expected]
+        for row, job in zip(taken, expected, strict=True):
+            assert job.row is None or row.lease_seq > job.row.lease_seq
+            assert (row.attempts, row.interruptions, row.crashes, row.suspect) == (*job.counts, job.suspect)
+            assert row.cursor == job.cursor
+            job.state, job.row = JobState.RUNNING, row
+
+    @precondition(lambda self: self.model.running())
+    @rule(data=st.data(), cursor=st.integers(0, 3))
+    def checkpoint(self, data: st.DataObject, cursor: int) -> None:
+        job = data.draw(st.sampled_from(self.model.running()))
+        assert job.row is not None
+        self.call(self.queue.checkpoint(job.row, cursor))
+        if cursor != job.cursor:
+            job.cursor, job.stalled, job.alone = cursor, 0, 0
+
+    @precondition(lambda self: self.model.running())
+    @rule(
+        data=st.data(),
+        verdict=st.sampled_from(
+            [Done(1), Failed("x"), Failed("x", for_good=True), Failed("x", delay_s=0), Interrupted()]
+        ),
+    )
+    def settle(self, data: st.DataObject, verdict: Verdict) -> None:
+        job = data.draw(st.sampled_from(self.model.running()))
+        assert job.row is not None
+        to = decide(job.row, verdict, self.clock.now_ms, jitter=0.0)
+        assert self.call(self.queue.settle(job.row, verdict)) is to.state
+        self.model.stale.append(job.row)
+        kept = isinstance(verdict, Interrupted)
+        job.state, job.run_at_ms, job.suspect = to.state, to.run_at_ms, to.suspect
+        job.counts = (to.attempts, to.interruptions, to.crashes)
+        job.stalled, job.alone = (job.stalled, job.alone) if kept else (0, 0)
+
+    @precondition(lambda self: self.model.stale)
+    @rule(data=st.data(), verdict=st.sampled_from([Done(), Failed("late"), Interrupted(), None]))
+    def late_write(self, data: st.DataObject, verdict: Verdict | None) -> None:
+        row = data.draw(st.sampled_from(self.model.stale))
+        write = self.queue.checkpoint(row, 9) if verdict is None else self.queue.settle(row, verdict)
+        try:
+            self.call(write)
+        except LeaseLost:
+            return
+        raise AssertionError("a late write was taken")
+
+    @rule(queues=st.lists(st.sampled_from(QUEUES), unique=True))
+    def requeue(self, queues: list[str]) -> None:
+        expected = [job for job in self.model.running() if job.queue in queues]
+        back = self.queue.requeue_running(queues, 5)
+        assert set(back.ids) == {job.id for job in expected}
+        assert set(back.checkpointed) == {job.id for job in expected if job.cursor is not None}
+        for job in expected:
+            assert job.row is not None
+            self.model.stale.append(job.row)
+            self._interrupted(job)
+
+    @staticmethod
+    def _interrupted(job: Known) -> None:
+        attempts, interruptions, crashes = job.counts
+        job.state, job.counts = JobState.READY, (attempts, interruptions + 1, crashes)
+
+    @rule()
+    def mark_draining(self) -> None:
+        self.queue.mark_draining(5)
+        self.marked = True
+
+    @rule(data=st.data(), crashed=st.booleans())
+    def restart(self, data: st.DataObject, crashed: bool) -> None:
+        if crashed:
+            self.queue._reader.close()
+            assert self.queue._writer.close(5)
+            self.queue._lock.release()
+        else:
+            assert self.queue.close()
+        for job in self.model.running():
+            assert job.row is not None
+            self.model.stale.append(job.row)
+            if crashed and not self.marked:
+                self._crashed(job)
+            else:
+                self._interrupted(job)
+        self.marked = False
+        self.open()
+
+    @staticmethod
+    def _crashed(job: Known) -> None:
+        row = job.row
+        assert row is not None
+        seen = JobRow(
+            **{name: getattr(row, name) for name in row.__slots__}
+            | {"stalled_crashes": job.stalled, "alone_crashes": job.alone}
+        )
+        to = after_crash(seen)
+        job.state, job.suspect = to.state, to.suspect
+        job.stalled, job.alone = to.stalled_crashes, to.alone_crashes
+        job.counts = (to.attempts, to.interruptions, to.crashes)
+
+    @rule(queue=st.sampled_from(QUEUES), paused=st.booleans())
+    def pause(self, queue: str, paused: bool) -> None:
+        self.call(self.queue.pause(queue) if paused else self.queue.resume(queue))
+        (self.model.paused.add if paused else self.model.paused.discard)(queue)
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(data=st.data(), retry=st.booleans())
+    def tend(self, data: st.DataObject, retry: bool) -> None:
+        job = data.draw(st.sampled_from(list(self.model.jobs.values())))
+        if retry:
+            retried = self.call(self.queue.retry([job.id]))
+            assert retried == ([job.id] if job.state is JobState.DEAD else [])
+            if retried:
+                job.state, job.run_at_ms = JobState.READY, self.clock.now_ms
+                job.counts, job.stalled, job.alone = (0, *job.counts[1:]), 0, 0
+        else:
+            discarded = self.call(self.queue.discard([job.id]))
+            assert discarded == ([] if job.state is JobState.RUNNING else [job.id])
+            for job_id in discarded:
+                del self.model.jobs[job_id]
+                self.model.stale = [row for row in self.model.stale if row.id != job_id]
+
+    @rule(by_ms=st.sampled_from([-500, 1, 400, 5_000]))
+    def time_passes(self, by_ms: int) -> None:
+        self.clock.now_ms += by_ms
+
+    @invariant()
+    def depths_agree(self) -> None:
+        QueueMachine.steps += 1
+        for depth in self.queue.depths():
+            jobs = [job for job in self.model.jobs.values() if job.queue == depth.name]
+            assert depth.paused == (depth.name in self.model.paused)
+            for state in (JobState.RUNNING, JobState.DEAD, JobState.READY, JobState.SCHEDULED):
+                assert getattr(depth, state) == sum(job.state is state for job in jobs), state
+
+
+class TestQueueMachine(QueueMachine.TestCase):
+    """Runs it, and prints how far it went (shown with `-s`)."""
+
+    settings = settings(
+        max_examples=40 * SCALE,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        print(f"\nqueue machine: {QueueMachine.steps} steps agreed with the model")

@@ -1,0 +1,253 @@
+"""One verdict: whoever asks meanwhile shares the waiting reload, and nobody is left without an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import pytest
+from pydantic import BaseModel, Field, SecretStr
+
+from hotreload import Live, LiveSettings, Restart
+from hotreload.config.document import Document
+from hotreload.config.redact import Redactor
+from hotreload.config.settings import SettingsModel
+from hotreload.config.store import SnapshotStore
+from hotreload.lifecycle import Lifecycle, Phase
+from hotreload.reload.apply import Transition
+from hotreload.reload.attempt import Flow
+from hotreload.reload.coordinator import ReloadCoordinator, Ticket
+from hotreload.reload.load import load
+from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
+from hotreload.reload.validate import Source, build_candidate, first_snapshot
+
+pytestmark = pytest.mark.anyio
+SIGNAL = Trigger(TriggerKind.SIGNAL, "SIGHUP", 0)
+HTTP = Trigger(TriggerKind.HTTP, "pid 1 uid 0", 0)
+
+
+class VLM(BaseModel):
+    max_concurrent: Annotated[int, Live, Field(ge=1, le=1024)] = 4
+    api_key: Annotated[SecretStr | None, Live] = None
+
+
+class Conf(LiveSettings):
+    vlm: VLM = VLM()
+    workspace: Annotated[str, Restart] = "here"
+
+
+@dataclass
+class Gate:
+    """A part whose prepare waits until it is let through, and counts."""
+
+    name: str = "workers.semantic"
+    paths: Sequence[str] = ("",)
+    entered: list[anyio.Event] = field(default_factory=list)
+    open: anyio.Event | None = None
+    arrived: anyio.Event = field(default_factory=anyio.Event)
+    prepared: list[Transition] = field(default_factory=list)
+
+    async def prepare(self, transition: Transition) -> None:
+        self.prepared.append(transition)
+        self.arrived.set()
+        if self.open is not None:
+            await self.open.wait()
+
+
+@dataclass
+class Running:
+    """A coordinator over a real file."""
+
+    path: Path
+    coordinator: ReloadCoordinator
+    lifecycle: Lifecycle
+    snapshots: SnapshotStore[Any]
+    gate: Gate
+    heard: list[tuple[ReloadReport, Document | None]]
+    began: list[str]
+
+    def save(self, **conf: Any) -> None:
+        self.path.write_text(json.dumps(conf))
+
+    async def reload(self, **asked: Any) -> ReloadReport:
+        with anyio.fail_after(20):
+            return await self.coordinator.submit(SIGNAL, **asked).wait()
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Running]:
+    path = folder / "ov.conf"
+    path.write_text(json.dumps({"vlm": {"max_concurrent": 4}}))
+    source = Source(path=path, model=SettingsModel(Conf, environ={}))
+    redactor = Redactor(b"k" * 32)
+    snapshots = SnapshotStore(first_snapshot(build_candidate(await load(path), source), redactor))
+    lifecycle, gate = Lifecycle(), Gate()
+    lifecycle.move(Phase.RUNNING)
+    heard: list[tuple[ReloadReport, Document | None]] = []
+    began: list[str] = []
+
+    def begin(ticket: Ticket) -> None:
+        began.append(ticket.id)
+
+    coordinator = ReloadCoordinator(
+        Flow(source, snapshots, [gate], redactor),
+        lifecycle,
+        began=begin,
+        heard=lambda report, document: heard.append((report, document)),
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(coordinator.run)
+        yield Running(path, coordinator, lifecycle, snapshots, gate, heard, began)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_changed_live_field_is_applied(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.save(vlm={"max_concurrent": 12})
+        report = await one.reload()
+        assert (report.outcome, report.generation, report.previous_generation) == (Outcome.APPLIED, 2, 1)
+        [change] = report.changes
+        assert (change.path, change.old, change.new, change.owner) == (
+            "vlm.max_concurrent",
+            4,
+            12,
+            "workers.semantic",
+        )
+        assert one.snapshots.current.settings.vlm.max_concurrent == 12
+        assert one.heard[0][0] is report
+        assert one.heard[0][1] is not None
+        assert one.began == [report.id]
+        assert set(report.timings_ms) == {"load", "validate", "plan", "prepare", "commit", "total"}
+
+
+async def test_the_same_settings_call_no_part(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.path.write_text('{\n  "workspace": "here", "vlm": {"max_concurrent": 4}\n}\n')
+        report = await one.reload()
+        assert (report.outcome, report.generation) == (Outcome.UNCHANGED, 1)
+        assert one.gate.prepared == []
+
+
+async def test_a_bad_file_changes_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.save(vlm={"max_concurrent": -3})
+        report = await one.reload()
+        assert report.outcome is Outcome.REJECTED
+        assert (report.errors[0].path, report.errors[0].line, report.errors[0].column) == ("vlm.max_concurrent", 1, 28)
+        assert one.snapshots.current.generation == 1
+
+
+async def test_a_restart_field_is_pending_until_the_edit_is_taken_back(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.save(workspace="there", vlm={"max_concurrent": 5})
+        report = await one.reload()
+        assert report.outcome is Outcome.APPLIED
+        [pending] = report.pending_restart
+        assert (pending.path, pending.running, pending.on_disk) == ("workspace", "here", "there")
+        assert one.snapshots.current.settings.workspace == "here"
+        one.save(vlm={"max_concurrent": 5})
+        assert (await one.reload()).pending_restart == ()
+        assert one.coordinator.pending_restart == ()
+
+
+async def test_a_dry_run_is_validated_planned_and_not_applied(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.save(workspace="there", vlm={"max_concurrent": 12})
+        report = await one.reload(dry_run=True)
+        assert (report.outcome, report.dry_run, report.generation) == (Outcome.VALID, True, 1)
+        assert [change.path for change in report.changes] == ["vlm.max_concurrent"]
+        assert [pending.path for pending in report.pending_restart] == ["workspace"]
+        assert one.gate.prepared == []
+        assert one.heard == []
+        assert one.coordinator.pending_restart == ()
+
+
+async def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.save(vlm={"max_concurrent": 4, "api_key": "sk-very-secret"})
+        report = await one.reload()
+        assert report.outcome is Outcome.APPLIED
+        assert "sk-very-secret" not in json.dumps(report.to_dict()) + repr(report)
+
+
+async def test_those_who_ask_meanwhile_share_one_waiting_reload(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.gate.open = anyio.Event()
+        one.save(vlm={"max_concurrent": 5})
+        first = one.coordinator.submit(SIGNAL)
+        await one.gate.arrived.wait()
+        one.save(vlm={"max_concurrent": 6})
+        later = [one.coordinator.submit(HTTP) for _ in range(1000)]
+        assert len({ticket.id for ticket in later}) == 1
+        assert later[0].id != first.id
+        one.gate.open.set()
+        with anyio.fail_after(20):
+            assert (await first.wait()).changes[0].new == 5
+            reports = [await ticket.wait() for ticket in later]
+        assert {report.changes[0].new for report in reports} == {6}
+        assert len(one.gate.prepared) == 2
+
+
+async def test_a_caller_who_leaves_does_not_stop_the_reload(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.gate.open = anyio.Event()
+        one.save(vlm={"max_concurrent": 5})
+        ticket = one.coordinator.submit(SIGNAL, ticket_id="mine")
+        with anyio.move_on_after(0.01):
+            await ticket.wait()
+        one.gate.open.set()
+        with anyio.fail_after(20):
+            report = await ticket.wait()
+        assert (report.id, report.outcome) == ("mine", Outcome.APPLIED)
+
+
+async def test_a_generation_that_moved_on_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.save(vlm={"max_concurrent": 5})
+        report = await one.reload(if_match=7)
+        assert (report.outcome, report.errors[0].path) == (Outcome.REFUSED, "generation")
+        assert (await one.reload(if_match=1)).outcome is Outcome.APPLIED
+
+
+async def test_while_draining_and_after_it_everyone_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.lifecycle.move(Phase.QUIESCING)
+        report = await one.reload()
+        assert (report.outcome, report.errors[0].path) == (Outcome.REFUSED, "phase")
+        coordinator = one.coordinator
+    with anyio.fail_after(20):
+        assert (await coordinator.submit(SIGNAL).wait()).outcome is Outcome.REFUSED
+
+
+async def test_a_reload_cut_by_the_end_answers_those_who_wait(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.gate.open = anyio.Event()
+        one.save(vlm={"max_concurrent": 5})
+        tickets = [one.coordinator.submit(SIGNAL)]
+        await one.gate.arrived.wait()
+        tickets.append(one.coordinator.submit(HTTP))
+    with anyio.fail_after(20):
+        reports = [await ticket.wait() for ticket in tickets]
+    assert [report.outcome for report in reports] == [Outcome.REFUSED] * 2
+    assert one.snapshots.current.generation == 1
+
+
+async def test_a_defect_in_a_part_is_reported_and_the_next_reload_works(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+
+        async def broken(_transition: Transition) -> None:
+            raise ZeroDivisionError
+
+        fine, one.gate.prepare = one.gate.prepare, broken  # type: ignore[method-assign]
+        one.save(vlm={"max_concurrent": 5})
+        report = await one.reload()
+        assert report.outcome is Outcome.ROLLED_BACK
+        assert "workers.semantic" in report.errors[0].message
+        assert one.snapshots.current.generation == 1
+        one.gate.prepare = fine  # type: ignore[method-assign]
+        assert (await one.reload()).outcome is Outcome.APPLIED

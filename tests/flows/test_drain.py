@@ -1,0 +1,195 @@
+"""The drain flow: phases, the one deadline, signals that hurry it, and the thread that ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from hotreload.drain.coordinator import DrainCoordinator
+from hotreload.drain.deadline import Budget
+from hotreload.drain.last_resort import LastResort
+from hotreload.drain.report import DrainReport
+from hotreload.lifecycle import Lifecycle, Phase
+from tests.flows.parts import Work
+
+pytestmark = pytest.mark.anyio
+
+
+class Drain:
+    """A coordinator over real parts, with the exit of the process recorded instead of taken."""
+
+    def __init__(self, *parts: Work, deadline_s: float = 5.0, grace_s: float | None = None) -> None:
+        self.lifecycle = Lifecycle()
+        self.phases: list[Phase] = []
+        self.kept: list[DrainReport] = []
+        self.exited = threading.Event()
+        self.codes: list[int] = []
+        self.lifecycle.listen(self.phases.append)
+        self.coordinator = DrainCoordinator(
+            lifecycle=self.lifecycle,
+            parts=parts,
+            budget=lambda: Budget(deadline_s, grace_s),
+            record=self.kept.append,
+            wake=asyncio.get_running_loop().call_soon_threadsafe,
+            last_resort=functools.partial(LastResort, exit_process=self._exit, guard_gil=False),
+        )
+        self.coordinator.start()
+        self.lifecycle.move(Phase.RUNNING)
+        self.phases.clear()
+
+    def _exit(self, code: int) -> None:
+        self.codes.append(code)
+        self.exited.set()
+
+    async def run(self) -> DrainReport:
+        with anyio.fail_after(30):
+            report = await self.coordinator.run()
+        self.coordinator.leave()
+        return report
+
+    async def reaches(self, phase: Phase) -> None:
+        reached = anyio.Event()
+        self.lifecycle.listen(lambda entered: reached.set() if entered is phase else None)
+        if self.lifecycle.phase is not phase:
+            with anyio.fail_after(30):
+                await reached.wait()
+
+
+async def drained(drain: Drain, meanwhile: Callable[[], object] = lambda: None) -> DrainReport:
+    drain.coordinator.request("SIGTERM")
+    reports: list[DrainReport] = []
+
+    async def run() -> None:
+        reports.append(await drain.run())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        if drain.coordinator._parts[0].remaining():
+            await drain.reaches(Phase.GRACE)
+        meanwhile()
+    return reports[0]
+
+
+async def test_an_idle_service_goes_straight_to_flushing() -> None:
+    work = Work()
+    drain = Drain(work)
+    report = await drained(drain)
+    assert drain.phases == [Phase.QUIESCING, Phase.FLUSHING, Phase.STOPPED]
+    assert work.asked == ["quiesce", "flush"]
+    assert (report.phase, report.lost, report.forced) == ("stopped", 0, False)
+    assert drain.kept == [report]
+
+
+async def test_jobs_that_finish_in_the_grace_are_not_interrupted() -> None:
+    work = Work(jobs=["a", "b"])
+    drain = Drain(work)
+
+    def finish() -> None:
+        work.end("a")
+        work.end("b")
+
+    report = await drained(drain, finish)
+    assert drain.phases == [Phase.QUIESCING, Phase.GRACE, Phase.FLUSHING, Phase.STOPPED]
+    assert report.finished == ["a", "b"]
+    assert report.requeued == []
+
+
+async def test_what_is_left_after_the_grace_is_interrupted_and_requeued() -> None:
+    work = Work(jobs=["a"])
+    drain = Drain(work, grace_s=0.05)
+    report = await drained(drain)
+    assert drain.phases == [Phase.QUIESCING, Phase.GRACE, Phase.INTERRUPTING, Phase.FLUSHING, Phase.STOPPED]
+    assert report.requeued == ["a"]
+    assert report.abandoned == []
+    assert report.elapsed_s < 1
+
+
+async def test_jobs_that_only_wait_for_others_get_no_grace() -> None:
+    work = Work(waiting=["parent"])
+    drain = Drain(work)
+    drain.coordinator.request("SIGTERM")
+    await drain.run()
+    assert drain.phases == [Phase.QUIESCING, Phase.INTERRUPTING, Phase.FLUSHING, Phase.STOPPED]
+
+
+async def test_a_second_signal_ends_the_grace_a_third_the_interrupting_and_the_flush_is_never_skipped() -> None:
+    work = Work(jobs=["a"], deaf=True)
+    drain = Drain(work, deadline_s=60)
+    began = time.monotonic()
+    drain.coordinator.request("SIGTERM")
+    reports: list[DrainReport] = []
+
+    async def run() -> None:
+        reports.append(await drain.run())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await drain.reaches(Phase.GRACE)
+        drain.coordinator.hurry()
+        await drain.reaches(Phase.INTERRUPTING)
+        drain.coordinator.hurry()
+    assert time.monotonic() - began < 10
+    assert work.asked == ["quiesce", "idle", "interrupt", "flush"]
+    assert reports[0].abandoned == ["a"]
+    assert reports[0].lost == 0
+
+
+async def test_a_later_request_changes_neither_deadline_nor_reason() -> None:
+    drain = Drain(Work())
+    drain.coordinator.request("SIGTERM", 3)
+    first = drain.coordinator.deadline
+    drain.coordinator.request("http", 99)
+    assert drain.coordinator.deadline is first
+    report = await drain.run()
+    assert (report.reason, report.deadline_s) == ("SIGTERM", pytest.approx(3))
+
+
+async def test_code_that_does_not_stop_is_left_behind_inside_the_deadline() -> None:
+    work = Work(jobs=["a"], deaf=True)
+    drain = Drain(work, deadline_s=1.0)
+    report = await drained(drain)
+    assert report.abandoned == ["a"]
+    assert report.elapsed_s < 1.0
+    assert report.overshoot_ms == 0
+
+
+async def test_a_blocked_loop_is_flushed_and_left_from_the_thread() -> None:
+    work = Work(jobs=["a"])
+    drain = Drain(work, deadline_s=0.6)
+    drain.coordinator.request("SIGTERM")
+    began = time.monotonic()
+    assert drain.exited.wait(30)  # blocks the event loop, as a job's code would
+    elapsed = time.monotonic() - began
+    assert drain.codes == [0]
+    assert 0.5 < elapsed < 5
+    [report] = drain.kept
+    assert report.forced
+    assert report.abandoned == ["a"]
+    assert any("drain.exited.wait" in line for line in report.stuck)
+
+
+async def test_a_part_that_cannot_be_flushed_is_counted_as_lost() -> None:
+    bad, good = Work("bad", jobs=["a"], fails_to_flush=True, deaf=True), Work("good", jobs=["b"])
+    drain = Drain(bad, good, deadline_s=0.8)
+    report = await drained(drain)
+    assert report.lost == 1
+    assert "b" in report.requeued
+
+
+async def test_progress_is_readable_from_the_request_on() -> None:
+    work = Work(jobs=["a"])
+    drain = Drain(work)
+    assert drain.coordinator.progress() is None
+    drain.coordinator.request("SIGTERM", 5)
+    progress = drain.coordinator.progress()
+    assert progress is not None
+    assert progress["remaining"] == [{"part": "work", "id": "a", "what": "work", "waiting": False, "why": ""}]
+    drain.coordinator.hurry()
+    drain.coordinator.hurry()
+    await drain.run()

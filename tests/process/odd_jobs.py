@@ -1,0 +1,126 @@
+"""A service whose jobs misbehave in every way, and keep a history of what they were told."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import signal
+import time
+from contextlib import suppress
+from typing import Annotated, Any, Final
+
+import anyio
+from pydantic import BaseModel
+
+from hotreload import Job, Live, LiveSettings, Service, SyncJob
+
+STEPS: Final = 4
+QUEUES: Final = ("odd", "threads", "processes")
+
+
+class Settings(LiveSettings):
+    """How many run at once, and where the history is."""
+
+    limit: Annotated[int, Live] = 16
+    history: str = "history"
+
+
+class Odd(BaseModel):
+    """What a job does: its way, and how long a step of it takes."""
+
+    way: str
+    seconds: float = 0.0
+
+
+service = Service("odd", settings=Settings)
+
+
+def tell(conf: Settings, *words: object) -> None:
+    """Add a line to the history; it stays whatever happens to this process next."""
+    descriptor = os.open(conf.history, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, f"{' '.join(map(str, words))}\n".encode())
+    os.close(descriptor)
+
+
+def effect(job_id: str, step: int) -> Any:
+    """Return a writer of the step's effect, for the transaction of its checkpoint."""
+
+    def write(connection: Any) -> None:
+        connection.execute("CREATE TABLE IF NOT EXISTS effects (job, step)")
+        connection.execute("INSERT INTO effects VALUES (?, ?)", (int(job_id), step))
+
+    return write
+
+
+def without_gil(seconds: float) -> None:
+    """Stay in C code that gave the GIL back."""
+    select.select([], [], [], seconds)
+
+
+def busy(seconds: float) -> None:
+    """Stay in Python code."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        pass
+
+
+def with_gil(_seconds: float) -> None:
+    """Stay in C code that keeps the GIL, for many minutes."""
+    sum(itertools.repeat(1, 10**12))
+
+
+BLOCKING: Final = {"without_gil": without_gil, "busy": busy, "with_gil": with_gil}
+
+
+@service.worker("odd", limit=lambda conf: conf.limit)
+async def odd(job: Job[Odd], conf: Settings) -> int:
+    """Do a job in the event loop."""
+    way = job.payload.way
+    if way == "kills":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if way in BLOCKING:
+        await anyio.sleep(0.1)
+        tell(conf, "S", job.id, way)
+        BLOCKING[way](job.payload.seconds)
+        return 0
+    for step in job.resume(range(1, STEPS + 1)):
+        tell(conf, "S", job.id, step)
+        if way == "needs":
+            job.needs(job.payload.seconds)
+        await _pause(way, job.payload.seconds)
+        await job.checkpoint(step, within=effect(job.id, step))
+        tell(conf, "C", job.id, step)
+    return job.attempt
+
+
+async def _pause(way: str, seconds: float) -> None:
+    if way == "shields":
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(seconds)
+    while way == "swallows":
+        with suppress(BaseException):  # as bad code does
+            await anyio.sleep(60)
+    await anyio.sleep(seconds)
+
+
+@service.worker("threads", limit=lambda conf: conf.limit)
+def in_thread(job: SyncJob[Odd], conf: Settings) -> int:
+    """Do a job in a thread."""
+    for step in job.resume(range(1, STEPS + 1)):
+        tell(conf, "S", job.id, step)
+        BLOCKING.get(job.payload.way, without_gil)(job.payload.seconds)
+        job.checkpoint(step, within=effect(job.id, step))
+        tell(conf, "C", job.id, step)
+    return job.attempt
+
+
+@service.worker("processes", limit=2, process=True)
+def in_process(job: SyncJob[Odd], conf: Settings) -> int:
+    """Do a job in a child process; its effects cannot share the store's transaction."""
+    for step in job.resume(range(1, STEPS + 1)):
+        tell(conf, "S", job.id, step)
+        BLOCKING.get(job.payload.way, without_gil)(job.payload.seconds)
+        job.checkpoint(step)
+        tell(conf, "C", job.id, step)
+    return job.attempt

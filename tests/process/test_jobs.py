@@ -1,0 +1,145 @@
+"""The queue for people: routes and verbs over a running service, and what a host without a queue answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from hotreload.admin.app import create_app
+from hotreload.cli.exits import Exit
+from hotreload.host.peoples_jobs import PeoplesJobs
+from hotreload.queue.job import Failed
+from hotreload.queue.sqlite import SqliteQueue
+from hotreload.workers.job import enqueue
+from hotreload.workers.kind import Kind
+from tests.control import FakeControl
+from tests.process.running import HOTRELOAD, hotreload, started
+from tests.unit.test_admin_app import as_local
+
+pytestmark = pytest.mark.anyio
+
+
+class Text(BaseModel):
+    name: str
+
+
+@asynccontextmanager
+async def asked(folder: Path) -> AsyncIterator[tuple[SqliteQueue, httpx.AsyncClient]]:
+    """Answer for a queue `texts` with nobody working on it."""
+    store = SqliteQueue.open(folder / "q.db")
+    kinds = {"texts": Kind("texts", TypeAdapter(Text), version=3)}
+
+    async def add(queue: str, payload: Any, **options: Any) -> str | None:
+        return await enqueue(store, kinds, queue, payload, **options)
+
+    control = FakeControl(jobs=PeoplesJobs(store, add, tuple(kinds)))
+    transport = httpx.ASGITransport(as_local(create_app(control)), raise_app_exceptions=False)
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            yield store, client
+    finally:
+        store.close()
+
+
+async def test_jobs_over_http(tmp_path: Path) -> None:
+    async with asked(tmp_path) as (store, client):
+        body = {"queue": "texts", "payload": {"name": "a"}, "key": "a"}
+        added = await client.post("/admin/jobs", json=body)
+        assert (added.status_code, added.json()) == (201, {"id": "1"})
+        again = await client.post("/admin/jobs", json=body)
+        assert (again.status_code, again.json()) == (200, {"id": None})
+        await client.post("/admin/jobs", json={**body, "key": "b", "priority": 2, "delay_s": 60})
+        [row] = await store.claim("texts", 9)
+        await store.settle(row, Failed("no", traceback="Traceback …", for_good=True))
+        page = (await client.get("/admin/jobs", params={"state": "dead"})).json()["jobs"]
+        assert [(job["id"], job["key"], job["state"], job["reason"]) for job in page] == [("1", "a", "dead", "no")]
+        assert len((await client.get("/admin/jobs", params={"limit": 1})).json()["jobs"]) == 1
+        whole = (await client.get("/admin/jobs/1")).json()
+        assert (whole["payload"], whole["version"], whole["traceback"]) == ({"name": "a"}, 3, "Traceback …")
+
+        async def post(verb: str, **asked: Any) -> Any:
+            return (await client.post(f"/admin/jobs/{verb}", json=asked)).json()
+
+        assert await post("retry", queue="texts") == {"retried": ["1"], "passed_over": []}
+        assert await post("retry", ids=["1"]) == {"retried": [], "passed_over": ["1"]}
+        assert await post("pause", queue="texts") == {"queue": "texts", "paused": True}
+        assert await store.claim("texts", 1) == []
+        assert await post("resume", queue="texts") == {"queue": "texts", "paused": False}
+        assert await post("discard", ids=["1", "77"]) == {"discarded": ["1"], "passed_over": ["77"]}
+        store.refuse_new()
+        refused = await client.post("/admin/jobs", json={**body, "key": "c"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/99", None, 404),
+        ("GET", "/no-number", None, 404),
+        ("GET", "?state=odd", None, 400),
+        ("GET", "?limit=0", None, 400),
+        ("POST", "", {"queue": "texts", "payload": {}}, 422),
+        ("POST", "", {"queue": "nobody", "payload": {}}, 422),
+        ("POST", "", {"payload": {}}, 400),
+        ("POST", "", {"queue": "texts", "priority": "high"}, 400),
+        ("POST", "/retry", {}, 400),
+        ("POST", "/discard", {"ids": [], "queue": "texts"}, 400),
+        ("POST", "/pause", {"queue": "nobody"}, 404),
+    ],
+)
+async def test_what_is_wrong_is_said(tmp_path: Path, method: str, path: str, body: Any, status: int) -> None:
+    async with asked(tmp_path) as (_, client):
+        answer = await client.request(method, f"/admin/jobs{path}", json=body)
+    assert answer.status_code == status
+    assert answer.json()["error"]
+
+
+async def test_a_host_without_a_queue_says_so() -> None:
+    transport = httpx.ASGITransport(as_local(create_app(FakeControl())), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        answer = await client.get("/admin/jobs")
+    assert answer.status_code == 409
+    assert answer.json()["error"].startswith("not offered by this host")
+
+
+async def test_the_verbs(short_path: Path) -> None:
+    (short_path / "ov.conf").write_text(json.dumps({"history": str(short_path / "history")}))
+    where = ("--socket", str(short_path / "run" / "s"))
+    run = ("run", "tests.process.odd_jobs:service", "--config", str(short_path / "ov.conf"), *where)
+
+    async def verb(*arguments: str) -> tuple[int, str, str]:
+        done = await hotreload("jobs", *arguments, *where)
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    async with started(*HOTRELOAD, *run) as (process, spoken):
+        await spoken.line("listening on")
+        code, out, _ = await verb("pause", "odd")
+        assert (code, out) == (Exit.DONE, "odd is paused\n")
+        code, out, _ = await verb("add", "odd", '{"way": "plain"}', "--key", "k", "--json")
+        assert (code, json.loads(out)) == (Exit.DONE, {"id": "1"})
+        code, out, _ = await verb("list", "--queue", "odd")
+        assert code == Exit.DONE
+        assert out.splitlines()[1].split()[:4] == ["1", "odd", "ready", "0"]
+        code, out, _ = await verb("show", "1")
+        assert '{"way": "plain", "seconds": 0.0}' in out
+        code, _, error = await verb("add", "odd", "{}")
+        assert code == Exit.REFUSED_BY_CONTENT
+        assert "way: Field required" in error
+        assert (await verb("add", "odd", "{"))[0] == Exit.USAGE
+        assert (await verb("retry", "--all"))[0] == Exit.USAGE
+        assert (await verb("show", "99"))[0] == Exit.REFUSED_BY_CONTENT
+        code, out, error = await verb("retry", "1")
+        assert (code, out, error) == (Exit.REFUSED_BY_CONTENT, "0 retried\n", "hotreload: not retried: 1\n")
+        assert (await verb("discard", "1"))[0] == Exit.DONE
+        process.terminate()
+        with anyio.fail_after(20):
+            assert await process.wait() == 0
+    assert (await verb("list"))[0] == Exit.UNREACHABLE

@@ -1,0 +1,84 @@
+"""Hundreds of reloads later there is no more of anything than after the first hundred."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.process.serving import Running, put, scaled, serving
+
+pytestmark = pytest.mark.anyio
+WARM = 100
+RELOADS = scaled(300, least=WARM + 50)
+MEGABYTE = 1024 * 1024
+
+
+def _each(folder: Path, read: Callable[[Path], str]) -> list[str]:
+    """Read every entry of a folder of /proc; one whose descriptor was closed meanwhile is left out."""
+    found: list[str] = []
+    for entry in folder.iterdir():
+        with suppress(FileNotFoundError):
+            found.append(read(entry))
+    return found
+
+
+def held(service: Running) -> dict[str, int]:
+    """Return what a process holds: descriptors, threads, inotify watches, and tasks as its part wrote them down."""
+    pid = service.process.pid
+    folder = Path(f"/proc/{pid}")
+    watches = sum(info.count("inotify wd:") for info in _each(folder / "fdinfo", Path.read_text))
+    links = _each(folder / "fd", os.readlink)
+    return {
+        "descriptors": sum(not link.startswith("socket:") for link in links),
+        "sockets": sum(link.startswith("socket:") for link in links),
+        "threads": len(os.listdir(folder / "task")),
+        "watches": watches,
+        "tasks": json.loads((service.folder / "one").read_text())["tasks"],
+    }
+
+
+async def resting(service: Running) -> dict[str, int]:
+    """Return what it holds once two looks agree: right after a save the watch is on its way to the new file."""
+    before, now = held(service), None
+    with anyio.fail_after(20):
+        while before != now:
+            await anyio.sleep(0.3)  # longer than the watch takes, whose steps nobody outside is told of
+            before, now = now or before, held(service)
+    return before
+
+
+def memory(service: Running) -> int:
+    """Return the private bytes of a process."""
+    rollup = Path(f"/proc/{service.process.pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Private_"))
+
+
+async def test_reloads_leave_nothing_behind(short_path: Path) -> None:
+    put(short_path / "ov.conf")
+    async with serving(short_path, target="tests.process.faulty:service") as service:
+        first: tuple[dict[str, int], int] | None = None
+        for value in range(1, RELOADS + 1):
+            put(service.conf, value=value, first={"value": value}, limit=1 + value % 5)
+            if value % 2:
+                await service.applied(value)  # the file asks
+            else:
+                await service.reload()
+            service.reloads.clear()
+            if value == WARM:
+                first = await resting(service), memory(service)
+        assert first is not None
+        grown = memory(service) - first[1]
+        print(f"{RELOADS} reloads: {first[0]} {grown / MEGABYTE:+.2f} MB since the first {WARM}")
+        assert (await service.status())["generation"] == RELOADS + 1
+        now = await resting(service)
+        print(now)
+        for kind in ("tasks", "sockets"):  # a connection more or less is the test's own
+            assert abs(now.pop(kind) - first[0].pop(kind)) <= 2
+        assert now == first[0]
+        assert grown <= MEGABYTE

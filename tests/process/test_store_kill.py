@@ -1,0 +1,132 @@
+"""kill -9 at any instant and before every statement, power lost below SQLite: nothing acknowledged is ever lost.
+
+HOTRELOAD_TEST_SCALE multiplies the counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import apsw
+import pytest
+
+from hotreload.errors import StoreOwned, StoreUnavailable
+from hotreload.queue.sqlite import SqliteQueue
+
+from .power import Disk
+from .store_life import check, finish, live
+
+SCALE = int(os.environ.get("HOTRELOAD_TEST_SCALE", "1"))
+ROOT = Path(__file__).parents[2]
+KILLS = 25 * SCALE
+LOSSES = 40 * SCALE
+
+
+def lives(way: str, folder: Path, count: int) -> str:
+    """Run lives in a process without threads, because those fork; return what it says."""
+    seed = random.randrange(1 << 30)
+    command = [sys.executable, "-m", "tests.process.store_life", way, str(folder), str(count), str(seed)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100 * SCALE, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.timeout(100 * SCALE)
+def test_killed_at_random_instants(tmp_path: Path) -> None:
+    assert f"{KILLS} killed" in lives("random", tmp_path, KILLS)
+
+
+@pytest.mark.timeout(100 * SCALE)
+def test_killed_before_every_statement(tmp_path: Path) -> None:
+    assert "statements" in lives("statements", tmp_path, 0)
+
+
+@pytest.mark.timeout(100 * SCALE)
+def test_power_lost_at_random_writes(tmp_path: Path) -> None:
+    begun = 0
+    for number in range(LOSSES):
+        begun += _lose_power(tmp_path / str(number), seed=random.randrange(1 << 30))
+    assert begun > LOSSES // 2
+
+
+def _lose_power(folder: Path, seed: int) -> bool:
+    """Lose power once; return whether anything had been acknowledged by then."""
+    chance, history = random.Random(seed), list[str]()
+    (folder / "after").mkdir(parents=True)
+    disk = Disk(chance.randrange(20, 600))
+    try:
+        queue = SqliteQueue.open(folder / "queue.db", opens=disk.connect)
+    except StoreUnavailable:
+        queue = None
+    if queue is not None:
+        try:
+            with pytest.raises(StoreUnavailable):
+                asyncio.run(live(queue, history.append, rounds=10_000))
+        finally:
+            queue.close()
+    disk.write_remains(folder / "after", chance)
+    after = folder / "after" / "queue.db"
+    check(after, history)
+    if _has_effects(after):
+        finish(after)
+    return bool(history)
+
+
+def test_a_second_process_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    script = (
+        "import sys; from hotreload.queue.sqlite import SqliteQueue; "
+        "queue = SqliteQueue.open(sys.argv[1]); print('owns', flush=True); sys.stdin.read()"
+    )
+    path = tmp_path / "queue.db"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"owns\n"
+        with pytest.raises(StoreOwned, match=f"pid {owner.pid} since 20"):
+            SqliteQueue.open(path)
+        owner.kill()
+    assert SqliteQueue.open(path).close()
+
+
+def test_a_wal_cut_anywhere_keeps_whole_commits(tmp_path: Path) -> None:
+    """The file as it is after a crash, its WAL cut at random places: a prefix of the commits, nothing else."""
+    path = tmp_path / "queue.db"
+    history: list[str] = []
+
+    async def fill() -> bytes:
+        queue = SqliteQueue.open(path)
+        await live(queue, history.append, rounds=5)
+        wal = path.with_name("queue.db-wal").read_bytes()
+        queue.close()
+        return wal
+
+    wal = anyio.run(fill)
+    whole = path.read_bytes()
+    chance = random.Random(7)
+    for number in range(20 * SCALE):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "queue.db").write_bytes(whole)
+        (folder / "queue.db-wal").write_bytes(wal[: chance.randrange(len(wal))])
+        connection = apsw.Connection(str(folder / "queue.db"))
+        assert connection.execute("PRAGMA integrity_check").get == "ok"
+        connection.close()
+        SqliteQueue.open(folder / "queue.db").close()
+        if _has_effects(folder / "queue.db"):
+            finish(folder / "queue.db")
+
+
+def _has_effects(path: Path) -> bool:
+    connection = apsw.Connection(str(path))
+    try:
+        return connection.table_exists("main", "effects")
+    finally:
+        connection.close()

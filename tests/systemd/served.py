@@ -1,0 +1,82 @@
+"""A small service for the boxes: its parts take as long, its jobs behave as badly as the settings say."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import anyio
+from anyio import get_cancelled_exc_class
+from pydantic import Field, SecretStr
+
+from hotreload import Job, Live, LiveSettings, Missing, Secret, Service
+from hotreload.reload import apply
+
+
+def _state() -> Path:
+    return Path(os.environ["STATE_DIRECTORY"])
+
+
+class Conf(LiveSettings):
+    """`ov.conf` of this service."""
+
+    value: Annotated[int, Live, Field(ge=0)] = 0
+    build_s: Annotated[float, Live] = 0.0
+    """How long the resource takes to build, at the start and at a reload."""
+    limit_s: Annotated[float, Live] = 5.0
+    """How long a part may take to prepare (5 s in earnest)."""
+    jobs: int = 0
+    steps: int = 20
+    step_s: Annotated[float, Live] = 0.05
+    manner: Annotated[Literal["steps", "hang", "block once"], Live] = "steps"
+    key: Annotated[SecretStr | None, Live, Secret] = None
+
+
+service = Service("served", settings=Conf, version="1")
+
+
+@service.resource(rebuilt_by=("value", "build_s", "key"))
+async def resource(conf: Conf) -> AsyncIterator[int]:
+    """Build slowly if told to."""
+    apply.PART_LIMIT_S, apply.ALL_LIMIT_S = conf.limit_s, conf.limit_s * 3
+    await anyio.sleep(conf.build_s)
+    if conf.key is not None:
+        (_state() / "key").write_text(conf.key.get_secret_value())
+    yield conf.value
+
+
+@service.worker("work", limit=100)
+async def work(job: Job[int], conf: Conf, resource: int) -> None:
+    """Do a number of steps, each written down; or hang without hearing a cancellation, or block the loop once."""
+    del resource
+    done = _state() / f"job-{job.payload}"
+    for step in job.resume(range(conf.steps)):
+        if conf.manner == "hang" and step == 2:
+            await _hang()
+        if conf.manner == "block once" and step == 2 and not (_state() / "blocked").exists():
+            (_state() / "blocked").touch()
+            threading.Event().wait()
+        await anyio.sleep(conf.step_s)
+        with done.open("a") as file:
+            file.write(f"{step}\n")
+        await job.checkpoint(step)
+    done.rename(_state() / f"done-{job.payload}")
+
+
+async def _hang() -> None:
+    while True:
+        try:
+            await anyio.sleep_forever()
+        except get_cancelled_exc_class():
+            continue
+
+
+@service.recovers("work")
+async def unfinished(conf: Conf) -> AsyncIterator[Missing[int]]:
+    """Find the jobs that are not done."""
+    for number in range(conf.jobs):
+        if not (_state() / f"done-{number}").exists():
+            yield Missing(str(number), "not done", number)

@@ -1,0 +1,427 @@
+"""The verbs against a small real process: what they print, where, and the exit codes of the contract."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from pydantic import SecretStr
+
+from hotreload.admin.control_socket import bind_tcp
+from hotreload.cli import run_verb
+from hotreload.cli.exits import Exit
+from hotreload.cli.find import trusted_uids
+from hotreload.cli.verbs import root
+from hotreload.errors import ConfigInvalid, Problem, StoreOwned
+from hotreload.reload.report import Outcome, PendingRestart
+from tests.control import FakeControl, Settings, report, serving
+
+TARGET = "tests.unit.test_cli:service"
+
+
+class DeclaredService:
+    """What `MODULE:ATTR` names in these tests; `outcome` is what comes of it."""
+
+    name = "declared"
+    outcome: Any = None
+
+    def check(self, config: Path | None) -> Any:
+        errors = () if self.outcome is None else (Problem("vlm.model", "field required", str(config), 3, 9),)
+        outcome = Outcome.REJECTED if errors else Outcome.VALID
+        return report(outcome, errors=errors, dry_run=True, generation=0, previous_generation=0)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+    def run(self, options: Any) -> int:
+        self.options = options
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return int(self.outcome or 0)
+
+
+service = DeclaredService()
+not_a_service = object()
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch: pytest.MonkeyPatch, short_path: Path, tmp_path: Path) -> None:
+    """Let no verb find a service of this machine, and no test leave an outcome behind."""
+    assert tmp_path.exists()  # pytest makes its own temporary folder before ours is another
+    for name in ("HOTRELOAD_URL", "HOTRELOAD_KEY_FILE", "HOTRELOAD_SOCKET", "RUNTIME_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path / "xdg"))
+    monkeypatch.setattr("hotreload.admin.place.SYSTEM_FOLDER", short_path / "system")
+    monkeypatch.setattr("tempfile.tempdir", str(short_path))
+    service.outcome = None
+
+
+@dataclass
+class Running:
+    """A served FakeControl, reached at `socket`."""
+
+    portal: BlockingPortal
+    socket: Path
+    control: FakeControl
+
+    def serve(self, **where: Any) -> AbstractContextManager[Any]:
+        return self.portal.wrap_async_context_manager(serving(self.control, **where))
+
+
+@pytest.fixture
+def running(short_path: Path) -> Iterator[Running]:
+    with start_blocking_portal("asyncio") as portal:
+        served = Running(portal, short_path / "s" / "hotreload.sock", FakeControl())
+        with served.serve(socket=served.socket):
+            yield served
+
+
+Ask = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
+    """Run a verb; return exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run_verb([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+# --- help and usage ---------------------------------------------------------------------------------------------
+
+
+def test_every_verb_explains_itself_with_an_example(ask: Ask) -> None:
+    assert sorted(root.commands) == sorted({"run", "check", "reload", "status", "drain"} | set(root.commands))
+    for verb in root.commands:
+        code, out, _ = ask(verb, "--help")
+        assert code == 0
+        assert f"\n  hotreload {verb}" in out, verb
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fly",), ("reload", "--timeout", "soon"), ("reload", "--timeout", "-1"), ("status", "--watch", "--json"),
+        ("check",), ("check", "m:a", "--against-running"), ("run", "m:a", "--http", "8750"),
+        ("run", "m:a", "--name", "../x"), ("status", "--name", "../x"), ("status", "--url", "localhost"),
+        ("status", "--url", "http://x", "--key-file", "/nonexistent"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_exit_2(ask: Ask, arguments: tuple[str, ...]) -> None:
+    code, out, err = ask(*arguments)
+    assert code == Exit.USAGE
+    assert out == ""
+    assert err
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("nocolon", "no MODULE:ATTR"),
+        ("no.such.module:x", "cannot import no.such.module"),
+        ("tests.unit.test_cli:nothing", "has no nothing"),
+        ("tests.unit.test_cli:not_a_service", "not a hotreload.Service"),
+    ],
+)
+def test_a_target_that_cannot_be_loaded_is_exit_2(ask: Ask, target: str, reason: str) -> None:
+    for verb in ("run", "check"):
+        code, _, err = ask(verb, target)
+        assert code == Exit.USAGE
+        assert reason in err.splitlines()[0]
+
+
+def test_a_target_that_raises_shows_where(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_target.py").write_text("x = 1\nraise ValueError('half\\nway')\n")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = ask("run", "broken_target:service")
+    assert code == Exit.USAGE
+    assert "ValueError('half\\nway')" in err.splitlines()[0]
+    assert 'broken_target.py", line 2' in err
+
+
+# --- run and check ----------------------------------------------------------------------------------------------
+
+
+def test_run_hands_its_options_on_and_returns_the_code(ask: Ask) -> None:
+    service.outcome = 1
+    options = ("--config", "ov.conf", "--http", "127.0.0.1:0", "--name", "docs", "--until-idle", "--last-known-good")
+    assert ask("run", TARGET, *options)[0] == 1
+    assert (service.options.config, service.options.http, service.options.name) == (
+        Path("ov.conf"),
+        "127.0.0.1:0",
+        "docs",
+    )
+    assert service.options.until_idle
+    assert service.options.last_known_good
+
+
+def test_run_that_cannot_start(ask: Ask) -> None:
+    service.outcome = ConfigInvalid([Problem("a", "one", "ov.conf", 1, 2), Problem("b", "two")])
+    code, _, err = ask("run", TARGET)
+    assert code == Exit.CONFIG == 78
+    assert err == "hotreload: cannot start: ov.conf:1:2: a: one\n  b: two\n"
+    service.outcome = StoreOwned("queue.db", "pid 7")
+    assert ask("run", TARGET)[0] == Exit.REFUSED_BY_STATE
+    service.outcome = OSError(98, "127.0.0.1:8750 is in use by another process")
+    code, _, err = ask("run", TARGET)
+    assert (code, err) == (Exit.REFUSED_BY_STATE, "hotreload: 127.0.0.1:8750 is in use by another process\n")
+
+
+def test_check_a_target(ask: Ask) -> None:
+    code, out, err = ask("check", TARGET, "--config", "ov.conf")
+    assert (code, err) == (Exit.DONE, "")
+    assert out.startswith("valid")
+    service.outcome = 1
+    code, out, err = ask("check", TARGET, "--config", "ov.conf")
+    assert (code, out) == (Exit.REFUSED_BY_CONTENT, "")
+    assert err == "hotreload: rejected: ov.conf:3:9: vlm.model: field required\n"
+    code, out, _ = ask("check", TARGET, "--json")
+    assert (code, json.loads(out)["outcome"]) == (Exit.REFUSED_BY_CONTENT, "rejected")
+
+
+def test_check_against_running_is_a_dry_run(ask: Ask, running: Running, tmp_path: Path) -> None:
+    running.control.outcome = Outcome.VALID
+    running.control.config_file = str(tmp_path / "ov.conf")
+    place = ("--socket", running.socket)
+    assert ask("check", "--against-running", *place)[0] == Exit.DONE
+    assert ask("check", "--against-running", "--config", tmp_path / "ov.conf", *place)[0] == Exit.DONE
+    assert all(ticket.report.dry_run for ticket, _ in running.control.submitted)
+    code, _, err = ask("check", "--against-running", "--config", tmp_path / "other.conf", *place)
+    assert (code, len(running.control.submitted)) == (Exit.REFUSED_BY_CONTENT, 2)
+    assert "cannot be read: No such file" in err
+    (tmp_path / "other.conf").write_bytes(b'{"a": "\xc3"}')
+    assert ask("check", "--against-running", "--config", tmp_path / "other.conf", *place)[0] == Exit.DONE
+    assert running.control.checked == [("other.conf", b'{"a": "\xc3"}')]
+
+
+def test_another_file_is_not_checked_over_tcp(ask: Ask, running: Running, tmp_path: Path) -> None:
+    (tmp_path / "other.conf").write_text("{}")
+    (tmp_path / "key").write_text("k" * 32)
+    running.control.settings = Settings(SecretStr("k" * 32))
+    listener = bind_tcp("127.0.0.1", 0)
+    with running.serve(listener=listener):
+        place = ("--url", f"http://127.0.0.1:{listener.getsockname()[1]}", "--key-file", tmp_path / "key")
+        code, _, err = ask("check", "--against-running", "--config", tmp_path / "other.conf", *place)
+    assert (code, running.control.checked) == (Exit.REFUSED_BY_STATE, [])
+    assert "over the control socket only" in err
+
+
+def test_schema_is_printed_as_it_is(ask: Ask) -> None:
+    code, out, err = ask("schema", TARGET)
+    assert (code, json.loads(out), err) == (Exit.DONE, {"type": "object"}, "")
+
+
+# --- reload -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "errors", "expected"),
+    [
+        (Outcome.APPLIED, (), 0),
+        (Outcome.UNCHANGED, (), 0),
+        (Outcome.VALID, (), 0),
+        (Outcome.REJECTED, (Problem("vlm.max_concurrent", "too small", "ov.conf", 14, 23, "-3", "1 to 1024"),), 1),
+        (Outcome.ROLLED_BACK, (Problem("vlm", "prepare failed"),), 1),
+        (Outcome.REFUSED, (Problem("phase", "the service is draining"),), 4),
+        (Outcome.REFUSED, (Problem("generation", "it moved on"),), 4),
+    ],
+)
+def test_a_verdict_is_an_exit_code(
+    ask: Ask, running: Running, outcome: Outcome, errors: tuple[Problem, ...], expected: int
+) -> None:
+    running.control.outcome, running.control.errors = outcome, errors
+    code, out, err = ask("reload", "--socket", running.socket)
+    assert code == expected
+    ticket, trigger = running.control.submitted[0]
+    assert trigger.kind == "cli"
+    assert ticket.id != "5f0c"
+    if expected == 0:
+        assert "vlm.max_concurrent" in out
+        assert "7 → 8" in out
+        assert err == ""
+    else:
+        assert out == ""
+        assert err.splitlines()[0] == f"hotreload: {outcome}, generation 8 stays: {errors[0]}"
+
+
+def test_all_errors_and_warnings_come_below_the_first_line(ask: Ask, running: Running) -> None:
+    running.control.outcome = Outcome.REJECTED
+    running.control.errors = (Problem("a", "one"), Problem("b", "two", "ov.conf", 2, 3))
+    _, _, err = ask("reload", "--socket", running.socket)
+    assert err.splitlines()[1:] == ["  ov.conf:2:3: b: two"]
+
+
+def test_json_is_one_document_whatever_comes_of_it(ask: Ask, running: Running) -> None:
+    for outcome in (Outcome.APPLIED, Outcome.REJECTED):
+        running.control.outcome = outcome
+        _, out, _ = ask("reload", "--json", "--socket", running.socket)
+        assert json.loads(out)["outcome"] == outcome.value
+    _, out, _ = ask("status", "--json", "--socket", running.socket)
+    assert json.loads(out) == running.control.status()
+    code, out, err = ask("reload", "--json", "--socket", "/nonexistent/x.sock")
+    assert (code, json.loads(out)["exit_code"]) == (3, 3)
+    assert err.startswith("hotreload: ")
+
+
+def test_pending_restart_fails_only_where_asked_for(ask: Ask, running: Running) -> None:
+    running.control.pending = (PendingRestart("storage.workspace", "/a", "/b", "it is opened at the start"),)
+    code, out, _ = ask("reload", "--socket", running.socket)
+    assert code == 0
+    assert "storage.workspace" in out
+    assert ask("reload", "--fail-on-pending-restart", "--socket", running.socket)[0] == Exit.PENDING_RESTART
+
+
+def test_a_timeout_prints_the_id_and_the_reload_goes_on(ask: Ask, running: Running) -> None:
+    running.control.held = True
+    code, out, err = ask("reload", "--timeout", "0.5", "--socket", running.socket)
+    ticket, _ = running.control.submitted[0]
+    assert (code, out) == (Exit.TIMED_OUT, "")
+    assert ticket.id in err
+    assert not ticket.over.is_set()
+
+
+# --- finding the service ----------------------------------------------------------------------------------------
+
+
+def test_nothing_running_says_where_was_looked(ask: Ask, short_path: Path) -> None:
+    code, _, err = ask("status")
+    assert code == Exit.UNREACHABLE
+    for place in ("system/*/hotreload.sock", "xdg/hotreload/*.sock", "hotreload-"):
+        assert place in err
+    code, _, err = ask("status", "--name", "docs")
+    assert code == Exit.UNREACHABLE
+    assert err.splitlines()[0] == "hotreload: no service 'docs' is running"
+    assert f"{short_path}/system/docs/hotreload.sock: no such socket" in err
+
+
+def test_the_only_running_service_needs_no_name(
+    ask: Ask, running: Running, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running.serve(socket=short_path / "xdg" / "hotreload" / "docs.sock"):
+        assert ask("status")[0] == 0
+        assert ask("status", "--name", "docs")[0] == 0
+        with running.serve(socket=short_path / "system" / "other" / "hotreload.sock"):
+            code, _, err = ask("status")
+            assert (code, "docs" in err, "other" in err) == (Exit.USAGE, True, True)
+            assert ask("status", "--name", "other")[0] == 0
+        monkeypatch.setenv("RUNTIME_DIRECTORY", f"{running.socket.parent}:/elsewhere")
+        assert ask("status", "--name", "nobody")[0] == 0
+        monkeypatch.setenv("HOTRELOAD_SOCKET", "/nonexistent/x.sock")
+        assert ask("status")[0] == Exit.UNREACHABLE
+        assert ask("status", "--socket", running.socket)[0] == 0
+
+
+def test_a_socket_nobody_listens_on(ask: Ask, short_path: Path) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(short_path / "dead.sock"))
+    code, _, err = ask("status", "--socket", short_path / "dead.sock")
+    assert code == Exit.UNREACHABLE
+    assert "nobody listens there" in err
+
+
+def test_over_tcp_with_a_key_file(ask: Ask, running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.control.settings = Settings(SecretStr("k" * 32))
+    (tmp_path / "key").write_text("k" * 32 + "\n")
+    listener = bind_tcp("127.0.0.1", 0)
+    monkeypatch.setenv("HOTRELOAD_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/")
+    with running.serve(listener=listener):
+        code, _, err = ask("status")
+        assert (code, "401" in err) == (Exit.REFUSED_BY_STATE, True)
+        monkeypatch.setenv("HOTRELOAD_KEY_FILE", str(tmp_path / "key"))
+        assert ask("reload")[0] == 0
+    assert running.control.submitted[0][1].kind == "http"
+    code, _, err = ask("status")
+    assert code == Exit.UNREACHABLE
+    assert "does not answer" in err
+
+
+def test_whose_server_is_trusted() -> None:
+    assert trusted_uids(1000, 33, default_place=False) == {1000, 0}
+    assert trusted_uids(0, 33, default_place=False) == {0, 33}
+    assert trusted_uids(0, 33, default_place=True) == {0}
+
+
+# --- status and drain -------------------------------------------------------------------------------------------
+
+
+def test_status_shows_what_a_person_wants_to_know(ask: Ask, running: Running) -> None:
+    running.control.degraded = "runs on the last-known-good file"
+    code, out, _ = ask("status", "--socket", running.socket)
+    assert code == 0
+    for text in ("summaries", "generation 8", "semantic", "degraded: runs on", "last reload: rejected", "vlm: no"):
+        assert text in out
+    assert "\x1b" not in out
+
+
+@pytest.fixture
+def process(short_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a process that serves until it is drained."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(lost: int = 0, told: str = "told") -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.control", str(short_path / "p.sock"), str(lost), told]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started.append(child)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "listening\n"
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def test_drain_follows_until_the_process_is_gone(ask: Ask, process: Any, short_path: Path) -> None:
+    child = process()
+    code, out, _ = ask("drain", "--socket", short_path / "p.sock")
+    assert child.poll() == 0
+    assert code == Exit.DONE
+    assert "grace: 2 of 3 jobs, 4 s left\ngrace: 1 of 3 jobs, 4 s left\ngrace: 0 of 3 jobs, 4 s left\n" in out
+    assert out.splitlines()[-1].startswith("drained in 0.20 s of 5 s: 1 finished, 2 requeued, 1 checkpointed")
+    process()
+    code, out, _ = ask("drain", "--json", "--deadline", 3, "--socket", short_path / "p.sock")
+    assert (code, json.loads(out)["requeued"]) == (Exit.DONE, ["b", "c"])
+
+
+def test_a_drain_that_lost_or_did_not_tell_is_no_success(ask: Ask, process: Any, short_path: Path) -> None:
+    process(lost=1)
+    assert ask("drain", "--socket", short_path / "p.sock")[0] == Exit.REFUSED_BY_CONTENT
+    process(told="silent")
+    code, _, err = ask("drain", "--socket", short_path / "p.sock")
+    assert code == Exit.REFUSED_BY_CONTENT
+    assert "report was not seen" in err
+
+
+def test_a_process_that_stays_is_a_timeout(ask: Ask, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hotreload.cli.follow.MARGIN_S", -3.7)
+    code, _, err = ask("drain", "--socket", running.socket)
+    assert code == Exit.TIMED_OUT
+    assert "still there" in err
+
+
+def test_watch_prints_lines_off_a_terminal_until_the_service_is_gone(process: Any, short_path: Path) -> None:
+    process()
+    command = [sys.executable, "-m", "hotreload", "status", "--watch", "--socket", str(short_path / "p.sock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        line = "running generation=8 semantic=4/4 semantic:ready=9,dead=2\n"
+        assert watching.stdout.readline() == line
+        assert run_verb(["drain", "--socket", str(short_path / "p.sock")]) == 0
+        rest = watching.stdout.read()
+    assert rest.splitlines()[-1] == "the service is gone"
+    assert watching.returncode == 0

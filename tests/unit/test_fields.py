@@ -1,0 +1,178 @@
+"""Marks on models become rules of leaves."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import BaseModel, Field, RootModel, SecretBytes, SecretStr
+
+from hotreload.config.allowed import allowed
+from hotreload.config.fields import (
+    Effect,
+    FieldRule,
+    Live,
+    Mark,
+    Public,
+    Refused,
+    Restart,
+    Secret,
+    holds_secret,
+    leaf_rules,
+    leaves,
+    rule_for,
+    unmarked_secrets,
+)
+
+
+class Inner(BaseModel):
+    plain: int = 1
+    slow: Annotated[int, Restart] = 1
+    key: SecretBytes = SecretBytes(b"")
+
+
+class Other(BaseModel):
+    plain: Annotated[int, Refused] = 1
+    user: str = ""
+
+
+class Tree(BaseModel):
+    child: Tree | None = None
+    name: str = ""
+
+
+class Names(RootModel[list[str]]):
+    pass
+
+
+class User(BaseModel):
+    pin: SecretStr
+
+
+class Model(BaseModel):
+    inner: Annotated[Inner, Live] = Inner()
+    optional: Annotated[Inner | None, Mark(Effect.RESTART, reason="read once")] = None
+    either: Annotated[Inner | Other, Live] = Inner()
+    mixed: Annotated[str | Other, Live] = ""
+    deep: Annotated[Annotated[int, Live] | None, Field(ge=1)] = None
+    token: str = ""
+    max_tokens: int = 5
+    api_key: Annotated[str, Public] = ""
+    hidden: Annotated[str, Secret] = ""
+    headers: dict[str, SecretStr] = {}
+    users: list[User] = []
+    names: Names = Names([])
+    tree: Annotated[Tree, Live] = Tree()
+    renamed: Annotated[int, Live, Field(alias="reNamed")] = 1
+
+
+RULES = leaf_rules(Model)
+
+
+@pytest.mark.parametrize(
+    ("path", "effect", "secret"),
+    [
+        ("inner.plain", Effect.LIVE, False),
+        ("inner.slow", Effect.RESTART, False),
+        ("inner.key", Effect.LIVE, True),
+        ("optional.plain", Effect.RESTART, False),
+        ("either.plain", Effect.REFUSED, False),
+        ("either.user", Effect.LIVE, False),
+        ("mixed", Effect.LIVE, False),
+        ("mixed.user", Effect.LIVE, False),
+        ("deep", Effect.LIVE, False),
+        ("token", Effect.RESTART, True),
+        ("max_tokens", Effect.RESTART, False),
+        ("api_key", Effect.RESTART, False),
+        ("hidden", Effect.RESTART, True),
+        ("headers", Effect.RESTART, True),
+        ("users", Effect.RESTART, True),
+        ("names", Effect.RESTART, False),
+        ("tree.name", Effect.LIVE, False),
+        ("tree.child", Effect.LIVE, False),
+        ("reNamed", Effect.LIVE, False),
+    ],
+)
+def test_every_leaf_has_a_rule(path: str, effect: Effect, secret: bool) -> None:
+    assert (RULES[path].effect, RULES[path].secret) == (effect, secret)
+
+
+def test_sections_are_no_leaves_and_a_reason_is_inherited() -> None:
+    assert "inner" not in RULES
+    assert RULES["optional.plain"].reason == "read once"
+    assert RULES["optional.slow"].reason is None
+
+
+def test_a_secret_by_name_alone_is_named() -> None:
+    assert unmarked_secrets(Model) == ["token"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("inner.plain", FieldRule("inner.plain", Effect.LIVE)),
+        ("headers.Authorization", FieldRule("headers.Authorization", Effect.RESTART, secret=True)),
+        ("inner", FieldRule("inner", Effect.RESTART, secret=True)),
+        ("tree", FieldRule("tree", Effect.LIVE)),
+        ("nobody.knows", FieldRule("nobody.knows")),
+        ("nobody.api_key", FieldRule("nobody.api_key", secret=True)),
+    ],
+)
+def test_a_rule_is_found_for_any_path(path: str, expected: FieldRule) -> None:
+    assert rule_for(RULES, path) == expected
+
+
+def test_a_type_that_holds_a_secret_inside_is_secret() -> None:
+    assert holds_secret(dict[str, list[SecretStr]])
+    assert holds_secret(list[Annotated[str, Secret]])
+    assert holds_secret(list[User])
+    assert not holds_secret(list[Tree])
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Limits(BaseModel):
+    ranged: Annotated[int, Field(ge=1, le=8)] = 1
+    open: Annotated[float | None, Field(gt=0)] = None
+    upto: Annotated[int, Field(le=3)] = 1
+    below: Annotated[int, Field(lt=3)] = 1
+    text: Annotated[str, Field(min_length=2, max_length=4)] = "xx"
+    flag: bool = True
+    mode: Literal["a", "b"] = "a"
+    one: Literal[5] = 5
+    colour: Colour = Colour.RED
+    path: Path | None = None
+    names: list[int] = []
+    many: list = []  # pyright: ignore[reportMissingTypeArgument, reportUnknownVariableType]
+    table: dict[str, int] = {}
+    nothing: None = None
+    odd: object = None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ranged", "a whole number from 1 to 8"),
+        ("open", "a number above 0, or null"),
+        ("upto", "a whole number up to 3"),
+        ("below", "a whole number below 3"),
+        ("text", "text of at least 2 and of at most 4"),
+        ("flag", "true or false"),
+        ("mode", 'one of "a", "b"'),
+        ("one", "5"),
+        ("colour", 'one of "red", "blue"'),
+        ("path", "a path, or null"),
+        ("names", "a list, each a whole number"),
+        ("many", "a list"),
+        ("table", "an object"),
+        ("nothing", "null"),
+        ("odd", None),
+    ],
+)
+def test_what_a_field_takes_is_said_in_plain_words(name: str, text: str | None) -> None:
+    assert allowed(leaves(Limits)[name].info) == text

@@ -1,0 +1,550 @@
+"""Settings models: precedence, strict files and lax environments, every problem in plain words, no secret in any."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import SettingsConfigDict
+
+from hotreload.config.fields import Effect, Live, Secret, unmarked_secrets
+from hotreload.config.settings import HotreloadSettings, LiveSettings, SettingsModel
+from hotreload.config.sources import CredentialsSource, EnvironmentSource
+from hotreload.errors import ConfigInvalid, Problem
+
+HERE = Path("/etc/service")
+PASSWORD = "hunter2hunter2"
+
+
+class VLM(BaseModel):
+    model: Annotated[str, Live] = "small"
+    max_concurrent: Annotated[int, Live, Field(ge=1, le=1024)] = 4
+    pace_s: Annotated[float, Live, Field(ge=0)] = 0.2
+    api_key: Annotated[SecretStr | None, Live] = None
+    api_base: Annotated[str, Live] = ""
+    mode: Literal["fast", "careful"] = "fast"
+    headers: Annotated[dict[str, str], Live] = {}
+    counts: dict[str, int] = {}
+    fallback: int | list[int] = 1
+    on: bool = True
+
+    @field_validator("api_key")
+    @classmethod
+    def _quotes_it(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value().startswith("bad"):
+            raise ValueError(f"the key {value.get_secret_value()} begins with bad")
+        return value
+
+    @model_validator(mode="after")
+    def _pace(self) -> VLM:
+        if self.mode == "careful" and self.pace_s == 0:
+            raise ValueError(f"careful needs a pace, with {self.api_key and self.api_key.get_secret_value()}")
+        return self
+
+
+class Storage(BaseModel):
+    workspace: Path
+    cache: Path = Path("cache")
+    extra: list[Path] = []
+    home: Path | None = None
+    either: Path | str = "relative"
+
+
+class Backup(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    folder: Path = Path("backup")
+
+
+class Lists(BaseModel):
+    users: list[VLM] = []
+    named: dict[str, VLM] = {}
+    open: dict[str, Any] = {}
+
+
+class OvConf(LiveSettings):
+    vlm: VLM = VLM()
+    storage: Storage
+    backup: Backup | None = None
+    lists: Lists = Lists()
+    name: str = ""
+    password: Annotated[str, Secret] = ""
+
+
+MINIMAL: dict[str, Any] = {"storage": {"workspace": "w"}}
+
+
+def model(environ: dict[str, str] | None = None, **options: Any) -> SettingsModel[OvConf]:
+    return SettingsModel(OvConf, environ=environ or {}, **options)
+
+
+def refused(data: dict[str, Any]) -> dict[str, Problem]:
+    with pytest.raises(ConfigInvalid) as caught:
+        model().validate({**MINIMAL, **data}, HERE)
+    assert caught.value.__context__ is None
+    return {problem.path: problem for problem in caught.value.problems}
+
+
+def test_defaults_and_leaves() -> None:
+    result = model().validate(MINIMAL, HERE)
+    assert result.settings.vlm.max_concurrent == 4
+    assert result.leaves["vlm.max_concurrent"] == 4
+    assert result.leaves["vlm.api_key"] is None
+    assert result.leaves["backup"] is None
+    assert result.leaves["lists.users"] == []
+    assert result.warnings == []
+    assert set(result.leaves) - {"backup"} == set(model()._leaves) - {"backup.folder"}  # pyright: ignore[reportPrivateUsage]
+
+
+def test_leaves_are_plain_and_secrets_in_clear() -> None:
+    data = {"vlm": {"api_key": PASSWORD}, "lists": {"users": [{"api_key": PASSWORD}]}}
+    result = model().validate({**MINIMAL, **data}, HERE)
+    assert result.leaves["vlm.api_key"] == PASSWORD
+    assert result.leaves["lists.users"][0]["api_key"] == PASSWORD  # type: ignore[index]
+    json.dumps(result.leaves)
+    assert PASSWORD not in repr(result)
+
+
+def test_settings_are_frozen() -> None:
+    settings = model().validate(MINIMAL, HERE).settings
+    with pytest.raises(ValidationError):
+        settings.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("section", "says", "shown", "advice"),
+    [
+        ({"max_concurrent": -3}, "must be at least 1", "-3", "a whole number from 1 to 1024"),
+        ({"max_concurrent": 5000}, "must be at most 1024", "5000", "a whole number from 1 to 1024"),
+        ({"max_concurrent": "12"}, "must be a whole number", '"12"', "a whole number from 1 to 1024"),
+        ({"max_concurrent": True}, "must be a whole number", "true", "a whole number from 1 to 1024"),
+        ({"max_concurrent": 4.5}, "must be a whole number", "4.5", "a whole number from 1 to 1024"),
+        ({"max_concurrent": None}, "must be a whole number", "null", "a whole number from 1 to 1024"),
+        ({"max_concurrent": [1]}, "must be a whole number", "[1]", "a whole number from 1 to 1024"),
+        ({"pace_s": "fast"}, "must be a number", '"fast"', "a number from 0"),
+        ({"model": 5}, "must be text", "5", "allowed: text"),
+        ({"on": 1}, "must be true or false", "1", "true or false"),
+        ({"mode": "carefull"}, "must be one of 'fast' or 'careful'", '"carefull"', 'did you mean "careful"?'),
+        ({"mode": 5}, "must be one of 'fast' or 'careful'", "5", 'one of "fast", "careful"'),
+        ({"headers": []}, "must be an object", "[]", "an object"),
+        ({"fallback": "x"}, "must be a whole number, or must be a list", '"x"', "a whole number or a list"),
+        ({"api_base": ["http://u:hunter2@h"]}, "must be text", '["http://u:***@h"]', "text"),
+        ({"model": ["x" * 500]}, "must be text", '["' + "x" * 118 + "…", "text"),
+    ],
+)
+def test_a_wrong_value_says_what_is_allowed(section: dict[str, Any], says: str, shown: str, advice: str) -> None:
+    (name,) = section
+    (found,) = refused({"vlm": section}).values()
+    assert found.path == f"vlm.{name}"
+    assert found.message == says
+    assert found.input == shown
+    assert found.hint is not None
+    assert advice in found.hint
+
+
+def test_all_problems_are_named_at_once() -> None:
+    found = refused(
+        {
+            "vlm": {"max_concurrent": 0, "mode": "x", "counts": {"a": 1, "b": "x"}},
+            "storage": {},
+            "backup": {"foldr": 1},
+            "lists": {"users": [{}, {"on": 5}]},
+            "name": None,
+        }
+    )
+    assert set(found) == {
+        "vlm.max_concurrent",
+        "vlm.mode",
+        "vlm.counts.b",
+        "storage.workspace",
+        "backup.foldr",
+        "lists.users.1.on",
+        "name",
+    }
+    assert found["storage.workspace"].message == "is required and missing"
+    assert found["storage.workspace"].hint == "allowed: a path"
+    assert found["backup.foldr"].message == "unknown key"
+
+
+def test_a_section_of_a_wrong_type() -> None:
+    assert refused({"vlm": [1]})["vlm"].message == "must be an object"
+    assert refused({"lists": 5})["lists"].input is None  # there are secrets below
+    assert refused({"storage": 5})["storage"].input == "5"
+    with pytest.raises(ConfigInvalid, match="storage: is required and missing"):
+        model().validate({}, HERE)
+
+
+def test_a_rule_across_fields_stands_at_its_section() -> None:
+    found = refused({"vlm": {"mode": "careful", "pace_s": 0, "api_key": PASSWORD}})["vlm"]
+    assert found.message == "careful needs a pace, with ***"
+    assert found.input is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"vlm": {"api_key": [PASSWORD]}},
+        {"vlm": {"api_key": {"key": PASSWORD}}},
+        {"vlm": PASSWORD},
+        {"vlm": {"api_key": "bad" + PASSWORD}},
+        {"password": [PASSWORD]},
+        {"vlm": {"counts": {"api_key": PASSWORD}}},
+        {"vlm": {"counts": {"deep": {"Authorization": PASSWORD}}}},
+        {"vlm": {"model": [f"https://u:{PASSWORD}@host"]}},
+        {"vlm": {"model": {"tokens": [PASSWORD]}}},
+        {"lists": {"users": [{"api_key": [PASSWORD]}]}},
+        {"lists": {"users": PASSWORD}},
+        {"lists": PASSWORD},
+    ],
+)
+def test_no_problem_shows_a_secret(data: dict[str, Any]) -> None:
+    assert refused(data)
+    assert PASSWORD not in repr(refused(data))
+
+
+def test_unknown_keys_are_warned_about_with_the_nearest_name() -> None:
+    data = {
+        "storage": {"workspace": "w", "cahce": "c", "xyz": 1},
+        "vlm": {"max_conccurent": 1},
+        "max_concurrent": 3,
+        "lists": {
+            "users": [{"modell": "x"}],
+            "named": {"any": {"pace": 1}},
+            "open": {"whatever": {"x": 1}},
+        },
+    }
+    found = {warning.path: warning.message for warning in model().validate(data, HERE).warnings}
+    assert found == {
+        "storage.cahce": "unknown key; did you mean storage.cache?",
+        "storage.xyz": "unknown key",
+        "vlm.max_conccurent": "unknown key; did you mean vlm.max_concurrent?",
+        "max_concurrent": "unknown key; did you mean vlm.max_concurrent?",
+        "lists.users.0.modell": "unknown key; did you mean lists.users.0.model?",
+        "lists.named.any.pace": "unknown key; did you mean lists.named.any.pace_s?",
+    }
+
+
+def test_relative_paths_are_relative_to_the_folder_of_the_file() -> None:
+    data = {"storage": {"workspace": "w", "extra": ["a", "/b"], "home": "~/x"}, "backup": {}}
+    result = model().validate(data, HERE)
+    storage = result.settings.storage
+    assert (storage.workspace, storage.cache) == (HERE / "w", HERE / "cache")
+    assert storage.extra == [HERE / "a", Path("/b")]
+    assert storage.home == Path.home() / "x"
+    assert storage.either == "relative"
+    assert result.settings.backup == Backup(folder=HERE / "backup")
+    assert result.leaves["storage.cache"] == "/etc/service/cache"
+    assert "cache" not in storage.model_fields_set
+    assert data["storage"]["workspace"] == "w"
+
+
+def test_the_environment_is_above_the_file_and_its_texts_are_converted() -> None:
+    environ = {
+        "OVCONF__VLM__MAX_CONCURRENT": "12",
+        "ovconf__vlm__on": "no",
+        "OVCONF__VLM__API_KEY": "12",
+        "OVCONF__VLM__HEADERS": '{"a": "b"}',
+        "OVCONF__VLM__PACE_S": "nan",
+        "OVCONF__VLM__FALLBACK": "[1, 2]",
+        "OVCONF__STORAGE__WORKSPACE": "from/env",
+        "OVCONF__BACKUP__FOLDER": "b",
+        "OVCONF__NAME": "null",
+    }
+    merged = model(environ).merge({"vlm": {"max_concurrent": 3, "model": "big"}, "backup": None})
+    assert merged.data == {
+        "vlm": {
+            "max_concurrent": 12,
+            "model": "big",
+            "on": False,
+            "api_key": "12",
+            "headers": {"a": "b"},
+            "pace_s": "nan",
+            "fallback": [1, 2],
+        },
+        "storage": {"workspace": "from/env"},
+        "backup": {"folder": "b"},
+        "name": "null",
+    }
+    assert merged.provenance["vlm.max_concurrent"] == "environment"
+    assert merged.provenance["vlm.model"] == "file"
+    assert "vlm.mode" not in merged.provenance
+
+
+def test_the_environment_does_not_hide_a_section_of_a_wrong_type() -> None:
+    merged = model({"OVCONF__VLM__MODEL": "x"}).merge({"vlm": 5})
+    assert merged.data["vlm"] == 5
+
+
+def test_variables_that_name_nothing_are_warned_about() -> None:
+    environ = {"OVCONF__VLM__MODL": "x", "OVCONF__HOTRELOAD__POL_S": "1", "OTHER": "y", "OVCONF__VLM": "{}"}
+    messages = [warning.message for warning in model(environ).merge({}).warnings]
+    assert messages == [
+        "the environment variable OVCONF__VLM names a section; give its fields one by one",
+        "the environment variable OVCONF__VLM__MODL names no field; did you mean OVCONF__VLM__MODEL?",
+    ]
+    own = SettingsModel(HotreloadSettings, environ=environ).merge({})
+    assert [warning.message for warning in own.warnings] == [
+        "the environment variable OVCONF__HOTRELOAD__POL_S names no field; did you mean OVCONF__HOTRELOAD__POLL_S?"
+    ]
+
+
+def test_a_variable_that_is_not_utf8_is_named() -> None:
+    environ = {"OVCONF__VLM__MODEL": "x\udcff"}
+    (error,) = model(environ).merge({}).errors
+    assert str(error) == "vlm.model: the environment variable OVCONF__VLM__MODEL is not UTF-8"
+    with pytest.raises(ConfigInvalid, match="not UTF-8"):
+        EnvironmentSource(OvConf, "", environ)()
+
+
+def test_credentials_are_above_the_environment_and_for_secrets_only(tmp_path: Path) -> None:
+    (tmp_path / "vlm.api_key").write_text("from credentials\n\n")
+    (tmp_path / "vlm.model").write_text("not a secret")
+    (tmp_path / "other").write_text("x")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "OVCONF__VLM__API_KEY": "from environment"}
+    merged = model(environ).merge({"vlm": {"api_key": "from file", "model": "big"}})
+    assert merged.data == {"vlm": {"api_key": "from credentials\n", "model": "big"}}
+    assert merged.provenance == {"vlm.api_key": "credential", "vlm.model": "file"}
+    assert model(environ).credential_files() == [
+        tmp_path / name for name in ("vlm.api_key", "lists.users", "lists.named", "password")
+    ]
+    assert model().credential_files() == []
+
+
+def test_a_credential_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "vlm.api_key").mkdir()
+    (tmp_path / "password").write_bytes(b"\xff")
+    (tmp_path / "lists.users").write_bytes(b"x" * (1024 * 1024 + 1))
+    merged = model({"CREDENTIALS_DIRECTORY": str(tmp_path)}).merge({})
+    assert {problem.path for problem in merged.errors} == {"vlm.api_key", "password", "lists.users"}
+    assert merged.data == {}
+
+
+def test_options_are_above_all(tmp_path: Path) -> None:
+    (tmp_path / "hotreload.root_key").write_text("from credentials")
+    environ = {
+        "CREDENTIALS_DIRECTORY": str(tmp_path),
+        "OVCONF__HOTRELOAD__POLL_S": "7",
+        "OVCONF__HOTRELOAD__HISTORY": "7",
+    }
+    own = SettingsModel(HotreloadSettings, options={"poll_s": 9.0}, environ=environ)
+    merged = own.merge({"poll_s": 3, "watch": False})
+    assert merged.data == {"poll_s": 9.0, "watch": False, "history": 7, "root_key": "from credentials"}
+    assert merged.provenance == {
+        "hotreload.poll_s": "option",
+        "hotreload.watch": "file",
+        "hotreload.history": "environment",
+        "hotreload.root_key": "credential",
+    }
+    result = own.validate(merged.data, HERE)
+    assert result.leaves["hotreload.root_key"] == "from credentials"
+
+
+def test_a_direct_construction_has_the_same_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vlm.api_key").write_text("from credentials")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("OVCONF__VLM__MAX_CONCURRENT", "12")
+    monkeypatch.setenv("OVCONF__VLM__API_KEY", "from environment")
+    monkeypatch.setenv("OVCONF__HOTRELOAD__HISTORY", "7")
+    settings = OvConf(**{"vlm": {"max_concurrent": 3, "model": "big", "api_key": "file"}, **MINIMAL})
+    assert settings.vlm.max_concurrent == 12
+    assert settings.vlm.model == "big"
+    assert settings.vlm.api_key == SecretStr("from credentials")
+    assert HotreloadSettings(history=3).history == 7
+
+
+def test_sources_are_callable_and_give_trees(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("x")
+    environ = {"OVCONF__VLM__MODEL": "big", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    variables, credentials = EnvironmentSource(OvConf, "", environ), CredentialsSource(OvConf, "", environ)
+    assert variables() == {"vlm": {"model": "big"}}
+    assert credentials() == {"password": "x"}
+    field = OvConf.model_fields["password"]
+    assert credentials.get_field_value(field, "password") == ("x", "password", False)
+    assert variables.get_field_value(field, "password") == (None, "password", False)
+
+
+def test_validate_asks_no_source_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVCONF__VLM__MAX_CONCURRENT", "12")
+    result = SettingsModel(OvConf).validate({**MINIMAL, "vlm": {"max_concurrent": 3}}, HERE)
+    assert result.settings.vlm.max_concurrent == 3
+
+
+def test_a_model_may_ask_for_lax_rules() -> None:
+    class Lax(LiveSettings):
+        model_config = SettingsConfigDict(strict=False)
+        count: int = 1
+
+    assert SettingsModel(Lax).validate({"count": "12"}, HERE).settings.count == 12
+
+
+def test_the_section_hotreload_is_ours() -> None:
+    class Wrong(LiveSettings):
+        hotreload: int = 1
+
+    with pytest.raises(TypeError, match="hotreload"):
+        SettingsModel(Wrong)
+
+
+def test_our_own_defaults_are_those_of_the_contract() -> None:
+    own = SettingsModel(HotreloadSettings, environ={}).validate({}, HERE).settings
+    assert own.model_dump() == {
+        "drain_deadline_s": 25.0,
+        "drain_grace_s": None,
+        "drain_sentinel": True,
+        "root_key": None,
+        "allowed_hosts": (),
+        "watch": True,
+        "poll_s": 2.0,
+        "history": 50,
+        "last_known_good": False,
+        "recovery": "repair",
+        "state_dir": None,
+    }
+    assert unmarked_secrets(HotreloadSettings) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        ({"drain_deadline_s": 0}, "hotreload.drain_deadline_s"),
+        ({"drain_deadline_s": True}, "hotreload.drain_deadline_s"),
+        ({"drain_deadline_s": 5, "drain_grace_s": 5}, "hotreload"),
+        ({"root_key": " "}, "hotreload"),
+        ({"root_key": 5}, "hotreload.root_key"),
+        ({"allowed_hosts": "localhost"}, "hotreload.allowed_hosts"),
+        ({"allowed_hosts": [1]}, "hotreload.allowed_hosts.0"),
+        ({"poll_s": "2"}, "hotreload.poll_s"),
+        ({"history": 0}, "hotreload.history"),
+        ({"recovery": "always"}, "hotreload.recovery"),
+        ({"watch": 1}, "hotreload.watch"),
+    ],
+)
+def test_our_own_section_is_strict(data: dict[str, Any], path: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        SettingsModel(HotreloadSettings, environ={}).validate(data, HERE)
+    assert [problem.path for problem in caught.value.problems] == [path]
+
+
+def test_the_rule_of_a_path() -> None:
+    own = SettingsModel(HotreloadSettings)
+    assert own.rule("hotreload.poll_s").effect is Effect.LIVE
+    assert own.rule("hotreload.state_dir").effect is Effect.RESTART
+    assert own.rule("hotreload.root_key").secret
+    assert model().rule("vlm.max_concurrent").effect is Effect.LIVE
+    assert model().rule("unknown").effect is Effect.RESTART
+
+
+def test_the_schema_marks_every_leaf() -> None:
+    schema = model().schema()
+    vlm = schema["properties"]["vlm"]["properties"]
+    assert vlm["max_concurrent"]["x-reload"] == "live"
+    assert (vlm["max_concurrent"]["minimum"], vlm["max_concurrent"]["maximum"]) == (1, 1024)
+    assert vlm["max_concurrent"]["default"] == 4
+    assert vlm["mode"]["x-reload"] == "restart"
+    assert vlm["api_key"]["x-secret"] is True
+    assert "default" not in vlm["api_key"]
+    backup = schema["properties"]["backup"]["anyOf"]
+    assert backup[0]["properties"]["folder"]["x-reload"] == "restart"
+    assert schema["properties"]["lists"]["properties"]["users"]["x-secret"] is True
+    assert "VLM" in schema["$defs"]
+    own = schema["properties"]["hotreload"]["properties"]
+    assert own["poll_s"]["x-reload"] == "live"
+    assert own["root_key"]["x-secret"] is True
+    assert _unmarked(schema["properties"], model(), "") == []
+
+
+def _unmarked(properties: dict[str, Any], known: SettingsModel[OvConf], above: str) -> list[str]:
+    missing: list[str] = []
+    for key, node in properties.items():
+        inner = node.get("properties") or next(
+            (o["properties"] for o in node.get("anyOf", []) if "properties" in o), None
+        )
+        if inner:
+            missing += _unmarked(inner, known, f"{above}{key}.")
+        elif "x-reload" not in node:
+            missing.append(f"{above}{key}")
+    return missing
+
+
+def test_a_flood_of_mistakes_is_cut() -> None:
+    unknown = model().validate({**MINIMAL, **{f"k{n}": 1 for n in range(5000)}}, HERE)
+    assert len(unknown.warnings) == 100
+    assert len(refused({"vlm": {"counts": {f"k{n}": "x" for n in range(5000)}}})) == 100
+
+
+class Pair(RootModel[tuple[int, int]]):
+    pass
+
+
+@dataclass
+class Point:
+    x: int
+    y: Path
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    known: int = 1
+
+
+class Kinds(LiveSettings):
+    pair: Pair = Pair((1, 2))
+    point: Point = Point(1, Path("p"))
+    names: frozenset[str] = frozenset({"b", "a"})
+    raw: bytes = b"x\xff"
+    each: timedelta = timedelta(seconds=90)
+    open: Open = Open()
+    required: int
+
+
+def test_values_of_all_kinds_are_plain() -> None:
+    result = SettingsModel(Kinds).validate({"required": 1, "open": {"more": [1], "known": 2}, "raw": "é"}, HERE)
+    assert result.leaves == {
+        "pair": [1, 2],
+        "point": {"x": 1, "y": "p"},
+        "names": ["a", "b"],
+        "raw": "é",
+        "each": "PT1M30S",
+        "open.known": 2,
+        "open.more": [1],
+        "required": 1,
+    }
+    assert SettingsModel(Kinds).validate({"required": 1}, HERE).leaves["raw"] == "x\\xff"
+
+
+def test_a_message_pydantic_words_itself_is_put_in_ours() -> None:
+    with pytest.raises(ConfigInvalid, match="each: must be a valid duration"):
+        SettingsModel(Kinds).validate({"required": 1, "each": "soon"}, HERE)
+
+
+class Node(BaseModel):
+    child: Node | None = None
+    size: Annotated[int, Live] = 1
+
+
+class Recursive(LiveSettings):
+    node: Node = Node()
+    same: Annotated[Node, Live] = Node()
+
+
+def test_a_recursive_model_is_read_and_described() -> None:
+    known = SettingsModel(Recursive)
+    result = known.validate({"node": {"child": {"size": 2}}}, HERE)
+    assert result.leaves["node.child"] == {"child": None, "size": 2}
+    assert result.leaves["same.child"] is None
+    schema = known.schema()
+    assert schema["properties"]["node"]["properties"]["child"]["x-reload"] == "restart"
+    assert schema["properties"]["same"]["properties"]["child"]["x-reload"] == "live"

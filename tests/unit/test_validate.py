@@ -1,0 +1,276 @@
+"""A document becomes a candidate with both sections, or all problems with their places; pinning keeps what runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel, Field, SecretStr, model_validator
+
+from hotreload.config.document import Document, parse
+from hotreload.config.fields import FieldRule, Live, Refused
+from hotreload.config.model import Merged, Validated
+from hotreload.config.redact import Redactor
+from hotreload.config.settings import LiveSettings, SettingsModel
+from hotreload.config.store import Snapshot
+from hotreload.errors import ConfigInvalid, Problem
+from hotreload.reload.validate import (
+    Candidate,
+    Source,
+    build_candidate,
+    first_snapshot,
+    pinned_snapshot,
+    plan_for,
+)
+
+REDACTOR = Redactor(b"k" * 32)
+CONF = Path("/etc/service/ov.conf")
+
+
+class VLM(BaseModel):
+    max_concurrent: Annotated[int, Live, Field(ge=1)] = 4
+    api_key: Annotated[SecretStr | None, Live] = None
+    space: Annotated[str, Refused] = "a"
+    api_base: Annotated[int | dict[str, int], Live] = 1
+
+
+class Storage(BaseModel):
+    workspace: Path = Path("w")
+    size: Annotated[int, Live] = 1
+
+
+class OvConf(LiveSettings):
+    vlm: VLM = VLM()
+    storage: Storage = Storage(workspace=Path("of the whole section"))
+    low: Annotated[int, Live] = 1
+    high: int = 9
+
+    @model_validator(mode="after")
+    def _order(self) -> OvConf:
+        if self.low > self.high:
+            raise ValueError("low must not be above high")
+        return self
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+
+def source(environ: dict[str, str] | None = None, **own_options: Any) -> Source[OvConf]:
+    return Source(CONF, SettingsModel(OvConf, environ=environ or {}), own_options=own_options)
+
+
+def document(text: str, environ: dict[str, str] | None = None, **options: Any) -> Document:
+    return parse(CONF, text.encode(), environ=environ or {}, **options)
+
+
+def candidate(text: str, environ: dict[str, str] | None = None) -> Candidate[OvConf]:
+    return build_candidate(document(text), source(environ))
+
+
+def refused(text: str, **options: Any) -> list[Problem]:
+    with pytest.raises(ConfigInvalid) as caught:
+        build_candidate(document(text, **options), source())
+    return list(caught.value.problems)
+
+
+def running(text: str) -> Snapshot[OvConf]:
+    return first_snapshot(candidate(text), REDACTOR)
+
+
+def reload(before: Snapshot[OvConf], text: str) -> Snapshot[OvConf]:
+    new = candidate(text)
+    plan = plan_for(new, before, source(), REDACTOR)
+    return pinned_snapshot(new, before, plan, source(), REDACTOR)
+
+
+def test_a_candidate_holds_the_targets_settings_and_our_section() -> None:
+    made = candidate('{"vlm": {"max_concurrent": 8}, "hotreload": {"poll_s": 5}}')
+    assert made.target.settings.vlm.max_concurrent == 8
+    assert made.own.poll_s == 5
+    assert made.leaves["vlm.max_concurrent"] == 8
+    assert made.leaves["hotreload.poll_s"] == 5
+    assert made.leaves["hotreload.history"] == 50
+    assert made.merged.provenance == {"vlm.max_concurrent": "file", "hotreload.poll_s": "file"}
+    assert made.merged.data == {"vlm": {"max_concurrent": 8}, "hotreload": {"poll_s": 5}}
+
+
+def test_options_of_the_command_line_are_above_the_file() -> None:
+    made = build_candidate(document('{"hotreload": {"poll_s": 5}}'), source(poll_s=9.0))
+    assert made.own.poll_s == 9
+    assert made.merged.provenance["hotreload.poll_s"] == "option"
+
+
+def test_problems_of_both_come_at_once_with_their_places_in_order() -> None:
+    found = refused(
+        '{\n "hotreload": {"poll_s": 0, "watch": 1},\n'
+        ' "vlm": {\n  "api_base": {"x": "y"},\n  "max_concurrent": -3\n }\n}'
+    )
+    assert [(each.path, each.file, each.line, each.column, each.input) for each in found] == [
+        ("hotreload.poll_s", "ov.conf", 2, 26, "0"),
+        ("hotreload.watch", "ov.conf", 2, 38, "1"),
+        ("vlm.api_base", "ov.conf", 4, 15, '{"x": "y"}'),
+        ("vlm.api_base.x", "ov.conf", 4, 21, '"y"'),
+        ("vlm.max_concurrent", "ov.conf", 5, 21, "-3"),
+    ]
+
+
+def test_a_rule_across_fields_stands_at_its_section() -> None:
+    (found,) = refused('{"vlm": {}, "low": 10}')
+    assert (found.path, found.line, found.column) == ("", 1, 1)
+    (found,) = refused('{"hotreload": {"drain_deadline_s": 1, "drain_grace_s": 2}}')
+    assert (found.path, found.line, found.column) == ("hotreload", 1, 15)
+
+
+def test_our_section_must_be_an_object() -> None:
+    found = refused('{"vlm": {"max_concurrent": 0}, "hotreload": [1]}')
+    assert [(each.path, each.column) for each in found] == [("vlm.max_concurrent", 28), ("hotreload", 45)]
+
+
+def test_positions_are_right_after_a_variable_and_its_value_is_not_shown() -> None:
+    text = '{"vlm": {"api_base": "$LONG", "max_concurrent": $NUMBER}, "low": "http://u:pw@$LONG"}'
+    found = refused(text, environ={"LONG": "a rather long hidden value", "NUMBER": "-3"})
+    assert [(each.path, each.column, each.input) for each in found] == [
+        ("vlm.api_base", text.index('"$LONG') + 1, '"$LONG"'),
+        ("vlm.max_concurrent", text.index("$NUMBER") + 1, "$NUMBER"),
+        ("low", text.index('"http') + 1, '"http://u:***@$LONG"'),
+    ]
+    (found_map,) = refused('{"vlm": {"max_concurrent": {"a": "$LONG"}}}', environ={"LONG": "hidden"})
+    assert found_map.input is None
+
+
+def test_a_value_from_elsewhere_has_no_line_and_names_its_origin(tmp_path: Path) -> None:
+    (tmp_path / "hotreload.root_key").write_text(" ")
+    environ = {"OVCONF__VLM__API_BASE": '{"x": "y"}', "OVCONF__VLM__MAX_CONCURRENT": "-3"}
+    with pytest.raises(ConfigInvalid) as caught:
+        build_candidate(document('{"vlm": {"max_concurrent": 5}}'), source(environ, poll_s=-1.0))
+    found = {each.path: each for each in caught.value.problems}
+    assert found["vlm.max_concurrent"].message == (
+        "must be at least 1 (from the environment variable OVCONF__VLM__MAX_CONCURRENT)"
+    )
+    assert found["vlm.max_concurrent"].line is None
+    assert found["hotreload.poll_s"].message.endswith("(from an option of the command line)")
+
+
+def test_a_wrong_credential_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hotreload.root_key").write_bytes(b"\xff")
+    (tmp_path / "vlm.api_key").mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(ConfigInvalid) as caught:
+        build_candidate(document('{"low": "x"}'), Source(CONF, SettingsModel(OvConf)))
+    assert [each.path for each in caught.value.problems] == ["low", "hotreload.root_key", "vlm.api_key"]
+
+
+def test_warnings_of_all_stages_have_their_places() -> None:
+    text = '{"vlm": {"max_conc": "$UNSET"}, "low": 1, "low": 2, "hotreload": {"pol_s": 1}}'
+    made = build_candidate(document(text, duplicates="warn"), source({"OVCONF__HIGHH": "1"}))
+    assert [(each.path, each.column) for each in made.warnings] == [
+        ("vlm.max_conc", 10),
+        ("vlm.max_conc", 23),
+        ("low", 43),
+        ("hotreload.pol_s", 67),
+        ("", None),
+    ]
+    assert "did you mean hotreload.poll_s?" in made.warnings[3].message
+
+
+def test_the_first_snapshot() -> None:
+    first = running('{"hotreload": {"history": 7}}')
+    assert first.generation == 1
+    assert first.own.history == 7
+    assert first.fingerprint == running('{ "hotreload":\n {"history": 7.0e0} }'.replace("7.0e0", "7")).fingerprint
+    assert first.fingerprint != running("{}").fingerprint
+
+
+def test_restart_fields_keep_their_running_value_until_the_edit_is_taken_back() -> None:
+    before = running('{"high": 9, "low": 1}')
+    new = candidate('{"high": 20, "low": 5, "storage": {"workspace": "new", "size": 3}}')
+    plan = plan_for(new, before, source(), REDACTOR, lambda path: "part")
+    assert [(c.path, c.old, c.new, c.owner) for c in plan.changes] == [
+        ("low", 1, 5, "part"),
+        ("storage.size", 1, 3, "part"),
+    ]
+    assert [(p.path, p.running, p.on_disk) for p in plan.pending_restart] == [
+        ("high", 9, 20),
+        ("storage.workspace", "/etc/service/of the whole section", "/etc/service/new"),
+    ]
+    after = pinned_snapshot(new, before, plan, source(), REDACTOR)
+    assert (after.generation, after.settings.high, after.settings.low) == (2, 9, 5)
+    assert after.settings.storage == Storage(workspace=Path("/etc/service/of the whole section"), size=3)
+    assert after.leaves["high"] == 9
+    again = plan_for(new, after, source(), REDACTOR)
+    assert again.changes == ()
+    assert again.pinned == ("high", "storage.workspace")
+    back = reload(after, '{"high": 9, "low": 5, "storage": {"size": 3, "workspace": "of the whole section"}}')
+    assert back.fingerprint == after.fingerprint
+
+
+def test_a_mixture_that_only_the_restart_can_keep_is_refused() -> None:
+    before = running('{"low": 1}')
+    new = candidate('{"low": 15, "high": 20}')
+    plan = plan_for(new, before, source(), REDACTOR)
+    with pytest.raises(ConfigInvalid) as caught:
+        pinned_snapshot(new, before, plan, source(), REDACTOR)
+    (found,) = caught.value.problems
+    assert found.message == "low must not be above high"
+    assert "high" in (found.hint or "")
+
+
+def test_refused_fields_have_their_place() -> None:
+    before = running("{}")
+    with pytest.raises(ConfigInvalid) as caught:
+        reload(before, '{"vlm": {\n"space": "b"}}')
+    (found,) = caught.value.problems
+    assert (found.path, found.line, found.column) == ("vlm.space", 2, 10)
+
+
+def test_our_own_restart_fields_are_pinned_too() -> None:
+    before = running('{"hotreload": {"state_dir": "a"}}')
+    after = reload(before, '{"hotreload": {"state_dir": "b", "poll_s": 9}}')
+    assert after.own.state_dir == Path("/etc/service/a")
+    assert after.own.poll_s == 9
+
+
+def test_secrets_are_shown_by_fingerprint_only() -> None:
+    before = running('{"vlm": {"api_key": "hunter2"}, "hotreload": {"root_key": "hunter3"}}')
+    new = candidate('{"vlm": {"api_key": "hunter4"}, "hotreload": {"root_key": "hunter5"}}')
+    plan = plan_for(new, before, source(), REDACTOR)
+    assert [change.path for change in plan.changes] == ["hotreload.root_key", "vlm.api_key"]
+    assert all(str(change.new).startswith("secret:hmac:") for change in plan.changes)
+    assert "hunter" not in repr((plan, new))
+
+
+def test_the_provenance_of_a_pinned_field_is_that_of_its_running_value() -> None:
+    before = first_snapshot(candidate("{}", {"OVCONF__HIGH": "8"}), REDACTOR)
+    after = reload(before, '{"high": 20}')
+    assert after.provenance["high"] == "environment"
+    assert after.settings.high == 8
+
+
+class Foreign:
+    """A model of another library: no relative paths, one setting."""
+
+    def rule(self, path: str) -> FieldRule:
+        return FieldRule(path)
+
+    def merge(self, file_data: Any) -> Merged:
+        assert "hotreload" not in file_data
+        return Merged(file_data, {})
+
+    def validate(self, data: Any, folder: Path) -> Validated[int]:
+        if "a" not in data:
+            raise ConfigInvalid([Problem("a.b", "is missing")])
+        return Validated(data["a"], {"a": data["a"]})
+
+
+def test_any_model_will_do() -> None:
+    foreign: Source[int] = Source(CONF, Foreign(), duplicates="warn")
+    made = build_candidate(document('{"a": 5, "hotreload": {}}'), foreign)
+    assert made.target.settings == 5
+    assert foreign.rule("a") == FieldRule("a")
+    assert foreign.rule("hotreload.root_key").secret
+    with pytest.raises(ConfigInvalid) as caught:
+        build_candidate(document('{"b": 5}'), foreign)
+    assert [(each.path, each.line, each.column) for each in caught.value.problems] == [("a.b", 1, 1)]

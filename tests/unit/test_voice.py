@@ -1,0 +1,128 @@
+"""What systemd is told around the flows, and that time is never asked for beyond a bound."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from hotreload.host import voice as module
+from hotreload.host.voice import AHEAD_S, StartUp, Voice
+from hotreload.lifecycle import Phase
+from hotreload.reload.report import Outcome
+from hotreload.systemd.notifier import Notifier
+from tests.control import report
+
+
+@pytest.fixture
+def manager(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(short_path / "notify"))
+        receiver.settimeout(0.3)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(short_path / "notify"))
+        monkeypatch.setattr(module, "TICK_S", 0.02)
+        yield receiver
+
+
+def _heard(manager: socket.socket) -> list[str]:
+    """Return all datagrams until it is quiet."""
+    words: list[str] = []
+    try:
+        while True:
+            words.append(manager.recv(4096).decode())
+    except TimeoutError:
+        return words
+
+
+def _asked(words: list[str]) -> list[float]:
+    return [int(word.partition("=")[2]) / 1e6 for word in words if word.startswith("EXTEND_TIMEOUT_USEC")]
+
+
+def _voice(drain: dict[str, Any] | None = None) -> Voice:
+    return Voice(Notifier(), generation=lambda: 3, degraded=lambda: None, drain=lambda: drain)
+
+
+def _draining(left_s: float) -> dict[str, Any]:
+    return {"phase": "grace", "jobs_at_start": 40, "remaining": ["x"] * 12, "left_s": left_s}
+
+
+def test_a_start_up_asks_for_time_up_to_its_bound(manager: socket.socket) -> None:
+    start_up = StartUp(Notifier(), bound_s=0.2)
+    start_up.begin()
+    words = _heard(manager)
+    assert words[0] == "STATUS=starting"
+    assert len(_asked(words)) > 3
+    assert max(_asked(words)) <= 0.2
+    start_up.end()
+
+
+def test_a_start_that_fails_says_why_and_asks_no_more(manager: socket.socket) -> None:
+    start_up = StartUp(Notifier())
+    start_up.begin()
+    assert _asked([manager.recv(100).decode(), manager.recv(100).decode()]) == [AHEAD_S]
+    start_up.failed(ValueError("ov.conf:1:3: no value"))
+    words = _heard(manager)
+    assert "STATUS=cannot start: ov.conf:1:3: no value" in words
+    assert len(_asked(words)) < 5
+
+
+def test_without_a_manager_a_start_up_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    notifier = Notifier()
+    start_up = StartUp(notifier)
+    start_up.begin()
+    start_up.end()
+    start_up.failed(ValueError("no"))
+    assert (notifier.enabled, notifier.errors) == (False, 0)
+
+
+@pytest.mark.anyio
+async def test_a_reload_asks_for_time_until_its_verdict(manager: socket.socket) -> None:
+    voice = _voice()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(voice.speak)
+        voice.reloading()
+        await anyio.sleep(0.1)
+        voice.reloaded(report(Outcome.REJECTED))
+        at_verdict = len(_heard(manager))
+        await anyio.sleep(0.1)
+        tasks.cancel_scope.cancel()
+    assert at_verdict > 3
+    assert _heard(manager) == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "number"), [(Outcome.REJECTED, 22), (Outcome.ROLLED_BACK, 22), (Outcome.APPLIED, 0)]
+)
+def test_a_verdict_is_one_datagram(manager: socket.socket, outcome: Outcome, number: int) -> None:
+    voice = _voice()
+    voice.reloading()
+    voice.reloaded(report(outcome))
+    reloading, status, ready = _heard(manager)
+    assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
+    assert status == "STATUS=generation 3, reloading"
+    assert ready.startswith(
+        f"READY=1\nX_HOTRELOAD_GENERATION=3\nERRNO={number}\nSTATUS=generation 3, reload {outcome.value}"
+    )
+
+
+def test_each_phase_of_a_drain_is_told(manager: socket.socket) -> None:
+    voice = _voice(_draining(7.6))
+    voice.entered(Phase.RUNNING)
+    voice.entered(Phase.QUIESCING)
+    voice.entered(Phase.GRACE)
+    line = "STATUS=draining: 12 of 40 jobs, 8 s left (grace)"
+    extend = f"EXTEND_TIMEOUT_USEC={round(AHEAD_S * 1e6)}"
+    assert _heard(manager) == [f"STOPPING=1\n{line}", line, extend, line, extend]
+
+
+@pytest.mark.parametrize(("left_s", "asked"), [(2.0, [3.0]), (0.01, [1.01]), (0.0, [])])
+def test_no_time_is_asked_for_beyond_the_end_of_a_drain(
+    manager: socket.socket, left_s: float, asked: list[float]
+) -> None:
+    _voice(_draining(left_s)).entered(Phase.INTERRUPTING)
+    assert _asked(_heard(manager)) == asked
