@@ -1,0 +1,122 @@
+# `make run` shows the example on this machine's own Python files; `make test` checks everything.
+# Needed: make, and Python 3.11 or newer with its venv module. All the rest goes into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
+	command -v $$python >/dev/null && $$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
+
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check install -qq --constraint constraints.txt
+HTTP := 127.0.0.1:8750
+CONF := .run/ov.conf
+SOCKET := .run/hotreload.sock
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
+
+# --- the example ---------------------------------------------------------------------------------
+
+.PHONY: run
+run: .venv/.runs $(CONF) ## run the example on http://127.0.0.1:8750 in the foreground; Ctrl-C drains it
+	@chmod 700 .run
+	@printf '%s\n' \
+	  'From a second terminal, in this folder:' \
+	  '  $(BIN)/hotreload status --watch --socket $(SOCKET)' \
+	  '  edit $(CONF), say vlm.max_concurrent 4 → 16, save, and watch the first one' \
+	  '  $(BIN)/hotreload reload --socket $(SOCKET)     asks for the same and prints the verdict' \
+	  '  find .run/workspace -name .abstract.md          what is written' \
+	  'Ctrl-C here drains; "make run" again goes on where each document was.'
+	@$(BIN)/hotreload run examples.summaries.service:service --config $(CONF) --http $(HTTP) --socket $(SOCKET)
+
+$(CONF): | .venv/.runs
+	@umask 077 && mkdir -p .run && \
+	key=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(32))') && \
+	sed "s|\"hotreload\": {|&\n    \"root_key\": \"$$key\",|" examples/summaries/ov.conf > $@.new && mv $@.new $@
+
+# --- the environment: a stamp each, so that `make run` installs only what it needs ----------------
+
+.venv/.made:
+	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer with venv found; on Debian: apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.runs: .venv/.made pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.tests: .venv/.made pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	@touch .venv/.runs $@
+
+.venv/.openviking: .venv/.made pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev,openviking]'
+	@touch .venv/.runs .venv/.tests $@
+
+# --- checks --------------------------------------------------------------------------------------
+
+# What needs the stock server or a systemd of its own has its own target; the coverage of all is one report.
+APART := openviking systemd
+TYPED := $(filter-out hotreload/openviking/ hotreload/__pycache__/,$(wildcard hotreload/*/)) $(wildcard hotreload/*.py)
+
+.PHONY: test test-openviking test-systemd lint types unit format
+test: lint types unit ## lint, types and tests with branch coverage, but for what the next ones add
+
+test-openviking: .venv/.openviking ## types and tests of the adapter on stock OpenViking, and the tour
+	$(BIN)/basedpyright hotreload/openviking examples/openviking
+	$(BIN)/coverage run -m pytest tests/openviking
+	$(BIN)/coverage combine --append --quiet
+	$(BIN)/coverage report
+
+test-systemd: .venv/.openviking ## tests under real systemd 252 and 257 in containers; as root (SYSTEMD_TESTS=full: long times)
+	$(BIN)/python -m pytest tests/systemd
+
+lint: .venv/.tests ## ruff and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/.tests ## basedpyright, strict
+	$(BIN)/basedpyright $(TYPED) examples
+
+unit: .venv/.tests ## the tests alone
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(APART:%=--ignore=tests/%)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+.PHONY: bench-reload
+bench-reload: .venv/.tests ## how long a reload takes, beside a bare watch by watchfiles
+	$(BIN)/python -m tests.bench.reload
+
+.PHONY: bench-queue
+bench-queue: .venv/.tests .venv/.peers ## how fast queue and pool are, beside other durable queues
+	PYTHONPATH=.venv/peers $(BIN)/python -m tests.bench.queue $(ROUNDS)
+
+.venv/.peers: .venv/.made tests/bench/requirements.txt
+	$(BIN)/pip --disable-pip-version-check install -qq --target .venv/peers --upgrade -r tests/bench/requirements.txt
+	@touch $@
+
+format: .venv/.tests ## put imports and layout right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# --- upkeep --------------------------------------------------------------------------------------
+
+.PHONY: constraints clean distclean
+constraints: .venv/.openviking ## write the versions of .venv to constraints.txt
+	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+=='; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## remove caches and reports
+	rm -rf .coverage .coverage.* htmlcov build dist .hypothesis .pytest_cache .ruff_cache .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean ## and .venv and .run, the example's queue and workspace included
+	rm -rf .venv .run
