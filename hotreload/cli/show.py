@@ -54,10 +54,7 @@ def reload_view(report: Mapping[str, Any]) -> RenderableType:
         ]
         parts.append(table(("needs a restart", "running", "on disk", "reason"), waiting))
     parts += [Text(f"warning: {problem_line(warning)}", "yellow") for warning in report["warnings"]]
-    parts += [
-        Text(f"converging: {c['owner']} runs {c['running']}, its limit is {c['limit']}", "cyan")
-        for c in report["converging"]
-    ]
+    parts += _converging(report["converging"])
     return Group(*parts)
 
 
@@ -124,6 +121,7 @@ def _status_lines(status: Mapping[str, Any]) -> list[RenderableType]:
         Text(f"needs a restart: {p['path']} ({_value(p['running'])}, on disk {_value(p['on_disk'])})", "yellow")
         for p in status["pending_restart"]
     ]
+    lines += _converging(status.get("converging", ()))
     if not status["watch"]["healthy"]:
         lines.append(Text("the configuration file is polled, changes are seen late", "yellow"))
     last = status.get("last_reload")
@@ -135,6 +133,10 @@ def _status_lines(status: Mapping[str, Any]) -> list[RenderableType]:
     elif status.get("last_drain"):
         lines.append(Group("last drain: ", drain_view(status["last_drain"])))
     return lines
+
+
+def _converging(pools: Iterable[Mapping[str, Any]]) -> list[Text]:
+    return [Text(f"converging: {p['owner']} runs {p['running']}, its limit is {p['limit']}", "cyan") for p in pools]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

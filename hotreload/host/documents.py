@@ -12,7 +12,7 @@ from hotreload.clock import iso, now_ms
 from hotreload.config.redact import Redactor
 from hotreload.config.store import Snapshot
 from hotreload.queue.contract import QueueDepth
-from hotreload.reload.report import PendingRestart, ReloadReport
+from hotreload.reload.report import Converging, PendingRestart, ReloadReport
 from hotreload.reload.triggers import WatchHealth
 from hotreload.reload.validate import Source
 
@@ -26,6 +26,11 @@ class PoolFigures:
     running: int
     waiting: int
     bound_by: str | None
+
+
+def converging(pools: Sequence[PoolFigures]) -> list[Converging]:
+    """Return the pools that still run more jobs than they may: a limit was shrunk, and none is cancelled for that."""
+    return [Converging(pool.name, pool.limit, pool.running) for pool in pools if pool.running > pool.limit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ class Documents:
         told = self._told
         snapshot = told.snapshot()
         last = told.last_reload()
+        pools = told.pools()
         return {
             "name": told.name,
             "version": told.version,
@@ -73,7 +79,8 @@ class Documents:
             "degraded": told.degraded(),
             "config_file": str(told.source.path),
             "pending_restart": [pending.to_dict() for pending in told.pending_restart()],
-            "pools": [asdict(pool) for pool in told.pools()],
+            "pools": [asdict(pool) for pool in pools],
+            "converging": [pool.to_dict() for pool in converging(pools)],
             "queues": [asdict(queue) for queue in told.queues()],
             "watch": asdict(told.watch),
             "last_reload": last.to_dict() if last else None,

@@ -24,6 +24,7 @@ from hotreload.drain.request import on_termination
 from hotreload.drain.sentinel import Sentinel
 from hotreload.host import cut
 from hotreload.host.control import HostControl
+from hotreload.host.documents import converging
 from hotreload.host.edges import Edges
 from hotreload.host.feed import Feed
 from hotreload.host.parts import Parts
@@ -34,7 +35,7 @@ from hotreload.host.voice import Voice
 from hotreload.lifecycle import Phase
 from hotreload.reload.attempt import Flow
 from hotreload.reload.coordinator import ReloadCoordinator, Ticket
-from hotreload.reload.report import Converging, Outcome, ReloadReport, Trigger, TriggerKind
+from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
 from hotreload.reload.triggers import FileWatch
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Host:
             snapshots=started.snapshots,
             parts=parts.reloadables,
             redactor=started.redactor,
-            converging=self._converging,
+            converging=lambda: converging(parts.pools()),
             taken=self._watch.taken,
             warnings=self._watch.warnings,
         )
@@ -222,13 +223,6 @@ class Host:
     def _budget(self) -> Budget:
         leave_s = self._parts.leave_s + self._edges.linger_s
         return Budget(self._own.drain_deadline_s, self._own.drain_grace_s, leave_s)
-
-    def _converging(self) -> list[Converging]:
-        return [
-            Converging(owner=pool.name, limit=pool.limit, running=pool.running)
-            for pool in self._parts.pools()
-            if pool.running > pool.limit
-        ]
 
     @property
     def _own(self) -> HotreloadSettings:

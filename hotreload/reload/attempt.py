@@ -141,7 +141,7 @@ class Attempt:
             pending_restart=self.pending_restart,
             errors=tuple(errors),
             warnings=self._warnings,
-            converging=tuple(self.flow.converging()) if outcome is Outcome.APPLIED else (),
+            converging=tuple(self.flow.converging()),
             timings_ms={**self._timings, "total": (time.perf_counter() - self._began) * 1000},
         )
 

@@ -76,7 +76,7 @@ class PendingRestart:
 
 @dataclass(frozen=True, slots=True)
 class Converging:
-    """A pool that still runs more jobs than its new limit."""
+    """A pool that still runs more jobs than its new limit; in every report for as long as it is so."""
 
     owner: str
     limit: int

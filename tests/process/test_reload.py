@@ -12,6 +12,7 @@ import pytest
 from tests.process.running import (
     POOL,
     WAYS,
+    Endpoint,
     Home,
     Summaries,
     endpoint,
@@ -35,11 +36,7 @@ async def test_limit_follows_every_way_of_asking_and_nothing_is_made_twice(short
                 home.set("hotreload", watch=way in ("in place", "rename"))
                 await _moves(service, way, 4, 16)
                 await wait_until(lambda: _runs(service, 16), 1, f"{way}: running = limit within 1 s of growing")
-                report = await _moves(service, way, 16, 2)
-                assert all(
-                    part == {"owner": POOL, "limit": 2, "running": part["running"]} for part in report["converging"]
-                )
-                await _converges(service, 2)
+                await _shrinks(service, model, way)
                 await _moves(service, way, 2, 4)
             shown = json.loads((await service.verb("status", "--json")).stdout)
             (pool,) = (pool for pool in shown["pools"] if pool["name"] == POOL)
@@ -61,6 +58,27 @@ async def _moves(service: Summaries, way: str, old: int, new: int) -> dict[str, 
     assert (change["old"], change["new"], change["effect"], change["owner"]) == (old, new, "live", POOL)
     assert (await service.pool())["limit"] == new
     return report
+
+
+async def _shrinks(service: Summaries, model: Endpoint, way: str) -> None:
+    """With every call hung 16 jobs run on under a limit of 2: each report and the status say so until it is true."""
+    await model.behave(hang=True)
+    await wait_until(lambda: _hang(model, 16), 10, "16 calls hang")
+    over = [{"owner": POOL, "limit": 2, "running": 16}]
+    assert (await _moves(service, way, 16, 2))["converging"] == over
+    again = json.loads((await service.verb("reload", "--json")).stdout)
+    assert (again["outcome"], again["converging"]) == ("unchanged", over)
+    assert (await service.status())["converging"] == over
+    assert f"converging: {POOL} runs 16, its limit is 2" in (await service.verb("status")).stdout.decode()
+    await model.behave(hang=False)
+    await _converges(service, 2)
+    status = await service.status()
+    assert status["converging"] == []
+    assert status["last_reload"]["converging"] == over  # the verdict of its time
+
+
+async def _hang(model: Endpoint, calls: int) -> bool:
+    return (await model.gauges())["hanging"] == calls
 
 
 async def _runs(service: Summaries, jobs: int) -> bool:
