@@ -1,8 +1,7 @@
-"""The queue against a small model: any order of calls, crashes and drains; HOTRELOAD_TEST_SCALE multiplies the runs."""
+"""The queue against a small model: any order of calls, crashes and drains; HOTRELOAD_EXAMPLES says how many runs."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -17,10 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hotreload.errors import LeaseLost
 from hotreload.queue.job import Done, Failed, Interrupted, JobRow, JobState, NewJob, Verdict, after_crash, decide
 from hotreload.queue.sqlite import SqliteQueue
+from tests.counts import counted
 
 from .stores import HandClock, counters_agree
 
-SCALE = int(os.environ.get("HOTRELOAD_TEST_SCALE", "1"))
 QUEUES = ("a", "b")
 
 
@@ -271,7 +270,7 @@ class TestQueueMachine(QueueMachine.TestCase):
     """Runs it, and prints how far it went (shown with `-s`)."""
 
     settings = settings(
-        max_examples=40 * SCALE,
+        max_examples=counted("EXAMPLES", 40),
         stateful_step_count=40,
         deadline=None,
         suppress_health_check=list(HealthCheck),

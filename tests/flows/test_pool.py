@@ -25,8 +25,10 @@ from hotreload.workers.job import Surroundings
 from hotreload.workers.kind import Kind
 from hotreload.workers.limits import Limit
 from hotreload.workers.pool import Pool
+from tests.counts import counted, patience_s
 
 pytestmark = pytest.mark.anyio
+RESIZES = counted("RESIZES", 300)
 
 
 class Text(BaseModel):
@@ -149,25 +151,36 @@ async def test_a_limit_of_zero_pauses(tmp_path: Path) -> None:
         await one.until(lambda: one.outcomes == ["done"])
 
 
+@pytest.mark.timeout(patience_s(120, RESIZES, 300))
 async def test_random_resizes_never_admit_above_the_larger_limit(tmp_path: Path) -> None:
+    """Never above max(old, new) meanwhile, equal to the new at the end, and nobody left asleep."""
     chance = random.Random(7)
-    over: list[tuple[int, int]] = []
+    over: list[tuple[int, int, int]] = []
+    before, last, added = 8, 13, 0
+    resizing, release = True, anyio.Event()
 
     async def body(_job: Job[Text], one: Bench) -> None:
-        await anyio.sleep(chance.random() * 0.002)
         if one.pool.running > max(one.limit.value, before):
-            over.append((one.pool.running, one.limit.value))
+            over.append((one.pool.running, before, one.limit.value))
+        await (anyio.sleep(chance.random() * 0.002) if resizing else release.wait())
 
-    before = 8
-    async with bench(tmp_path, body, limit=8) as one:
-        await one.add(*(f"t{i}" for i in range(3000)))
-        for _ in range(300):
+    async with bench(tmp_path, body, limit=before) as one:
+        for number in range(RESIZES):
+            if one.depth("ready") < 200:
+                await one.add(*(f"t{i}" for i in range(added, added + 500)))
+                added += 500
             before = one.limit.value
-            one.limit.set(chance.randint(0, 20))
+            one.limit.set(chance.randint(0, 20) if number < RESIZES - 1 else last)
             await one.until(lambda: one.pool.running <= one.limit.value)
-        one.limit.set(20)
-        await one.until(lambda: len(one.outcomes) == 3000)
+        resizing = False
+        await one.until(lambda: len(one.running) == last)
+        await anyio.wait_all_tasks_blocked()
+        assert (one.pool.running, len(one.running)) == (last, last)
+        release.set()
+        await one.until(lambda: len(one.outcomes) == added)
+        assert (one.depth("ready"), one.depth("running")) == (0, 0)
     assert over == []
+    assert set(one.outcomes) == {"done"}
 
 
 async def test_a_failure_uses_an_attempt_and_is_tried_again(tmp_path: Path) -> None:

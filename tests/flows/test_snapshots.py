@@ -20,12 +20,12 @@ from hotreload.reload.coordinator import ReloadCoordinator
 from hotreload.reload.load import load
 from hotreload.reload.report import Outcome, Trigger, TriggerKind
 from hotreload.reload.validate import Source, build_candidate, first_snapshot
-from tests.process.serving import scaled
+from tests.counts import counted, patience_s
 
-pytestmark = pytest.mark.anyio
 READERS = 50
 RELOADS = 200
-READS = scaled(100_000)
+READS = counted("READS", 100_000)
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(patience_s(120, READS, 100_000))]
 
 
 class Twins(LiveSettings):

@@ -1,7 +1,6 @@
 """What OpenViking should have and has not is found, with the reason, and made again by its own reindex."""
 
 import json
-import os
 import random
 import signal
 import sys
@@ -13,9 +12,11 @@ import anyio
 import pytest
 from ov_process import Home, Server, running, start, wait_until
 
+from tests.counts import counted
+
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
-SCALE = int(os.environ.get("HOTRELOAD_TEST_SCALE", "1"))
-DOCUMENTS, HIT, KILLS = 60 * SCALE, 12 * SCALE, min(10, 2 * SCALE)
+DOCUMENTS = counted("DOCUMENTS", 60, least=10)
+HIT, KILLS = DOCUMENTS // 5, counted("OPENVIKING_KILLS", 2)
 PLACEHOLDER = "# it\n\n[Directory overview is not generated]\n"
 
 

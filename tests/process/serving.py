@@ -19,13 +19,6 @@ from anyio.abc import Process
 from tests.process.running import HOTRELOAD, ROOT, Spoken, hotreload, wait_until
 
 TARGET = "tests.process.sample:service"
-SCALE = float(os.environ.get("HOTRELOAD_TEST_SCALE", "1"))
-"""How many times the counts of CI; a campaign sets more."""
-
-
-def scaled(count: int, *, least: int = 1) -> int:
-    """Return a count times the scale."""
-    return max(least, round(count * SCALE))
 
 
 @dataclass

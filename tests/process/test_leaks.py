@@ -11,11 +11,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.process.serving import Running, put, scaled, serving
+from tests.counts import counted, patience_s
+from tests.process.serving import Running, put, serving
 
-pytestmark = pytest.mark.anyio
 WARM = 100
-RELOADS = scaled(300, least=WARM + 50)
+RELOADS = counted("RELOADS", 300, least=WARM + 50)
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(patience_s(120, RELOADS, 300))]
 MEGABYTE = 1024 * 1024
 
 

@@ -1,4 +1,4 @@
-"""Whatever is taken from 1,000 summaries (HOTRELOAD_TEST_SCALE multiplies them) is made again, and nothing else."""
+"""Whatever is taken from 1,000 summaries (HOTRELOAD_SUMMARIES says another number) is made again, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.counts import counted
 from tests.process.running import ROOT, Endpoint, Home, Summaries, endpoint, summaries, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
-SCALE = int(os.environ.get("HOTRELOAD_TEST_SCALE", "1"))
-WHOLE = 1_000 * min(SCALE, 5)
+WHOLE = counted("SUMMARIES", 1_000)
+ENTRIES = counted("ENTRIES", 100_000)
 OTHERS = 500
 CALLS = 2
 """What one of these documents takes: one section, one to merge."""
@@ -207,8 +208,8 @@ async def _made(model: Endpoint) -> bool:
 
 @pytest.mark.parametrize("kind", ["told", "files"])
 async def test_a_search_of_many_entries_stays_small_and_shows_progress(short_path: Path, kind: str) -> None:
-    """100,000 entries here; HOTRELOAD_TEST_SCALE=10 makes it the million. Documents are a tenth of that."""
-    count = 100_000 * SCALE if kind == "told" else 10_000 * SCALE
+    """100,000 entries here; HOTRELOAD_ENTRIES=1000000 makes it the million. Documents are a tenth of that."""
+    count = ENTRIES if kind == "told" else ENTRIES // 10
     missing = count // 1_000
     if kind == "files":
         missing = count

@@ -1,11 +1,10 @@
 """Whole services killed, restarted and drained with jobs that resist: see service_life.py for what is checked.
 
-HOTRELOAD_TEST_SCALE multiplies the counts; `-s` shows what came of them.
+HOTRELOAD_KILLS, _RESTARTS, _DRAINS, _IDLE say the counts; `-s` shows what came of them.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -13,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
-SCALE = int(os.environ.get("HOTRELOAD_TEST_SCALE", "1"))
+from tests.counts import counted, patience_s
+
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(100 * SCALE)
-@pytest.mark.parametrize(("way", "count"), [("kills", 12), ("restarts", 8), ("drains", 12), ("idle", 5), ("killer", 1)])
-def test_lives(short_path: Path, way: str, count: int) -> None:
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(("way", "usual"), [("kills", 12), ("restarts", 8), ("drains", 12), ("idle", 5), ("killer", 1)])
+def test_lives(short_path: Path, way: str, usual: int) -> None:
+    count = counted(way.upper(), usual)
     seed = random.randrange(1 << 30)
-    command = [sys.executable, "-m", "tests.process.service_life", way, str(short_path), str(count * SCALE), str(seed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100 * SCALE, check=False)
+    command = [sys.executable, "-m", "tests.process.service_life", way, str(short_path), str(count), str(seed)]
+    within_s = patience_s(100, count, usual)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=within_s, check=False)
     print(f"\n{way}: {done.stdout}", end="")
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,11 @@
 """kill -9 at any instant and before every statement, power lost below SQLite: nothing acknowledged is ever lost.
 
-HOTRELOAD_TEST_SCALE multiplies the counts.
+HOTRELOAD_KILLS and HOTRELOAD_LOSSES say the counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import subprocess
 import sys
@@ -18,36 +17,37 @@ import pytest
 
 from hotreload.errors import StoreOwned, StoreUnavailable
 from hotreload.queue.sqlite import SqliteQueue
+from tests.counts import counted, patience_s
 
 from .power import Disk
 from .store_life import check, finish, live
 
-SCALE = int(os.environ.get("HOTRELOAD_TEST_SCALE", "1"))
 ROOT = Path(__file__).parents[2]
-KILLS = 25 * SCALE
-LOSSES = 40 * SCALE
+KILLS = counted("KILLS", 25)
+LOSSES = counted("LOSSES", 40)
+TIMEOUT_S = max(patience_s(100, KILLS, 25), patience_s(100, LOSSES, 40))
 
 
 def lives(way: str, folder: Path, count: int) -> str:
     """Run lives in a process without threads, because those fork; return what it says."""
     seed = random.randrange(1 << 30)
     command = [sys.executable, "-m", "tests.process.store_life", way, str(folder), str(count), str(seed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100 * SCALE, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.timeout(100 * SCALE)
+@pytest.mark.timeout(TIMEOUT_S)
 def test_killed_at_random_instants(tmp_path: Path) -> None:
     assert f"{KILLS} killed" in lives("random", tmp_path, KILLS)
 
 
-@pytest.mark.timeout(100 * SCALE)
+@pytest.mark.timeout(TIMEOUT_S)
 def test_killed_before_every_statement(tmp_path: Path) -> None:
     assert "statements" in lives("statements", tmp_path, 0)
 
 
-@pytest.mark.timeout(100 * SCALE)
+@pytest.mark.timeout(TIMEOUT_S)
 def test_power_lost_at_random_writes(tmp_path: Path) -> None:
     begun = 0
     for number in range(LOSSES):
@@ -111,7 +111,7 @@ def test_a_wal_cut_anywhere_keeps_whole_commits(tmp_path: Path) -> None:
     wal = anyio.run(fill)
     whole = path.read_bytes()
     chance = random.Random(7)
-    for number in range(20 * SCALE):
+    for number in range(max(20, LOSSES // 2)):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "queue.db").write_bytes(whole)

@@ -14,15 +14,17 @@ import anyio
 import httpx
 import pytest
 
+from tests.counts import counted, patience_s
 from tests.process.running import HOTRELOAD, started, wait_until
-from tests.process.serving import TARGET, Running, put, scaled, serving
+from tests.process.serving import TARGET, Running, put, serving
 
-pytestmark = pytest.mark.anyio
+TRIGGERS = counted("TRIGGERS", 400)
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(patience_s(120, TRIGGERS, 400))]
 KEY = "a-root-key-of-a-test"
 OWN = {"root_key": KEY, "poll_s": 2.0}
 SAVES = 5
 FEW = 3 * SAVES
-STARTS = scaled(8)
+STARTS = counted("STARTS", 8)
 
 
 def value_of(reloads: list[dict[str, Any]], generation: int) -> int:
@@ -36,7 +38,6 @@ def value_of(reloads: list[dict[str, Any]], generation: int) -> int:
 
 
 async def test_a_storm_is_a_handful_of_reloads_and_every_verdict_is_right(short_path: Path) -> None:
-    triggers = scaled(400)
     put(short_path / "ov.conf", hotreload=OWN)
     answers: list[tuple[int, dict[str, Any]]] = []
     saved = 0
@@ -53,8 +54,8 @@ async def test_a_storm_is_a_handful_of_reloads_and_every_verdict_is_right(short_
                 answers.append((asked, answer.json()))
 
             async with anyio.create_task_group() as asking:
-                for number in range(triggers):
-                    if number % (triggers // SAVES) == 0:
+                for number in range(TRIGGERS):
+                    if number % (TRIGGERS // SAVES) == 0:
                         saved += 1
                         put(service.conf, value=saved, hotreload=OWN)
                     match number % 3:
@@ -65,9 +66,9 @@ async def test_a_storm_is_a_handful_of_reloads_and_every_verdict_is_right(short_
                         case _:
                             service.process.send_signal(signal.SIGHUP)
                     if number % 10 == 0:
-                        await anyio.sleep(0.9 * 10 / triggers)
+                        await anyio.sleep(0.9 * 10 / TRIGGERS)
         await service.rest()
-        assert len(answers) == triggers - triggers // 3
+        assert len(answers) == TRIGGERS - TRIGGERS // 3
         for asked, report in answers:
             assert report["outcome"] in ("applied", "unchanged")
             assert value_of(service.reloads, report["generation"]) >= asked
@@ -129,7 +130,7 @@ async def test_hangups_from_the_first_statement_to_the_end(short_path: Path, see
 async def test_a_hangup_while_a_reload_runs_is_served_after_it(short_path: Path) -> None:
     put(short_path / "ov.conf", hotreload={"watch": False})
     async with serving(short_path) as service:
-        for value in range(1, scaled(30) + 1):
+        for value in range(1, counted("HANGUPS", 30) + 1):
             await _hang_up_in_between(service, value)
 
 

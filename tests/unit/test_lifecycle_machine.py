@@ -1,16 +1,14 @@
-"""The phases against a small model, over any order of wishes; HOTRELOAD_TEST_SCALE multiplies the runs."""
+"""The phases against a small model, over any order of wishes; HOTRELOAD_EXAMPLES says how many runs."""
 
 from __future__ import annotations
-
-import os
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hotreload.lifecycle import IllegalMove, Lifecycle, Phase
+from tests.counts import counted
 
-SCALE = int(os.environ.get("HOTRELOAD_TEST_SCALE", "1"))
 WAY = ("starting", "running", "quiescing", "grace", "interrupting", "flushing", "stopped")
 LEAPS = {"starting": {"quiescing"}, "quiescing": {"interrupting", "flushing"}, "grace": {"flushing"}}
 
@@ -57,7 +55,7 @@ class LifecycleMachine(RuleBasedStateMachine):
 class TestLifecycleMachine(LifecycleMachine.TestCase):
     """Runs it, and prints how far it went (shown with `-s`)."""
 
-    settings = settings(max_examples=100 * SCALE, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=counted("EXAMPLES", 100), stateful_step_count=40, deadline=None)
 
     @classmethod
     def tearDownClass(cls) -> None:
