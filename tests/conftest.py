@@ -1,17 +1,18 @@
-"""What all tests share: the event loop's backend, deadlines of Hypothesis, folders for sockets, no skips in CI."""
+"""What all tests share: the backend, deadlines of Hypothesis, folders for sockets, figures shown, no skips in CI."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
+FIGURES = pytest.StashKey[list[str]]()
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 hypothesis.settings.register_profile("shared", deadline=None)
@@ -30,6 +31,25 @@ def short_path() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Take a line of what was measured; all of them are printed at the end of the run, with the test's name."""
+
+    def measured(line: str) -> None:
+        request.config.stash.setdefault(FIGURES, []).append(f"{request.node.name}: {line}")
+
+    return measured
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what the tests measured."""
+    lines = config.stash.get(FIGURES, [])
+    if lines:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(wrapper=True)
