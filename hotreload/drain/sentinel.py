@@ -118,7 +118,10 @@ class Sentinel:
 
 def watch(pipe: int, shared: Shared, pid: int, note: str) -> None:
     """Be the sentinel until the process is gone, or closes the pipe."""
-    process = os.pidfd_open(pid)
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:  # gone before this one began: it never served
+        return
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     poll.register(process, select.POLLIN)
