@@ -5,9 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, Field, SecretStr
+import httpx
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from hotreload import Live, LiveSettings, Secret
+
+
+def _http_url(text: str) -> str:
+    """Refuse what no client could call, here where the place in the file is known."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise ValueError(str(error)) from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("must be an address like http://127.0.0.1:9000/v1")
+    return text
 
 
 class VLM(BaseModel, frozen=True):
@@ -18,7 +30,7 @@ class VLM(BaseModel, frozen=True):
     """How many documents are summarised at once."""
     pace_s: Annotated[float, Live, Field(ge=0, le=3600)] = 0.2
     """Seconds to pause before each call, so that a person can watch or a provider is spared."""
-    api_base: Annotated[str | None, Live] = None
+    api_base: Annotated[Annotated[str, AfterValidator(_http_url)] | None, Live] = None
     """An OpenAI-compatible endpoint, up to and without `/chat/completions`."""
     api_key: Annotated[SecretStr | None, Live, Secret] = None
     timeout_s: Annotated[float, Live, Field(gt=0, le=3600)] = 60.0

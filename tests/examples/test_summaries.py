@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sysconfig
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from examples.summaries import extract, workspace
 from examples.summaries.documents import MAX_SECTIONS, Document, Section, find, read, split
+from examples.summaries.service import service
 from examples.summaries.settings import Documents
 
 PYTHON = '''"""Says what it is for. And more."""
@@ -92,6 +94,19 @@ def test_damaged_documents_are_summarised_like_others(tmp_path: Path, raw: bytes
 
 def test_section_title_stands_in_where_nothing_is_said() -> None:
     assert extract.note(Section("empty", "")) == "- empty"
+
+
+@pytest.mark.parametrize("value", ["http://h:abc", "127.0.0.1:9000/v1", "ftp://h/v1", "http://", ""])
+def test_an_address_no_client_can_call_is_refused_with_its_place(tmp_path: Path, value: str) -> None:
+    (tmp_path / "ov.conf").write_text(json.dumps({"vlm": {"api_base": value}}))
+    (error,) = service.check(tmp_path / "ov.conf").errors
+    assert (error.path, error.line, error.column) == ("vlm.api_base", 1, 22)
+
+
+@pytest.mark.parametrize("value", [None, "http://127.0.0.1:9000/v1", "https://[::1]/v1"])
+def test_an_address_or_none_is_taken(tmp_path: Path, value: str | None) -> None:
+    (tmp_path / "ov.conf").write_text(json.dumps({"vlm": {"api_base": value}}))
+    assert service.check(tmp_path / "ov.conf").outcome == "valid"
 
 
 def test_find_passes_over_what_is_excluded_hidden_damaged_or_linked_in_a_circle(tmp_path: Path) -> None:
