@@ -50,6 +50,13 @@ class Problem:
         return f"{text}; {self.hint}" if self.hint else text
 
 
+def reason_of(error: BaseException) -> str:
+    """Return what an error says to a person, one line first; of a system call the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
 class HotreloadError(Exception):
     """Base of every error raised here."""
 

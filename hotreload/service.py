@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -11,7 +11,9 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 import anyio
 from pydantic import TypeAdapter
 
+from hotreload.config.model import Validated
 from hotreload.config.settings import LiveSettings, SettingsModel
+from hotreload.errors import ConfigInvalid
 from hotreload.host.parts import Parts
 from hotreload.host.peoples_jobs import PeoplesJobs
 from hotreload.host.process import serve
@@ -25,7 +27,7 @@ from hotreload.workers.job import Job, Surroundings, SyncJob
 from hotreload.workers.kind import Kind, Migrate
 from hotreload.workers.limits import Limit, SharedLimit
 from hotreload.workers.pool import Pool
-from hotreload.workers.resize import Resize
+from hotreload.workers.resize import Resize, limit_problems
 from hotreload.workers.resources import Factory, Resource
 
 H = TypeVar("H", bound=Callable[..., Any])
@@ -165,10 +167,14 @@ class Service:
 
     def _source(self, options: RunOptions) -> Source[Any]:
         path = options.config or Path("ov.conf")
-        model = SettingsModel(self.settings)
+        model = _DeclaredModel(self.settings, self._all_limits())
         return Source(
             path=path.absolute(), model=model, own_options=options.own_settings(), more_files=model.credential_files
         )
+
+    def _all_limits(self) -> dict[str, Callable[[Any], int]]:
+        limits = {f"workers.{queue}": worker.limit for queue, worker in self._workers.items()}
+        return limits | {f"limits.{name}": wanted for name, wanted in self._limits.items()}
 
     def _parts(self, started: Started) -> Parts:
         """Make the parts of one process of this service."""
@@ -232,6 +238,21 @@ class Service:
         for queue, _ in self._scans:
             if queue not in self._workers:
                 raise ValueError(f"a scan recovers {queue!r}, and no worker serves that queue")
+
+
+class _DeclaredModel(SettingsModel[Any]):
+    """A settings model whose settings are valid where each declared limit can be asked of them as well."""
+
+    def __init__(self, model: type[LiveSettings], limits: Mapping[str, Callable[[Any], int]]) -> None:
+        super().__init__(model)
+        self._limits = limits
+
+    def validate(self, data: Mapping[str, Any], folder: Path) -> Validated[Any]:
+        """Validate, then ask the limits; ConfigInvalid with every problem of either."""
+        validated = super().validate(data, folder)
+        if problems := limit_problems(self._limits, validated.settings):
+            raise ConfigInvalid(problems)
+        return validated
 
 
 def _asked(limit: Callable[[Any], int] | int) -> Callable[[Any], int]:

@@ -16,27 +16,39 @@ from hotreload import early
 from hotreload.cli.exits import Exit, Failure
 from hotreload.cli.show import print_json
 from hotreload.cli.verbs import root
-from hotreload.errors import ConfigError, ControlSocketUnsafe, ServiceUnreachable, StoreOwned
+from hotreload.errors import ConfigError, ControlSocketUnsafe, ServiceUnreachable, StoreOwned, reason_of
+from hotreload.host import logs
 
 __all__ = ["main", "run_verb"]
 
+log = logging.getLogger(__name__)
 _INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Run a verb and end the process with its exit code.
 
-    A serving verb leaves without joining threads: a job stuck in one must not hold a drained process.
+    A serving verb leaves without joining threads, however it ended: a job stuck in one must not hold the process.
     """
-    code = run_verb(arguments)
-    if arguments and arguments[0] in early.SERVING_VERBS:
-        early.ignore()
-        logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
+    if not arguments or arguments[0] not in early.SERVING_VERBS:
+        sys.exit(run_verb(arguments))
+    code = int(Exit.REFUSED_BY_CONTENT)
+    try:
+        code = run_verb(arguments)
+    except BaseException:
+        logs.configure()
+        log.critical("hotreload ended by a defect", exc_info=True)
+    finally:
+        _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    early.ignore()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def run_verb(arguments: Sequence[str]) -> int:
@@ -65,7 +77,7 @@ def _fail(failure: Failure, arguments: Sequence[str]) -> int:
 
 def _failure(error: Exception) -> Failure:
     """Return what an error of the library means to who typed the command."""
-    first, *more = (str(error) or type(error).__name__).splitlines()
+    first, *more = reason_of(error).splitlines()
     match error:
         case ConfigError():
             return Failure(Exit.CONFIG, f"cannot start: {first}", more)
@@ -73,7 +85,5 @@ def _failure(error: Exception) -> Failure:
             return Failure(Exit.UNREACHABLE, first, more)
         case httpx.ReadTimeout():
             return Failure(Exit.TIMED_OUT, "the service does not answer in time")
-        case OSError():
-            return Failure(Exit.REFUSED_BY_STATE, error.strerror or first)
         case _:
             return Failure(Exit.REFUSED_BY_STATE, first, more)

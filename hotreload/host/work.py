@@ -10,6 +10,7 @@ from typing import Any
 from anyio.abc import TaskGroup
 
 from hotreload.config.store import SnapshotStore
+from hotreload.errors import ConfigInvalid, Problem, reason_of
 from hotreload.host.documents import PoolFigures
 from hotreload.host.parts import Ended
 from hotreload.queue.contract import QueueDepth
@@ -31,7 +32,7 @@ class Work:
     snapshots: SnapshotStore[Any]
 
     async def start(self, tasks: TaskGroup, ended: Ended) -> None:
-        """Build the shared resources, then let the pools claim."""
+        """Build the shared resources, then let the pools claim; raises as `_build` where one cannot be built."""
         wake = asyncio.get_running_loop().call_soon_threadsafe
         pools = {pool.queue_name: pool for pool in self.pools}
 
@@ -41,10 +42,20 @@ class Work:
 
         self.store.on_ready(ready)
         for resource in self.resources:
-            await resource.start(tasks, self.snapshots.current.settings)
+            await self._build(resource, tasks)
         for pool in self.pools:
             pool.on_ended(ended)
             tasks.start_soon(pool.run, name=pool.name)
+
+    async def _build(self, resource: Resource, tasks: TaskGroup) -> None:
+        """Build a resource; ConfigInvalid that names it where its factory fails, OSError where the system does."""
+        try:
+            await resource.start(tasks, self.snapshots.current.settings)
+        except OSError as error:
+            raise OSError(error.errno, f"{resource.name} cannot be built: {reason_of(error)}") from error
+        except Exception as error:
+            reason = f"{resource.name} cannot be built: {type(error).__name__}: {reason_of(error)}"
+            raise ConfigInvalid([Problem("", reason)]) from error
 
     async def enqueue(self, queue: str, payload: Any, **options: Any) -> str | None:
         """Add one job of a known kind; see `hotreload.workers.job.enqueue`."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
-from hotreload.errors import ConfigError, ConfigUnreadable, ControlSocketUnsafe, Problem, StoreOwned, StoreUnavailable
+from hotreload.errors import ConfigUnreadable, Problem
 from hotreload.host import logs
-from hotreload.host.process import EX_CONTENT, EX_OK, EX_STATE, complain, first_of
+from hotreload.host.process import CANNOT_START, EX_CONTENT, EX_OK, EX_STATE, complain, refused_start
 from hotreload.host.start import RunOptions, Started, check, start
 from hotreload.reload.report import ReloadReport
 from hotreload.reload.validate import Source
@@ -49,7 +49,7 @@ def run(options: RunOptions, arguments: Sequence[str]) -> int:
         os.environ[CONFIG_VARIABLE] = str(path)
         source, probes = _source(path, options)
         started = anyio.run(start, NAME, source, options)
-    except (ConfigError, StoreOwned, StoreUnavailable) as error:
+    except CANNOT_START as error:
         return complain(error)
     for warning in started.warnings:
         log.warning("config.warning %s", warning)
@@ -124,20 +124,19 @@ def _serve(started: Started, probes: Any, arguments: list[str]) -> int:
     if hosting.server is None:  # several server processes: none of them is ours
         return code
     if hosting.failure is not None:
-        return _complain(hosting.failure)
+        return _complain(hosting.failure, started)
     if hosting.report is None or code not in (EX_OK, SIGTERM_EXIT):
         return EX_STATE if code == UVICORN_STARTUP_FAILURE else code or EX_CONTENT
     hosting.host.leave()
     return EX_CONTENT if hosting.report.lost else EX_OK
 
 
-def _complain(error: BaseException) -> int:
-    if isinstance(error, BaseExceptionGroup):
-        error = first_of(cast("BaseExceptionGroup[BaseException]", error))
-    if isinstance(error, (ControlSocketUnsafe, OSError)):
-        return complain(error)
-    log.error("the host failed: %r", error)
-    return EX_CONTENT
+def _complain(error: BaseException, started: Started) -> int:
+    code = refused_start(error, started)
+    if code is None:
+        log.critical("the host failed", exc_info=error)
+        return EX_CONTENT
+    return code
 
 
 def _take_out_own_section() -> None:

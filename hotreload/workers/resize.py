@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hotreload.config.masking import mask_text
+from hotreload.errors import Problem
 from hotreload.workers.limits import Limit, checked_limit
+
+
+def limit_problems(limits: Mapping[str, Callable[[Any], int]], settings: Any) -> list[Problem]:
+    """Ask each limit of these settings; returns a problem, named after the limit, for each without a usable answer."""
+    problems: list[Problem] = []
+    for name, wanted in limits.items():
+        try:
+            checked_limit(wanted(settings))
+        except Exception as error:  # noqa: BLE001 - whatever a user's function raises
+            reason = str(error) if isinstance(error, ValueError) else f"no limit: {type(error).__name__}: {error}"
+            problems.append(Problem("", f"{name}: {mask_text(reason)}"))
+    return problems
 
 
 class Resize:

@@ -20,7 +20,9 @@ class Part(BaseModel):
     """One resource: its value, and what goes wrong when it is built or ended."""
 
     value: Annotated[int, Live] = 0
-    trouble: Annotated[Literal["", "fail", "hang", "cancel", "kill", "fail at the end", "hang at the end"], Live] = ""
+    trouble: Annotated[
+        Literal["", "fail", "refuse", "hang", "cancel", "kill", "fail at the end", "hang at the end"], Live
+    ] = ""
 
 
 class Sample(LiveSettings):
@@ -32,7 +34,7 @@ class Sample(LiveSettings):
     second: Part = Part()
     third: Part = Part()
     limit: Annotated[int, Live] = 2
-    """A pool's limit; what is out of its range fails when the pool prepares."""
+    """A pool's limit; the pool refuses what is out of its range."""
     hold_s: Annotated[float, Live] = 0.0
     password: Annotated[SecretStr | None, Live] = None
     headers: Annotated[dict[str, str], Live] = Field(default_factory=dict)
@@ -49,6 +51,8 @@ async def _build(part: Part) -> AsyncIterator[int]:
     match part.trouble:
         case "fail":
             raise RuntimeError(f"cannot build {part.value}")
+        case "refuse":
+            raise ConnectionRefusedError(111, "Connection refused")
         case "hang":
             await anyio.sleep_forever()
         case "cancel":

@@ -80,7 +80,10 @@ async def test_a_resource_that_cannot_be_built_changes_nothing(short_path: Path,
             assert f"resources.{part}: prepare" in report["errors"][0]["message"]
         put(service.conf, value=1, limit=20_000, hotreload=OFF)
         report = await service.reload()
-        assert "workers.work: prepare failed" in report["errors"][0]["message"]
+        assert (report["outcome"], report["errors"][0]["message"]) == (
+            "rejected",
+            "workers.work: a limit is a whole number from 0 to 10,000, not 20000",
+        )
         pool = (await service.status())["pools"][0]
         assert (pool["limit"], (await service.status())["generation"]) == (2, 1)
         put(service.conf, value=1, limit=3, hotreload=OFF)
