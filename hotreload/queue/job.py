@@ -95,7 +95,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The service stopped the job: it goes back as it is and uses no attempt."""
+    """The service stopped the job: it goes back as it is and uses no attempt, not before `delay_s` seconds."""
+
+    delay_s: float = 0.0
 
 
 Verdict = Done | Failed | Interrupted
@@ -149,15 +151,17 @@ def decide(
     """Return what a verdict makes of a running job; `jitter` in [0, 1] is the caller's random number.
 
     A done or failed suspect is none any more: it ended without taking the process with it. An interrupted one
-    stays a suspect, because it was not run to its end. An interrupted job keeps its place in the order.
+    stays a suspect, because it was not run to its end. An interrupted job keeps its place in the order, unless it
+    is to wait.
     """
     match verdict:
         case Done(result=result):
             return _ended(row, JobState.DONE, row.attempts, row.run_at_ms, result=result)
         case Failed():
             return _after_failure(row, verdict, now_ms, jitter, backoff or Backoff())
-        case Interrupted():
-            return replace(_back(row), interruptions=row.interruptions + 1)
+        case Interrupted(delay_s=delay_s):
+            to = replace(_back(row), interruptions=row.interruptions + 1)
+            return to if delay_s <= 0 else replace(to, state=JobState.SCHEDULED, run_at_ms=now_ms + int(delay_s * 1000))
         case _:
             assert_never(verdict)
 

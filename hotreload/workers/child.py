@@ -20,6 +20,7 @@ from typing import Any, Final
 from hotreload import errors
 from hotreload.workers.job import StopHere, SyncJob, Within
 from hotreload.workers.progress import Progress
+from hotreload.workers.verdicts import interruption
 
 LENGTH: Final = struct.Struct("!I")
 _PR_SET_PDEATHSIG: Final = 1
@@ -88,9 +89,10 @@ def perform(wire: Wire, message: bytes) -> tuple[Any, ...]:
         handler: Callable[..., Any]
         handler, job_id, attempt, payload, progress, settings = pickle.loads(message)
         return ("done", handler(SyncJob(job_id, attempt, payload, progress, PipeDesk(wire)), settings))
-    except StopHere:
-        return ("stopped",)
-    except BaseException as error:  # noqa: BLE001 - whatever a job raises is its failure, told to the parent
+    except BaseException as error:  # noqa: BLE001 - whatever a job raises is told to the parent
+        stopped = interruption(error)
+        if stopped is not None:
+            return ("stopped", stopped.delay_s)
         return ("failed", f"{type(error).__name__}: {error}", traceback.format_exc(limit=-20))
 
 

@@ -14,15 +14,7 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from hotreload.workers.child import LENGTH, frame
-from hotreload.workers.job import Job, StopHere
-
-
-class HandlerFailed(Exception):
-    """A handler raised in its child process, or the process ended; `trace` is the traceback there."""
-
-    def __init__(self, text: str, trace: str | None = None) -> None:
-        super().__init__(text)
-        self.trace = trace
+from hotreload.workers.job import HandlerFailed, Job, StopHere
 
 
 class Children:
@@ -59,8 +51,10 @@ def _outcome(ended: tuple[Any, ...]) -> Any:
             return result
         case ("failed", text, trace):
             raise HandlerFailed(text, trace)
+        case (_, delay_s):
+            raise StopHere(delay_s)
         case _:
-            raise StopHere
+            raise AssertionError(f"a child ended with {ended!r}")
 
 
 class Child:

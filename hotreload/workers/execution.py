@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import math
-import traceback
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
@@ -14,14 +12,13 @@ from typing import Any, Final, Protocol
 import anyio
 from pydantic import TypeAdapter
 
-from hotreload.queue.job import Done, Failed, Interrupted, JobRow, Verdict
+from hotreload.queue.job import Done, Failed, JobRow, Verdict
 from hotreload.queue.rows import to_json
-from hotreload.workers.children import Children, HandlerFailed
-from hotreload.workers.job import Job, StopHere, Surroundings
+from hotreload.workers.children import Children
+from hotreload.workers.job import Job, Surroundings
 from hotreload.workers.resources import Resource
 from hotreload.workers.threads import Threads
-
-log = logging.getLogger(__name__)
+from hotreload.workers.verdicts import verdict_on
 
 Handler = Callable[..., Any]
 _RESULT: Final[TypeAdapter[Any]] = TypeAdapter(Any)
@@ -69,7 +66,7 @@ class Execution:
     """How the jobs of one queue are done.
 
     `run` never raises for what the job does: an exception is a failure (an attempt), the service's cancellation
-    an interruption (none).
+    an interruption (none); see `verdicts` for what is neither.
     """
 
     def __init__(self, runs: Runner, around: Surroundings, resources: Sequence[Resource] = ()) -> None:
@@ -90,17 +87,11 @@ class Execution:
                 return _done(await self._runs(job, settings))
             with _taken(self._resources) as handed:
                 return _done(await self._runs(job, settings, **handed))
-        except StopHere:
-            return Interrupted()
-        except asyncio.CancelledError:
-            if _cancelled():
+        except BaseException as error:
+            cancelled = anyio.current_effective_deadline() == -math.inf
+            if isinstance(error, GeneratorExit) or (cancelled and isinstance(error, asyncio.CancelledError)):
                 raise
-            return Failed(error="it was cancelled by its own code")
-        except Exception as error:  # noqa: BLE001 - whatever a job raises is its failure, kept with it
-            log.warning("job.failed job=%s attempt=%d error=%r", job.id, job.attempt, error)
-            if isinstance(error, HandlerFailed):
-                return Failed(error=str(error), traceback=error.trace)
-            return Failed(error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc(limit=-20))
+            return verdict_on(error, job, stopped=cancelled or job.stopping)
 
     async def close(self) -> None:
         """End what is kept between jobs."""
@@ -114,12 +105,6 @@ def _done(result: Any) -> Done:
     value = _RESULT.dump_python(result, mode="json")
     to_json(value)
     return Done(value)
-
-
-def _cancelled() -> bool:
-    """Say whether it was the service that cancelled this task, not something its code waited for."""
-    task = asyncio.current_task()
-    return (task is not None and task.cancelling() > 0) or anyio.current_effective_deadline() == -math.inf
 
 
 @contextmanager

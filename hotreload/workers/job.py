@@ -23,6 +23,18 @@ Within = Callable[[Any], object]
 class StopHere(BaseException):
     """Raised by `stop`: the job goes back at its last checkpoint. Not an Exception, so that no handler eats it."""
 
+    def __init__(self, delay_s: float = 0.0) -> None:
+        super().__init__(delay_s)
+        self.delay_s = delay_s
+
+
+class HandlerFailed(Exception):
+    """A handler raised in its child process, or the process ended; `trace` is the traceback there."""
+
+    def __init__(self, text: str, trace: str | None = None) -> None:
+        super().__init__(text)
+        self.trace = trace
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:

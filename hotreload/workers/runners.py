@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Final
 
@@ -43,11 +45,13 @@ class Runners:
                 waiting.set_result(None)
 
     async def _do(self, entry: Running | None) -> None:
-        context = copy_context()
+        context, task = copy_context(), asyncio.current_task()
         with anyio.CancelScope() as scope:
             while entry is not None:
-                entry.scope, entry.task = scope, asyncio.current_task()
+                entry.scope, entry.task = scope, task
                 await self._run(entry)
+                if task is not None and task.cancelling() and anyio.current_effective_deadline() != -math.inf:
+                    await _forget_cancel(task)
                 again = copy_context() == context and len(self._idle) < IDLE_MOST and not self._closed
                 entry = await self._next() if again else None
 
@@ -55,3 +59,11 @@ class Runners:
         waiting: asyncio.Future[Running | None] = asyncio.get_running_loop().create_future()
         self._idle.append(waiting)
         return await waiting
+
+
+async def _forget_cancel(task: asyncio.Task[object]) -> None:
+    """Forget that a job cancelled the task it ran in: it is this runner's, and would end the whole pool with it."""
+    while task.cancelling():
+        task.uncancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)  # where it was not delivered yet
