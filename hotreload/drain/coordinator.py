@@ -34,7 +34,8 @@ class DrainCoordinator:
 
     `request` and `hurry` may be called from a signal handler. The first request fixes the deadline; later ones
     change nothing. `run` waits for the request and returns when everything is durable; `record` is called with
-    the report, in the last resort's thread, before that.
+    the report, in the last resort's thread, before that. `hold` is told the seconds left, in that thread as well, each
+    second whatever the loop does.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class DrainCoordinator:
         wake: Callable[[Callable[[], object]], object],
         last_resort: Callable[[DrainCoordinator], LastResort] = LastResort,
         sentinel: Sentinel | None = None,
+        hold: Callable[[float], object] = lambda _left_s: None,
     ) -> None:
         self._lifecycle = lifecycle
         self._parts = parts
@@ -55,6 +57,7 @@ class DrainCoordinator:
         self._wake = wake
         self._last_resort = last_resort(self)
         self._sentinel = sentinel
+        self._hold = hold
         self._requested = anyio.Event()
         self._flushed = threading.Event()
         self._flushed_on_loop = anyio.Event()
@@ -153,6 +156,11 @@ class DrainCoordinator:
         self._lifecycle.move(phase)
 
     # --- called in the last resort's thread -------------------------------------------------------------
+
+    def waiting(self) -> None:
+        """Tell whoever may end this process how long it still needs (see `Ending`)."""
+        if self.deadline is not None:
+            self._hold(self.deadline.ends - time.monotonic())
 
     def flush(self, *, stuck: list[str]) -> None:
         """Flush all parts and record the report (see `Ending`)."""

@@ -3,8 +3,9 @@
 It sleeps in `select` on a pipe until a drain is requested (a signal handler may only write a byte: it must
 take no lock that the code it interrupted holds). From then on it owns the end: it flushes when the
 coordinator says so or, with the loop blocked, at the edge of the reserve; and if the process is still there
-shortly before the deadline it calls `os._exit`. A C call that never gives the GIL back stops this thread as well: then
-`faulthandler`'s own C thread, which needs no GIL, prints every stack and exits with 1.
+shortly before the deadline it calls `os._exit`. Each second it says that it waits, for whoever would end the process
+sooner. A C call that never gives the GIL back stops this thread as well: then `faulthandler`'s own C thread, which
+needs no GIL, prints every stack and exits with 1.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ from typing import Protocol
 from hotreload.drain.deadline import Deadline
 
 GIL_SLACK_S = 0.02
+WAITING_S = 1.0
 SWITCH_S = 0.0005
 """How often busy threads hand the interpreter over in a drain: at Python's own 5 ms it comes too late to the rest."""
 
 
 class Ending(Protocol):
-    """What the thread runs; both are called in it, once."""
+    """What the thread runs, in it: `flush` and `exit_code` once."""
+
+    def waiting(self) -> None:
+        """Called when the thread begins to wait, and each second it does."""
+        ...
 
     def flush(self, *, stuck: list[str]) -> None:
         """Make everything durable; `stuck` has the stack of a blocked loop, [] when the coordinator asked."""
@@ -84,9 +90,16 @@ class LastResort:
 
     def _wait(self, until: float | None) -> bytes:
         """Return the words said until the monotonic instant `until`; b"" when it came first."""
-        timeout = None if until is None else max(0.0, until - time.monotonic())
-        ready, _, _ = select.select([self._read], [], [], timeout)
-        return os.read(self._read, 64) if ready else b""
+        while True:
+            left_s = None if until is None else max(0.0, until - time.monotonic())
+            if left_s is not None:
+                self._ending.waiting()
+                left_s = min(left_s, WAITING_S)
+            ready, _, _ = select.select([self._read], [], [], left_s)
+            if ready:
+                return os.read(self._read, 64)
+            if until is not None and time.monotonic() >= until:
+                return b""
 
     def _run(self) -> None:
         words = self._wait(None)

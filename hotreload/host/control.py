@@ -71,6 +71,7 @@ class HostControl:
             drain=self._drain.progress,
             last_drain=lambda: self._records.last_drain,
             recovery=lambda: self._recovering.reports,
+            notify_errors=lambda: started.start_up.notifier.errors,
         )
 
     @property

@@ -53,6 +53,7 @@ class Told:
     drain: Callable[[], dict[str, Any] | None]
     last_drain: Callable[[], dict[str, Any] | None]
     recovery: Callable[[], Sequence[dict[str, Any]]]
+    notify_errors: Callable[[], int]
 
 
 class Documents:
@@ -88,6 +89,7 @@ class Documents:
             "last_drain": told.last_drain(),
             "jobs_on_generation": {str(g): jobs for g, jobs in sorted(Counter(told.generations()).items())},
             "recovery": list(told.recovery()),
+            "notify_errors": told.notify_errors(),
         }
 
     def config(self) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Host:
             record=self._records.keep_drain,
             wake=lambda call: self._wake(call),  # noqa: PLW0108 - bound when the loop is known
             sentinel=Sentinel(started.state_dir / cut.NOTE) if self._own.drain_sentinel else None,
+            hold=lambda left_s: self._voice.hold(left_s),  # noqa: PLW0108 - made below, of what the drain says
         )
         flow = Flow(
             source=started.source,
@@ -191,6 +192,14 @@ class Host:
     def _heard(self, report: ReloadReport, document: Document | None) -> None:
         if report.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
             self._started.degraded = None
+        try:
+            self._remember(report, document)
+        finally:  # READY follows RELOADING whatever fails here, or `systemctl reload` waits for ever
+            if report.outcome is not Outcome.REFUSED:
+                self._voice.reloaded(report)
+        self._feed.publish("reload", report.to_dict())
+
+    def _remember(self, report: ReloadReport, document: Document | None) -> None:
         if document is not None and report.outcome is Outcome.APPLIED:
             self._records.write_behind(lambda: self._started.last_known_good.keep(document.raw))
         self._watch.nudge()
@@ -198,9 +207,6 @@ class Host:
         self._records.keep_reload(report)
         self.control.metrics.observe_reload(report)
         self._recovering.heard(report)
-        if report.outcome is not Outcome.REFUSED:
-            self._voice.reloaded(report)
-        self._feed.publish("reload", report.to_dict())
 
     def _entered(self, phase: Phase) -> None:
         if phase is Phase.QUIESCING:

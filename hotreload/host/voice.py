@@ -92,9 +92,14 @@ class Voice:
         self._notifier.status(f"generation {self._generation()}, reloading")
 
     def reloaded(self, report: ReloadReport) -> None:
-        """READY again, with the verdict; ERRNO tells a refused file and is cleared by the next good one."""
+        """READY again, with the verdict; ERRNO tells a refused file and is cleared by the next good one.
+
+        In a drain nothing: STOPPING was the last word on the state, and the line tells of the drain.
+        """
         self._last = report.summary()
         self._reload_ends = None
+        if self._drain() is not None:
+            return
         refused = report.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK)
         self._notifier.reloaded(self.line(), self._generation(), errno.EINVAL if refused else 0)
 
@@ -114,33 +119,41 @@ class Voice:
         elif phase is Phase.QUIESCING:
             self._notifier.stopping(self._drain_line())
         if phase is not Phase.RUNNING:
-            self._ask_for_time()
+            self._tell_of_drain()
+
+    def hold(self, left_s: float) -> None:
+        """A drain has `left_s` left: ask for it in steps, and no more after its end. May be called from any thread."""
+        if left_s > 0:
+            self._notifier.extend(min(left_s + 1.0, AHEAD_S))
 
     async def speak(self) -> None:
-        """Until cancelled: the watchdog's ping; in a reload and a drain the time they need, never beyond their end."""
+        """Until cancelled: the watchdog's ping, the time a reload needs, how far a drain is, what was not heard."""
         while True:
             await anyio.sleep(min(TICK_S, self._notifier.watchdog_interval_s or TICK_S))
             if self._notifier.watchdog_interval_s is not None:
                 self._notifier.watchdog()
-            self._ask_for_time()
+            self._notifier.resend()
+            if self._drain() is not None:
+                self._tell_of_drain()
+                continue
+            self._hold_reload()
             self._tell_of_search()
 
     def _tell_of_search(self) -> None:
         """Say how far the search for missing work is, and once that none runs any more."""
         line = self._search()
-        if line != self._searched and self._drain() is None:
+        if line != self._searched:
             self._searched = line
             self._notifier.status(self.line())
 
-    def _ask_for_time(self) -> None:
-        drain = self._drain()
-        if drain is not None:
-            log.info("%s", self._drain_line())
-            self._notifier.status(self._drain_line())
-            if drain["left_s"] > 0:
-                self._notifier.extend(min(drain["left_s"] + 1.0, AHEAD_S))
-        elif self._reload_ends is not None and (left_s := self._reload_ends - time.monotonic()) > 0:
+    def _hold_reload(self) -> None:
+        if self._reload_ends is not None and (left_s := self._reload_ends - time.monotonic()) > 0:
             self._notifier.extend(min(left_s, AHEAD_S))
+
+    def _tell_of_drain(self) -> None:
+        line = self._drain_line()
+        log.info("%s", line)
+        self._notifier.status(line)
 
     def _drain_line(self) -> str:
         drain = self._drain()

@@ -3,11 +3,13 @@
 Without `NOTIFY_SOCKET` every call is silent and free. The package `sdnotify` sends; kept from its edges here:
 it encodes Latin-1 (so text goes through UTF-8 first), it blocks on a full socket (so that is non-blocking), it
 swallows errors (so they are counted). A newline in a STATUS would inject fields, and systemd drops a datagram
-of 4,096 bytes whole: control characters become spaces, text is cut on a UTF-8 border.
+of 4,096 bytes whole: control characters become spaces, text is cut on a UTF-8 border. A state (READY, RELOADING,
+STOPPING) that met a full socket is kept until a newer one went out, as systemd would wait for it: see `resend`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -17,6 +19,7 @@ from typing import Final, Protocol, cast
 
 import sdnotify
 
+log = logging.getLogger(__name__)
 STATUS_LIMIT: Final = 1000
 """Bytes of a status text; more is cut."""
 
@@ -33,7 +36,7 @@ def monotonic_us() -> int:
 
 
 class Notifier:
-    """One process' line to its service manager. No call raises or blocks; what could not be sent is in `errors`.
+    """One process' line to its service manager. No call raises, blocks or logs; what could not be sent is in `errors`.
 
     `clock_us` is the monotonic clock; `environ` gives the watchdog's settings (the socket is always taken from
     the real environment, by `sdnotify`).
@@ -41,6 +44,10 @@ class Notifier:
 
     def __init__(self, *, clock_us: Callable[[], int] = monotonic_us, environ: Mapping[str, str] = os.environ) -> None:
         self.errors = 0
+        self._reason: Exception | None = None
+        self._errors_seen = 0
+        self._failing = False
+        self._unsent: tuple[str, ...] | None = None
         self._clock_us = clock_us
         self._sender = self._connect() if environ.get("NOTIFY_SOCKET") else None
         self.watchdog_interval_s: float | None = watchdog_interval_s(environ, os.getpid())
@@ -53,18 +60,18 @@ class Notifier:
 
     def ready(self, status: str, generation: int) -> None:
         """Start-up is over; generation (a field that systemd hands on unread) and status go in the same datagram."""
-        self._send("READY=1", f"X_HOTRELOAD_GENERATION={generation}", f"STATUS={clean(status)}")
+        self._send_state("READY=1", f"X_HOTRELOAD_GENERATION={generation}", f"STATUS={clean(status)}")
 
     def reloading(self) -> None:
         """A reload began; `reloaded` must follow whatever its outcome, or systemd waits for ever."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={self._clock_us()}")
+        self._send_state("RELOADING=1", f"MONOTONIC_USEC={self._clock_us()}")
 
     def reloaded(self, status: str, generation: int, errno: int = 0) -> None:
         """A reload ended, well or not: ready again, and what came of it, in one datagram.
 
         `errno` is the errno(3) of a refusal; 0 clears that of an earlier one.
         """
-        self._send("READY=1", f"X_HOTRELOAD_GENERATION={generation}", f"ERRNO={errno}", f"STATUS={clean(status)}")
+        self._send_state("READY=1", f"X_HOTRELOAD_GENERATION={generation}", f"ERRNO={errno}", f"STATUS={clean(status)}")
 
     def status(self, text: str) -> None:
         """Show `text` in `systemctl status`."""
@@ -72,7 +79,19 @@ class Notifier:
 
     def stopping(self, status: str) -> None:
         """The drain began."""
-        self._send("STOPPING=1", f"STATUS={clean(status)}")
+        self._send_state("STOPPING=1", f"STATUS={clean(status)}")
+
+    def resend(self) -> None:
+        """Send the newest state again that could not be sent, and log the first error of a series; call it each second.
+
+        It logs here alone: a thread that must not wait for the log's lock speaks as well.
+        """
+        failing = self.errors > self._errors_seen
+        if failing and not self._failing:
+            log.warning("systemd.not_told errors=%d: %r", self.errors, self._reason)
+        self._failing, self._errors_seen = failing, self.errors
+        if self._unsent is not None:
+            self._send_state(*self._unsent)
 
     def extend(self, seconds: float) -> None:
         """Ask for `seconds` from now until systemd's timeout; repeat before they are over."""
@@ -94,26 +113,36 @@ class Notifier:
                 sender.setblocking(False)
                 sender.connect(_address(os.environ["NOTIFY_SOCKET"]))
                 socket.send_fds(sender, [f"FDSTORE=1\nFDNAME={name}".encode()], [descriptor])
-        except (OSError, KeyError):
-            self.errors += 1
+        except (OSError, KeyError) as error:
+            self._failed(error)
 
     def forget(self, name: str) -> None:
         """Have the service manager close what it keeps under `name`."""
         self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
-    def _send(self, *fields: str) -> None:
+    def _send_state(self, *fields: str) -> None:
+        self._unsent = None if self._send(*fields) else fields
+
+    def _send(self, *fields: str) -> bool:
+        """Return False where it could not be sent."""
         if self._sender is None:
-            return
+            return True
         try:
             self._sender.notify("\n".join(fields).encode().decode("latin-1"))
-        except OSError:
-            self.errors += 1
+        except OSError as error:
+            self._failed(error)
+            return False
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        self.errors += 1
+        self._reason = error
 
     def _connect(self) -> _Sender | None:
         try:
             notifier = sdnotify.SystemdNotifier(debug=True)  # debug: errors are raised, so that they can be counted
-        except OSError:
-            self.errors += 1
+        except OSError as error:
+            self._failed(error)
             return None
         cast("socket.socket", notifier.socket).setblocking(False)
         return cast("_Sender", notifier)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
+from hotreload.drain import last_resort
 from hotreload.drain.coordinator import DrainCoordinator
 from hotreload.drain.deadline import Budget
 from hotreload.drain.last_resort import LastResort
@@ -30,6 +31,8 @@ class Drain:
         self.kept: list[DrainReport] = []
         self.exited = threading.Event()
         self.codes: list[int] = []
+        self.held: list[float] = []
+        self.held_often = threading.Event()
         self.lifecycle.listen(self.phases.append)
         self.coordinator = DrainCoordinator(
             lifecycle=self.lifecycle,
@@ -38,10 +41,16 @@ class Drain:
             record=self.kept.append,
             wake=asyncio.get_running_loop().call_soon_threadsafe,
             last_resort=functools.partial(LastResort, exit_process=self._exit, guard_gil=False),
+            hold=self._hold,
         )
         self.coordinator.start()
         self.lifecycle.move(Phase.RUNNING)
         self.phases.clear()
+
+    def _hold(self, left_s: float) -> None:
+        self.held.append(left_s)
+        if len(self.held) > 3:
+            self.held_often.set()
 
     def _exit(self, code: int) -> None:
         self.codes.append(code)
@@ -157,6 +166,16 @@ async def test_code_that_does_not_stop_is_left_behind_inside_the_deadline() -> N
     assert report.abandoned == ["a"]
     assert report.elapsed_s < 1.0
     assert report.overshoot_ms == 0
+
+
+async def test_time_is_asked_for_while_the_loop_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(last_resort, "WAITING_S", 0.02)
+    drain = Drain(Work(jobs=["a"]), deadline_s=30.0)
+    drain.coordinator.request("SIGTERM")
+    assert drain.held_often.wait(30)  # blocks the event loop, as a job's code would
+    assert drain.held == sorted(drain.held, reverse=True)
+    assert 0 < drain.held[-1] < drain.held[0] <= 30.0
+    drain.coordinator.leave()
 
 
 async def test_a_blocked_loop_is_flushed_and_left_from_the_thread() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,58 @@ def test_a_stuck_receiver_blocks_nobody(manager: socket.socket) -> None:
         notifier.watchdog()
     assert notifier.errors > 0
     assert manager.recv(100) == b"WATCHDOG=1"
+
+
+def test_the_newest_state_that_met_a_full_socket_is_kept(manager: socket.socket) -> None:
+    notifier = Notifier()
+    _fill(notifier)
+    notifier.reloading()
+    notifier.reloaded("reload applied", 2)
+    notifier.stopping("draining")
+    notifier.resend()
+    _drained(manager)
+    notifier.resend()
+    notifier.resend()
+    assert _drained(manager) == [b"STOPPING=1\nSTATUS=draining"]
+
+
+def test_an_old_state_is_not_said_after_a_newer_one(manager: socket.socket) -> None:
+    notifier = Notifier()
+    _fill(notifier)
+    notifier.reloading()
+    _drained(manager)
+    notifier.reloaded("reload applied", 2)
+    notifier.resend()
+    assert [word.partition(b"\n")[0] for word in _drained(manager)] == [b"READY=1"]
+
+
+def _fill(notifier: Notifier) -> None:
+    errors = notifier.errors
+    while notifier.errors == errors:
+        notifier.watchdog()
+
+
+def _drained(manager: socket.socket) -> list[bytes]:
+    manager.setblocking(False)
+    words: list[bytes] = []
+    with suppress(BlockingIOError):
+        while True:
+            words.append(manager.recv(4096))
+    return words
+
+
+def test_the_first_error_of_a_series_is_logged(manager: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+    notifier = Notifier()
+    notifier.resend()
+    assert caplog.messages == []
+    for _ in range(2):
+        _fill(notifier)
+        for _ in range(3):
+            notifier.status("anyone?")
+            notifier.resend()
+        _drained(manager)
+        notifier.resend()
+    assert [message.split()[0] for message in caplog.messages] == ["systemd.not_told"] * 2
 
 
 def test_a_socket_in_the_abstract_namespace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 import anyio
 import pytest
 
+from hotreload import LiveSettings, Service
 from hotreload.host import voice as module
+from hotreload.host.host import Host
+from hotreload.host.start import RunOptions, start
 from hotreload.host.voice import AHEAD_S, StartUp, Voice
 from hotreload.lifecycle import Phase
 from hotreload.reload.report import Outcome
@@ -95,6 +98,50 @@ async def test_a_reload_asks_for_time_until_its_verdict(manager: socket.socket) 
     assert _heard(manager) == []
 
 
+@pytest.mark.anyio
+async def test_a_reload_that_never_ends_asks_no_more_after_its_bound(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RELOAD_S", 0.2)
+    voice = _voice()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(voice.speak)
+        voice.reloading()
+        await anyio.sleep(0.4)
+        asked = _asked(_heard(manager))
+        await anyio.sleep(0.1)
+        tasks.cancel_scope.cancel()
+    assert len(asked) > 3
+    assert all(0 < step_s <= 0.2 for step_s in asked)
+    assert _heard(manager) == []
+
+
+@pytest.mark.anyio
+async def test_the_loop_sends_the_watchdog_s_pings(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_voice().speak)
+        await anyio.sleep(0.2)
+        tasks.cancel_scope.cancel()
+    words = _heard(manager)
+    assert len(words) > 3
+    assert set(words) == {"WATCHDOG=1"}
+
+
+@pytest.mark.anyio
+async def test_what_met_a_full_socket_is_said_again(manager: socket.socket) -> None:
+    voice = _voice()
+    while not voice._notifier.errors:
+        voice._notifier.watchdog()
+    voice.ready()
+    assert set(_heard(manager)) == {"WATCHDOG=1"}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(voice.speak)
+        await anyio.sleep(0.1)
+        tasks.cancel_scope.cancel()
+    assert _heard(manager) == ["READY=1\nX_HOTRELOAD_GENERATION=3\nSTATUS=generation 3, started"]
+
+
 @pytest.mark.parametrize(
     ("outcome", "number"), [(Outcome.REJECTED, 22), (Outcome.ROLLED_BACK, 22), (Outcome.APPLIED, 0)]
 )
@@ -116,13 +163,49 @@ def test_each_phase_of_a_drain_is_told(manager: socket.socket) -> None:
     voice.entered(Phase.QUIESCING)
     voice.entered(Phase.GRACE)
     line = "STATUS=draining: 12 of 40 jobs, 8 s left (grace)"
-    extend = f"EXTEND_TIMEOUT_USEC={round(AHEAD_S * 1e6)}"
-    assert _heard(manager) == [f"STOPPING=1\n{line}", line, extend, line, extend]
+    assert _heard(manager) == [f"STOPPING=1\n{line}", line, line]
 
 
-@pytest.mark.parametrize(("left_s", "asked"), [(2.0, [3.0]), (0.01, [1.01]), (0.0, [])])
+def test_a_reload_that_ends_in_a_drain_says_nothing(manager: socket.socket) -> None:
+    drain: dict[str, Any] = {}
+    voice = Voice(Notifier(), generation=lambda: 3, degraded=lambda: None, drain=lambda: drain or None)
+    voice.reloading()
+    drain.update(_draining(7.6))
+    voice.entered(Phase.QUIESCING)
+    voice.reloaded(report(Outcome.APPLIED))
+    words = _heard(manager)
+    assert words[-1] == "STATUS=draining: 12 of 40 jobs, 8 s left (grace)"
+    assert not any(word.startswith("READY=1") for word in words)
+
+
+class _Broken(Exception):
+    pass
+
+
+@pytest.mark.anyio
+async def test_ready_follows_a_reload_whatever_fails_at_its_verdict(
+    manager: socket.socket, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_report: object) -> None:
+        raise _Broken
+
+    (short_path / "ov.conf").write_text('{"hotreload": {"drain_sentinel": false}}')
+    options = RunOptions(config=short_path / "ov.conf", socket=short_path / "run/control")
+    service = Service("served", settings=LiveSettings)
+    started = await start("served", service._source(options), options)
+    host = Host(started, service._parts(started))
+    monkeypatch.setattr(host.control.metrics, "observe_reload", fail)
+    started.start_up.end()
+    _heard(manager)
+    with pytest.raises(_Broken):
+        host._heard(report(Outcome.ROLLED_BACK), None)
+    assert [word.partition("\n")[0] for word in _heard(manager)] == ["READY=1"]
+    started.store.close()
+
+
+@pytest.mark.parametrize(("left_s", "asked"), [(7.6, [AHEAD_S]), (2.0, [3.0]), (0.01, [1.01]), (0.0, [])])
 def test_no_time_is_asked_for_beyond_the_end_of_a_drain(
     manager: socket.socket, left_s: float, asked: list[float]
 ) -> None:
-    _voice(_draining(left_s)).entered(Phase.INTERRUPTING)
+    _voice().hold(left_s)
     assert _asked(_heard(manager)) == asked
