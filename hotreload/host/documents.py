@@ -12,7 +12,7 @@ from hotreload.clock import iso, now_ms
 from hotreload.config.redact import Redactor
 from hotreload.config.store import Snapshot
 from hotreload.queue.contract import QueueDepth
-from hotreload.reload.report import Converging, PendingRestart, ReloadReport
+from hotreload.reload.report import Converging, PendingRestart
 from hotreload.reload.triggers import WatchHealth
 from hotreload.reload.validate import Source
 
@@ -49,7 +49,7 @@ class Told:
     pools: Callable[[], Sequence[PoolFigures]]
     queues: Callable[[], Sequence[QueueDepth]]
     generations: Callable[[], Sequence[int]]
-    last_reload: Callable[[], ReloadReport | None]
+    last_reload: Callable[[], dict[str, Any] | None]
     drain: Callable[[], dict[str, Any] | None]
     last_drain: Callable[[], dict[str, Any] | None]
     recovery: Callable[[], Sequence[dict[str, Any]]]
@@ -67,7 +67,6 @@ class Documents:
         """Return the status document."""
         told = self._told
         snapshot = told.snapshot()
-        last = told.last_reload()
         pools = told.pools()
         return {
             "name": told.name,
@@ -84,7 +83,7 @@ class Documents:
             "converging": [pool.to_dict() for pool in converging(pools)],
             "queues": [asdict(queue) for queue in told.queues()],
             "watch": asdict(told.watch),
-            "last_reload": last.to_dict() if last else None,
+            "last_reload": told.last_reload(),
             "drain": told.drain(),
             "last_drain": told.last_drain(),
             "jobs_on_generation": {str(g): jobs for g, jobs in sorted(Counter(told.generations()).items())},

@@ -42,12 +42,16 @@ class Records:
         self._last_drain: dict[str, Any] | None = next((kept.body for kept in store.documents_sync(DRAINS, 1)), None)
         self._behind = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hotreload-records")
         self._closed = False
-        self.last_reload: ReloadReport | None = None
 
     @property
     def reloads(self) -> list[dict[str, Any]]:
         """The reports kept, newest first, those of earlier processes included."""
         return list(self._reloads)
+
+    @property
+    def last_reload(self) -> dict[str, Any] | None:
+        """The newest report kept, of this process or of an earlier one."""
+        return self._reloads[0] if self._reloads else None
 
     @property
     def last_drain(self) -> dict[str, Any] | None:
@@ -56,7 +60,6 @@ class Records:
 
     def keep_reload(self, report: ReloadReport) -> None:
         """Remember a report; never waits. A disk that refuses it is logged, the verdict stands."""
-        self.last_reload = report
         document, keep = report.to_dict(), self._keep()
         self._reloads.appendleft(document)
         while len(self._reloads) > keep:
