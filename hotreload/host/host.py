@@ -158,7 +158,8 @@ class Host:
     async def _leave_when_idle(self) -> None:
         while any(depth.ready or depth.scheduled or depth.running for depth in self._parts.queues()):
             self._ended = anyio.Event()
-            await self._ended.wait()
+            with anyio.move_on_after(FIGURES_S):  # what a person discards ends no job
+                await self._ended.wait()
         self._drain.request("idle")
 
     def _job_ended(self, queue: str, outcome: str) -> None:
