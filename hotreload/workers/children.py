@@ -100,7 +100,7 @@ class Child:
 async def _answer(job: Job[Any], verb: str, *question: Any) -> tuple[Any, ...]:
     try:
         if verb == "keep":
-            await job.keep(question[0])
+            await job.keep(lambda _before: question[0])
             return ("stop",) if job.stopping else ("ok", None)
         name, args, options = question
         if name == "enqueue":

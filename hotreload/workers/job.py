@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from hotreload.lifecycle import Window
 from hotreload.queue.contract import Queue
 from hotreload.queue.job import JobRow
 from hotreload.workers.kind import Kind
-from hotreload.workers.progress import Progress
+from hotreload.workers.progress import Places, Progress
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -49,11 +50,11 @@ class Surroundings:
 
 
 class AnyJob(Generic[P]):
-    """What both kinds of job have in common. One task or thread uses a job at a time."""
+    """What both kinds of job have in common."""
 
     def __init__(self, job_id: str, attempt: int, payload: P, progress: Progress) -> None:
         self._progress = progress
-        self._at: tuple[str, int] | None = None
+        self._places: Places | None = None
         self.id = job_id
         """The job's id in the queue."""
         self.attempt = attempt
@@ -72,17 +73,28 @@ class AnyJob(Generic[P]):
         return self._progress
 
     def resume(self, items: Iterable[T], *, loop: str = "items") -> Iterator[T]:
-        """Yield the items after the last checkpoint made inside this loop.
+        """Yield the items after the last checkpoint made inside this loop, or none where one was made after its end.
 
-        Items are known by their place: the iterable must yield the same order each time. Two loops of one job
-        need two names.
+        Items are known by their place: the iterable must yield the same order each time. Two loops one after the
+        other need two names (ValueError); one inside another begins anew with each item of the outer. Loops of one
+        job belong to one task.
         """
-        start = self._progress.positions.get(loop, 0)
-        for index, item in enumerate(items):
-            if index >= start:
-                self._at = (loop, index + 1)
-                yield item
-        self._at = None
+        if self._places is None:
+            self._places = Places()
+        here = self._places.begin(loop)
+        start, seen, ended = self._progress.positions.get(here.name, 0), 0, False
+        try:
+            for index, item in enumerate(items):
+                seen = index + 1
+                if index >= start:
+                    here.item(index)
+                    yield item
+            ended = True
+        finally:
+            here.leave(seen if ended else None)
+
+    def _at(self) -> dict[str, int]:
+        return self._places.now() if self._places else {}
 
     def stop(self) -> NoReturn:
         """End the job here, uncounted: it goes back to the queue at its last checkpoint."""
@@ -104,6 +116,7 @@ class Job(AnyJob[P]):
         """Set by the pool: nothing more may be begun."""
         self.needed_until: float | None = None
         self.thread: int | None = None
+        self._turn = asyncio.Lock()
 
     @property
     def interrupted(self) -> bool:
@@ -128,7 +141,8 @@ class Job(AnyJob[P]):
         both are durable or neither. Cancelled while it waits, it may or may not have been kept. LeaseLost when the
         job is no longer this claim's; StoreUnavailable when the disk refuses: the progress before it stays.
         """
-        await self.keep(self._progress.at(cursor, self._at), within)
+        places = self._at()
+        await self.keep(lambda progress: progress.at(cursor, places), within)
 
     async def step(self, name: str, run: Callable[[], T | Awaitable[T]]) -> T:
         """Run `run` once and keep its result (a JSON value); on resume return what was kept.
@@ -139,14 +153,16 @@ class Job(AnyJob[P]):
             return self._progress.steps[name]
         made = run()
         result: Any = await made if inspect.isawaitable(made) else made
-        await self.keep(self._progress.with_step(name, result))
+        await self.keep(lambda progress: progress.with_step(name, result))
         return result
 
-    async def keep(self, progress: Progress, within: Within | None = None) -> None:
-        """Make `progress` durable; what `checkpoint` and `step` do."""
-        value = progress.to_json(self._around.kind.cursor_json(progress.cursor))
-        await self._around.queue.checkpoint(self._row, value, within=within)
-        self._progress = progress
+    async def keep(self, change: Callable[[Progress], Progress], within: Within | None = None) -> None:
+        """Make the changed progress durable; what `checkpoint` and `step` do, one at a time of several at once."""
+        async with self._turn:
+            progress = change(self._progress)
+            value = progress.to_json(self._around.kind.cursor_json(progress.cursor))
+            await self._around.queue.checkpoint(self._row, value, within=within)
+            self._progress = progress
 
     async def enqueue(
         self, queue: str, payload: Any, *, key: str | None = None, priority: int = 0, delay_s: float = 0.0
@@ -182,8 +198,9 @@ class Desk(Protocol):
 class SyncJob(AnyJob[P]):
     """One claimed job in a thread or child process; the calls are those of `Job`, without `await`.
 
-    Once the job is interrupted, `checkpoint`, `step` and `needs` end it here, as `stop` does, after they kept
-    what they were given. A thread cannot be cancelled: one that never comes by is fenced and left behind.
+    One thread uses it at a time. Once the job is interrupted, `checkpoint`, `step` and `needs` end it here, as
+    `stop` does, after they kept what they were given. A thread cannot be cancelled: one that never comes by is
+    fenced and left behind.
     """
 
     def __init__(self, job_id: str, attempt: int, payload: P, progress: Progress, desk: Desk) -> None:
@@ -201,7 +218,7 @@ class SyncJob(AnyJob[P]):
 
     def checkpoint(self, cursor: Any = None, *, within: Within | None = None) -> None:
         """As `Job.checkpoint`; `within` is for threads only."""
-        self._keep(self._progress.at(cursor, self._at), within)
+        self._keep(self._progress.at(cursor, self._at()), within)
 
     def step(self, name: str, run: Callable[[], T]) -> T:
         """As `Job.step`."""

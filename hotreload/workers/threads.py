@@ -23,7 +23,11 @@ class ThreadDesk:
 
     def keep(self, progress: Progress, within: Within | None) -> None:
         """Make progress durable, then end the job where it was interrupted."""
-        from_thread.run(self._job.keep, progress, within)
+
+        def kept(_before: Progress) -> Progress:
+            return progress
+
+        from_thread.run(self._job.keep, kept, within)
         if self._job.stopping:
             raise StopHere
 
