@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -161,9 +162,12 @@ class Service:
         """Return the JSON Schema of `ov.conf`, each leaf with `x-reload` and `x-secret`."""
         return SettingsModel(self.settings).schema()
 
-    def run(self, options: RunOptions) -> int:
-        """Run until a drain has ended; returns the process's exit code (see `hotreload.host.process.serve`)."""
-        return anyio.run(serve, self.name, self._source(options), options, self._parts)
+    def run(self, options: RunOptions, *, end: Callable[[int], object] | None = None) -> int:
+        """Run until a drain has ended; then `end` the process, or return its exit code.
+
+        The command ends it, so that nothing holds a drained process. See `hotreload.host.process.serve`.
+        """
+        return anyio.run(partial(serve, self.name, self._source(options), options, self._parts, end=end))
 
     def _source(self, options: RunOptions) -> Source[Any]:
         path = options.config or Path("ov.conf")

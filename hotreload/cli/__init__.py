@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final, NoReturn
 
 import click
@@ -18,6 +16,7 @@ from hotreload.cli.show import print_json
 from hotreload.cli.verbs import root
 from hotreload.errors import ConfigError, ControlSocketUnsafe, ServiceUnreachable, StoreOwned, reason_of
 from hotreload.host import logs
+from hotreload.host.leaving import end_process
 
 __all__ = ["main", "run_verb"]
 
@@ -39,16 +38,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
         logs.configure()
         log.critical("hotreload ended by a defect", exc_info=True)
     finally:
-        _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    early.ignore()
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
+        end_process(code)
 
 
 def run_verb(arguments: Sequence[str]) -> int:

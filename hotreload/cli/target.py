@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -40,8 +40,12 @@ class Target(Protocol):
         """Return the JSON Schema of its configuration file."""
         ...
 
-    def run(self, options: RunOptions) -> int:
-        """Run until a drain ends."""
+
+class Runnable(Target, Protocol):
+    """What the verb `run` needs besides."""
+
+    def run(self, options: RunOptions, *, end: Callable[[int], object]) -> int:
+        """Run until a drain has ended, then `end` the process; an exit code where it could not start."""
         ...
 
 
@@ -85,7 +89,7 @@ def target_of(text: str | None, *, openviking: bool) -> Target:
     return OpenViking() if text is None else load_target(text)
 
 
-def load_target(text: str) -> Target:
+def load_target(text: str) -> Runnable:
     """Import MODULE, with the current folder on the path, and return its ATTR; Failure (usage) where that fails."""
     module_name, separator, attribute = text.partition(":")
     if not (separator and module_name and attribute):
@@ -106,7 +110,7 @@ def load_target(text: str) -> Target:
         raise Failure(Exit.USAGE, f"importing {module_name} failed: {error!r}", _trace(error)) from error
     if not (callable(getattr(found, "run", None)) and callable(getattr(found, "check", None))):
         raise Failure(Exit.USAGE, f"{text} is a {type(found).__name__}, not a hotreload.Service")
-    return cast("Target", found)
+    return cast("Runnable", found)
 
 
 def _trace(error: BaseException) -> list[str]:

@@ -75,18 +75,18 @@ def run(
     hotreload run examples.summaries.service:service --config ov.conf --http 127.0.0.1:8750
     """
     service = load_target(target)
+    from hotreload.host.leaving import end_process
     from hotreload.host.start import RunOptions
 
-    return service.run(
-        RunOptions(
-            config=config,
-            http=http,
-            socket=socket_path,
-            name=name,
-            last_known_good=last_known_good,
-            until_idle=until_idle,
-        )
+    options = RunOptions(
+        config=config,
+        http=http,
+        socket=socket_path,
+        name=name,
+        last_known_good=last_known_good,
+        until_idle=until_idle,
     )
+    return service.run(options, end=end_process)
 
 
 @root.command()

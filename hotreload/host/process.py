@@ -23,8 +23,18 @@ CANNOT_START: Final = (ConfigError, ControlSocketUnsafe, StoreOwned, StoreUnavai
 """What keeps a process from starting and is no defect; the same later on is one."""
 
 
-async def serve(name: str, source: Source[Any], options: RunOptions, parts: Callable[[Started], Parts]) -> int:
-    """Start, serve until a drain has ended, close; returns the exit code.
+async def serve(
+    name: str,
+    source: Source[Any],
+    options: RunOptions,
+    parts: Callable[[Started], Parts],
+    *,
+    end: Callable[[int], object] | None = None,
+) -> int:
+    """Start, serve until a drain has ended, close; then `end` the process with the exit code, or return that.
+
+    Without `end` the drain's deadline is enforced up to the return and no longer: what the caller's event loop joins
+    afterwards (threads of `asyncio.to_thread`, tasks that swallow their cancellation) is the caller's.
 
     0: left with everything back in the queue. 1: a job was lost, or with `until_idle` dead jobs remain, or the
     store cannot be used. 4: another process has the store, the address or the control socket, or a resource met an
@@ -51,9 +61,12 @@ async def serve(name: str, source: Source[Any], options: RunOptions, parts: Call
         return code
     finally:
         await anyio.to_thread.run_sync(started.store.close)
-    host.leave()
     dead = sum(depth.dead for depth in started.store.depths()) if options.until_idle else 0
-    return EX_CONTENT if report.lost or dead else EX_OK
+    code = EX_CONTENT if report.lost or dead else EX_OK
+    if end is not None:
+        end(code)
+    host.leave()
+    return code
 
 
 def refused_start(error: BaseException, started: Started) -> int | None:

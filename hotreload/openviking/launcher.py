@@ -36,8 +36,8 @@ SIGTERM_EXIT = 143
 def run(options: RunOptions, arguments: Sequence[str]) -> int:
     """Run `openviking-server ARGUMENTS` until a drain ends; returns the exit code, as for our own services.
 
-    Leave with `os._exit` then: everything durable is durable, and the interpreter's teardown after OpenViking takes
-    seconds in native code.
+    Leave with `os._exit` then: everything durable is durable, the interpreter's teardown after OpenViking takes
+    seconds in native code, and the drain's deadline is enforced until the process is gone.
     """
     given = list(arguments)
     _take_out_own_section()
@@ -127,7 +127,6 @@ def _serve(started: Started, probes: Any, arguments: list[str]) -> int:
         return _complain(hosting.failure, started)
     if hosting.report is None or code not in (EX_OK, SIGTERM_EXIT):
         return EX_STATE if code == UVICORN_STARTUP_FAILURE else code or EX_CONTENT
-    hosting.host.leave()
     return EX_CONTENT if hosting.report.lost else EX_OK
 
 

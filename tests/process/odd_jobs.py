@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import select
@@ -70,6 +71,8 @@ def with_gil(_seconds: float) -> None:
     sum(itertools.repeat(1, 10**12))
 
 
+STRAYS: Final[list[asyncio.Task[None]]] = []
+"""Tasks that jobs began beside themselves and left behind."""
 BLOCKING: Final = {"without_gil": without_gil, "busy": busy, "with_gil": with_gil}
 
 
@@ -95,13 +98,24 @@ async def odd(job: Job[Odd], conf: Settings) -> int:
 
 
 async def _pause(way: str, seconds: float) -> None:
+    if way == "to_thread":  # a thread of the loop's own executor, which asyncio joins when the loop is closed
+        await asyncio.to_thread(without_gil, seconds)
+        return
+    if way == "stray":
+        STRAYS.append(asyncio.create_task(_swallow()))
     if way == "shields":
         with anyio.CancelScope(shield=True):
             await anyio.sleep(seconds)
-    while way == "swallows":
-        with suppress(BaseException):  # as bad code does
-            await anyio.sleep(60)
+    if way == "swallows":
+        await _swallow()
     await anyio.sleep(seconds)
+
+
+async def _swallow() -> None:
+    """Go on whatever comes, as bad code does."""
+    while True:
+        with suppress(BaseException):
+            await anyio.sleep(60)
 
 
 @service.worker("threads", limit=lambda conf: conf.limit)

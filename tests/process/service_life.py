@@ -288,6 +288,8 @@ RESISTING: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     ("odd", "needs", (0.05, 0.3, 30.0)),
     ("odd", "shields", (0.1, 30.0)),
     ("odd", "swallows", (0.0,)),
+    ("odd", "stray", (0.0, 30.0)),
+    ("odd", "to_thread", (0.1, 30.0)),
     ("odd", "busy", (0.3, 30.0)),
     ("odd", "without_gil", (0.3, 30.0)),
     ("odd", "with_gil", (0.0,)),

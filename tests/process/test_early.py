@@ -54,7 +54,7 @@ def test_a_thread_that_never_ends_does_not_hold_a_drained_process() -> None:
     code = (
         "import threading\nimport hotreload.cli as cli\n"
         "class Stuck:\n    name = 'stuck'\n    def check(self, c): ...\n"
-        "    def run(self, options):\n"
+        "    def run(self, options, *, end):\n"
         "        threading.Thread(target=threading.Event().wait).start(); print('ran'); return 1\n"
         "sys.modules['__main__'].stuck = Stuck()\n"
         "cli.main(['run', '__main__:stuck'])\n"

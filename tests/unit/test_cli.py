@@ -41,7 +41,8 @@ class DeclaredService:
     def schema(self) -> dict[str, Any]:
         return {"type": "object"}
 
-    def run(self, options: Any) -> int:
+    def run(self, options: Any, *, end: Any) -> int:
+        del end
         self.options = options
         if isinstance(self.outcome, Exception):
             raise self.outcome
