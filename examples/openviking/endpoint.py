@@ -8,7 +8,7 @@ fail or never end.
 
 prints one JSON line (`{"url": "http://127.0.0.1:PORT"}`) once it listens. `GET /control` shows behaviour and
 gauges; `PATCH /control` with any of the `Behaviour` fields changes what the next calls meet, `{"hang": false}`
-also ends the calls that hang, and `{"reset": true}` starts the gauges anew.
+also ends the calls that hang, and `{"reset": true}` starts `peak`, `keys` and `prompts` anew; counts only ever grow.
 """
 
 import argparse
@@ -90,9 +90,9 @@ class Gauges:
     embeddings: int = 0
     """Embedding calls begun."""
     keys: dict[str, int] = field(default_factory=dict[str, int])
-    """Chat calls per bearer key."""
+    """Chat calls per bearer key since the last reset."""
     prompts: dict[str, int] = field(default_factory=dict[str, int])
-    """Chat calls per prompt, by the first 16 hexadecimal digits of its SHA-256."""
+    """Chat calls per prompt since the last reset, by the first 16 hexadecimal digits of its SHA-256."""
 
 
 class Endpoint:
@@ -119,9 +119,9 @@ class Endpoint:
             self._released = asyncio.Event()
 
     def reset(self) -> None:
-        """Start the gauges anew; `peak` begins at what is running now."""
-        now = self.gauges
-        self.gauges = Gauges(running=now.running, hanging=now.hanging, peak=now.running)
+        """Start `peak`, `keys` and `prompts` anew; `peak` begins at what is running now, counts go on."""
+        self.gauges.peak = self.gauges.running
+        self.gauges.keys, self.gauges.prompts = {}, {}
 
     async def _show(self, _request: Request) -> Response:
         gauges = asdict(self.gauges)
@@ -157,7 +157,7 @@ class Endpoint:
                 self.gauges.cut += 1
                 return Response(status_code=499)
         finally:
-            self.gauges.running -= 1  # read anew: a reset replaces the gauges
+            self.gauges.running -= 1
         refusal = self._refusal(request, behaviour)
         if refusal is not None:
             self.gauges.failed += 1

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from ov_forked import warm_interpreter
-from ov_home import REPOSITORY, Home
+from ov_home import REPOSITORY, UNWATCHED, Home
+from ov_process import Server, running, wait_until
 
 EXAMPLES = REPOSITORY / "examples" / "openviking"
 
@@ -47,3 +48,33 @@ def home(tmp_path: Path, model: Any, warm: Path) -> Home:
     made = Home(tmp_path, model.url, warm)
     made.write()
     return made
+
+
+@pytest.fixture(scope="module")
+async def shared_model() -> AsyncIterator[Any]:
+    """One model endpoint for the tests of a module that share a server."""
+    async with load_example("endpoint").serving() as (endpoint, url):
+        endpoint.url = url
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+async def running_server(
+    shared_model: Any, warm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Server]:
+    """One server for the tests of a module that need no start or end of their own."""
+    home = Home(tmp_path_factory.mktemp("shared"), shared_model.url, warm)
+    home.write()
+    async with running(home, home.ours) as server:
+        yield server
+
+
+@pytest.fixture
+async def server(running_server: Server, shared_model: Any) -> AsyncIterator[Server]:
+    """That server at rest: with the settings it began with, unwatched, and, afterwards, with nothing to do."""
+    running_server.home.write(UNWATCHED)
+    (await running_server.admin("POST", "config/reload")).raise_for_status()
+    shared_model.reset()
+    yield running_server
+    shared_model.set(hang=False, latency_s=0.0, fail_status=0, accepted_keys=[])
+    await wait_until(running_server.idle, 60, "empty queues")

@@ -11,6 +11,8 @@ from typing import Any
 
 ROOT_KEY = "root-key-of-a-test-0123456789"
 REPOSITORY = Path(__file__).parents[2]
+UNWATCHED = {"hotreload": {"watch": False}}
+"""Settings under which no trigger but the one that is tried reloads."""
 
 
 def free_port() -> int:

@@ -41,7 +41,8 @@ async def test_counts_peak_and_cut_calls(model: Any, client: httpx.AsyncClient) 
     shown = (await client.patch("/control", json={"hang": False})).json()
     assert shown["peak"] == 3
     assert [(await call).status_code for call in calls[1:]] == [200, 200]
-    assert (await client.patch("/control", json={"reset": True})).json()["peak"] == 0
+    shown = (await client.patch("/control", json={"reset": True})).json()
+    assert (shown["peak"], shown["calls"], shown["answered"], shown["cut"]) == (0, 3, 2, 1)
 
 
 async def test_fails_and_refuses_keys_as_told(client: httpx.AsyncClient) -> None:

@@ -1,48 +1,17 @@
-"""Reloading stock OpenViking: four triggers resize its workers in one import; what is refused changes nothing."""
+"""Reloading stock OpenViking: each trigger resizes the workers of an import; what is refused changes nothing."""
 
 import json
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import load_example
-from ov_home import Home
+from ov_home import UNWATCHED, Home
 from ov_process import Server, running, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
-UNWATCHED = {"hotreload": {"watch": False}}
-"""Settings under which no trigger but the one that is tried reloads."""
-Change = Callable[[Server, Home, int], Awaitable[None]]
-
-
-@pytest.fixture(scope="module")
-async def model() -> AsyncIterator[Any]:
-    """One model endpoint for all tests of this module."""
-    async with load_example("endpoint").serving() as (endpoint, url):
-        endpoint.url = url
-        yield endpoint
-
-
-@pytest.fixture(scope="module")
-async def running_server(model: Any, warm: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """One server for the tests that do not need a start or an end of their own."""
-    home = Home(tmp_path_factory.mktemp("shared"), model.url, warm)
-    home.write()
-    async with running(home, home.ours) as server:
-        yield server
-
-
-@pytest.fixture
-async def server(running_server: Server, model: Any) -> AsyncIterator[Server]:
-    """That server at rest: with the settings it began with, and, afterwards, with nothing to do."""
-    running_server.home.write(UNWATCHED)
-    (await running_server.admin("POST", "config/reload")).raise_for_status()
-    model.reset()
-    yield running_server
-    model.set(hang=False, latency_s=0.0)
-    await wait_until(running_server.idle, 60, "empty queues")
+DOCUMENTS = 100
 
 
 def limit(number: int) -> dict[str, Any]:
@@ -50,24 +19,41 @@ def limit(number: int) -> dict[str, Any]:
     return {"vlm": {"max_concurrent": number}}
 
 
-async def by_signal(server: Server, home: Home, number: int) -> None:
-    home.write(limit(number) | UNWATCHED)
+async def by_signal(server: Server, number: int) -> None:
+    server.home.write(limit(number) | UNWATCHED)
     server.signal(signal.SIGHUP)
 
 
-async def by_edit_in_place(_server: Server, home: Home, number: int) -> None:
-    home.write(limit(number))
+async def by_edit_in_place(server: Server, number: int) -> None:
+    server.home.write(limit(number))
 
 
-async def by_rename(_server: Server, home: Home, number: int) -> None:
-    home.write(limit(number), atomic=True)
+async def by_rename(server: Server, number: int) -> None:
+    server.home.write(limit(number), atomic=True)
 
 
-async def by_post(server: Server, home: Home, number: int) -> None:
-    home.write(limit(number) | UNWATCHED)
+async def by_post(server: Server, number: int) -> None:
+    server.home.write(limit(number) | UNWATCHED)
     answer = await server.http.post("/admin/config/reload", headers=server.root)
     assert answer.status_code == 200
-    assert answer.json()["result"]["outcome"] in ("applied", "unchanged")
+    assert answer.json()["result"]["outcome"] == "applied"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a change is applied, and what the report says of it; with the watch off nothing else can have done it."""
+
+    change: Callable[[Server, int], Awaitable[None]]
+    kind: str
+    watched: bool
+
+
+WAYS = [
+    Way(by_signal, "signal", watched=False),
+    Way(by_edit_in_place, "file", watched=True),
+    Way(by_rename, "file", watched=True),
+    Way(by_post, "http", watched=False),
+]
 
 
 async def peak_is_exactly(model: Any, number: int) -> None:
@@ -78,24 +64,27 @@ async def peak_is_exactly(model: Any, number: int) -> None:
     begun = model.gauges.calls
     await wait_until(lambda: model.gauges.calls >= begun + number, 20, "another round of calls")
     assert model.gauges.peak == number
-    assert model.gauges.cut == 0
 
 
-async def test_four_triggers_resize_a_running_import(model: Any, server: Server) -> None:
-    server.home.write(limit(4))
-    before = (await server.admin("POST", "config/reload")).raise_for_status().json()["generation"]
-    model.set(latency_s=0.6)
-    names = await server.add_documents(100)
-    await peak_is_exactly(model, 4)
-    for generation, (change, number) in enumerate(
-        [(by_edit_in_place, 12), (by_rename, 2), (by_signal, 12), (by_post, 2), (by_post, 12)], start=before + 1
-    ):
-        await change(server, server.home, number)
-        await server.generation(generation)
-        await peak_is_exactly(model, number)
-    model.set(latency_s=0.0)
-    await server.finished(names, 90)
-    assert model.gauges.cut == 0
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.change.__name__)
+async def test_each_way_resizes_a_running_import(shared_model: Any, server: Server, way: Way) -> None:
+    server.home.write(limit(4) | ({} if way.watched else UNWATCHED))
+    (await server.admin("POST", "config/reload")).raise_for_status()
+    cut = shared_model.gauges.cut
+    shared_model.set(latency_s=0.3)
+    names = await server.add_documents(DOCUMENTS, way.change.__name__.replace("_", "-"))
+    await peak_is_exactly(shared_model, 4)
+    for number in (12, 2):
+        before = await server.status()
+        await way.change(server, number)
+        reload = (await server.generation(before["generation"] + 1))["last_reload"]
+        assert (reload["outcome"], reload["trigger"]["kind"]) == ("applied", way.kind)
+        assert [(change["path"], change["new"]) for change in reload["changes"]] == [("vlm.max_concurrent", number)]
+        await peak_is_exactly(shared_model, number)
+    assert await server.unfinished(names)
+    shared_model.set(latency_s=0.0)
+    await server.finished(names, 120)
+    assert shared_model.gauges.cut == cut
 
 
 async def test_grows_from_a_start_at_one(model: Any, home: Home) -> None:
@@ -111,66 +100,80 @@ async def test_grows_from_a_start_at_one(model: Any, home: Home) -> None:
         await server.finished(names, 60)
 
 
-async def test_says_which_other_limit_binds(model: Any, server: Server) -> None:
-    server.home.write(limit(12) | {"queue_workers": {"add_resource": {"max_concurrent": 2}}} | UNWATCHED)
-    (await server.admin("POST", "config/reload")).raise_for_status()
-    model.set(latency_s=0.5)
-    await server.add_documents(8, "bound")
-
-    async def bound_by() -> str | None:
-        pools = {pool["name"]: pool for pool in (await server.status())["pools"]}
-        return pools["workers.semantic"]["bound_by"]
-
-    assert await wait_until(bound_by, 20) == "queue_workers.add_resource.max_concurrent"
-
-
 async def test_verdicts_of_what_cannot_be_applied(server: Server) -> None:
-    home, before = server.home, (await server.status())["generation"]
+    home = server.home
     for number in (-3, 0, True, "4", 1025):
-        report = await refused(server, {"vlm": {"max_concurrent": number}})
-        assert report["errors"][0]["path"] == "vlm.max_concurrent"
-        assert report["errors"][0]["input"] == json.dumps(number)
-        assert isinstance(report["errors"][0]["line"], int)
-    report = await refused(server, {"embedding": {"dense": {"dimension": 16}}, "vlm": {"max_concurrent": 7}})
-    assert report["errors"][0]["path"] == "embedding.dense.dimension"
-    assert "reindex" in report["errors"][0]["hint"]
-    home.write_text('{"vlm": {"max_concurrent": 9,}}')
+        settings, report = await refused(server, {"vlm": {"max_concurrent": number}})
+        [error] = report["errors"]
+        assert (error["path"], error["input"]) == ("vlm.max_concurrent", json.dumps(number))
+        assert place(error) == place_of(settings, "vlm", "max_concurrent")
+    settings, report = await refused(server, {"embedding": {"dense": {"dimension": 16}}, "vlm": {"max_concurrent": 7}})
+    [error] = report["errors"]
+    assert error["path"] == "embedding.dense.dimension"
+    assert "reindex" in error["hint"]
+    assert place(error) == place_of(settings, "dense", "dimension")
+    before = await in_force(server)
+    home.write_text('{\n  "vlm": {\n    "max_concurrent": 9,\n    "model" "stub"\n  }\n}\n')
     answer = await server.admin("POST", "config/reload")
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["line"] == 1
+    assert [place(error) for error in answer.json()["errors"]] == [(4, 13)]
+    assert await in_force(server) == before
 
     home.write({"storage": {"workspace": str(home.folder / "elsewhere")}, "server": {"port": 1}} | UNWATCHED)
     report = (await server.admin("POST", "config/reload")).raise_for_status().json()
     assert report["outcome"] == "unchanged"
     assert {entry["path"] for entry in report["pending_restart"]} == {"storage.workspace", "server.port"}
     assert not (home.folder / "elsewhere").exists()
-    assert (await server.status())["generation"] == before
+    assert await in_force(server) == before
     names = await server.add_documents(1, "after")
     await server.finished(names, 30)
 
 
-async def refused(server: Server, over: dict[str, Any]) -> dict[str, Any]:
-    """Write a file that must be refused, reload and return the report."""
-    generation = (await server.status())["generation"]
+def place(error: dict[str, Any]) -> tuple[int, int]:
+    """Return the line and column of a problem."""
+    return error["line"], error["column"]
+
+
+def place_of(settings: str, section: str, key: str) -> tuple[int, int]:
+    """Return where the value of a key below a section stands in a file."""
+    value = settings.index(f'"{key}": ', settings.index(f'"{section}": ')) + len(f'"{key}": ')
+    before = settings[:value]
+    return before.count("\n") + 1, value - before.rfind("\n")
+
+
+async def in_force(server: Server) -> tuple[dict[str, Any], str, dict[str, int]]:
+    """Return what runs: the settings with their generation, and the limit of each pool."""
+    config = (await server.admin("GET", "config")).raise_for_status().json()
+    document = await server.status()
+    limits = {pool["name"]: pool["limit"] for pool in document["pools"]}
+    assert limits
+    shown = {key: config[key] for key in ("settings", "generation", "provenance")}
+    return shown, document["fingerprint"], limits
+
+
+async def refused(server: Server, over: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Write a file that must be refused and change nothing; returns its text and the report."""
+    before = await in_force(server)
     server.home.write(over | UNWATCHED)
     answer = await server.admin("POST", "config/reload")
     assert answer.status_code == 422, answer.text
     report = answer.json()
-    assert (report["outcome"], report["generation"]) == ("rejected", generation)
-    return report
+    assert (report["outcome"], report["generation"]) == ("rejected", before[0]["generation"])
+    assert await in_force(server) == before
+    return server.home.conf.read_text(), report
 
 
-async def test_a_new_key_is_used_by_the_next_call(model: Any, server: Server) -> None:
+async def test_a_new_key_is_used_by_the_next_call(shared_model: Any, server: Server) -> None:
     await server.finished(await server.add_documents(1, "old"), 30)
-    assert set(model.gauges.keys) == {"key-1"}
+    assert set(shared_model.gauges.keys) == {"key-1"}
     server.home.write({"vlm": {"api_key": "key-2", "model": "another"}} | UNWATCHED)
     report = (await server.admin("POST", "config/reload")).json()
     assert {(change["path"], change["effect"]) for change in report["changes"]} >= {("vlm.api_key", "live")}
     assert "key-2" not in json.dumps(report)
     assert "key-2" not in (await server.admin("GET", "config")).text
-    model.reset()
+    shared_model.reset()
     await server.finished(await server.add_documents(1, "new"), 30)
-    assert set(model.gauges.keys) == {"key-2"}
+    assert set(shared_model.gauges.keys) == {"key-2"}
     assert "key-2" not in server.log
 
 
