@@ -53,7 +53,7 @@ class Hosting:
         self.report: DrainReport | None = None
         self.failure: BaseException | None = None
         self.server: _Server | None = None
-        self._workers = QueueWorkers()
+        self._workers = QueueWorkers(started.snapshots.current.settings.limits)
         self._drain = QueueDrain(self._workers)
         self._on = {name for name, probe in probes.items() if probe.ok}
         self._depths: Sequence[QueueDepth] = ()

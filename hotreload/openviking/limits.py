@@ -1,8 +1,8 @@
 """Resize the queue workers and the model-call gates of a running OpenViking.
 
 Stock reads every limit once, when a worker starts. Here the workers are ours (`QueueWorker`) and every model
-call of the semantic queues passes a `Gate`, so that one synchronous `set_limits` changes them all: growing wakes
-waiters at once, shrinking cancels nothing and admits nothing above the new limit.
+call of the semantic queues passes one `Gate`, whichever loop it is made on, so that one synchronous `set_limits`
+changes them all: growing wakes waiters at once, shrinking cancels nothing and admits nothing above the new limit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from hotreload.host.documents import PoolFigures
 from hotreload.openviking.fields import POOLS, Pool
@@ -20,16 +20,18 @@ from hotreload.openviking.queue_worker import QueueWorker
 
 SEMANTIC = "semantic"
 GATED = frozenset({"Semantic", "Reindex"})
-"""Queues whose handlers make the model calls that `vlm.max_concurrent` bounds, each on its own loop."""
+"""Queues whose handlers make the model calls that `vlm.max_concurrent` bounds, each on a loop of its own."""
 
 
 class QueueWorkers:
-    """All queue workers of this process with their gates. Every method may be called from any thread."""
+    """All queue workers of this process and the gate of their model calls. Methods may be called from any thread."""
 
-    def __init__(self) -> None:
-        self._limits: dict[str, int] = {}
+    def __init__(self, limits: Mapping[str, int]) -> None:
+        """Begin with the limit of every pool, as configured; they win over what OpenViking hands to a worker."""
+        self._limits = {**{pool.name: pool.default for pool in POOLS}, **limits}
         self._workers: dict[str, QueueWorker] = {}
-        self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, Gate] = WeakKeyDictionary()
+        self._gate = Gate(self._limits[SEMANTIC])
+        self._gated: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._quiesced = False
@@ -53,11 +55,11 @@ class QueueWorkers:
             listener()
 
     def adopt(self, name: str, limit: int, *, paced: bool) -> QueueWorker:
-        """Make the worker of a queue whose thread starts; a limit set before wins over the one it brings."""
+        """Make the worker of a queue whose thread starts; `limit` counts for a queue of no pool only."""
         pool = _pool_of(name)
         with self._lock:
             if pool is not None:
-                limit = self._limits.setdefault(pool.name, limit)
+                limit = self._limits[pool.name]
             worker = self._workers[name] = QueueWorker(name, limit, self._changed_by(name), paced=paced)
             worker.claiming = not self._quiesced
         return worker
@@ -78,23 +80,23 @@ class QueueWorkers:
         return ended
 
     def guard(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
-        """Put a gate before the model calls made on a semantic queue's loop."""
+        """Put the gate before the model calls made on a semantic queue's loop."""
         if name in GATED:
             with self._lock:
-                self._gates[loop] = Gate(self._limits.get(SEMANTIC, 1))
+                self._gated.add(loop)
 
     def gate(self) -> Gate | None:
-        """Return the gate of the running loop, or None where model calls are not bounded."""
-        return self._gates.get(asyncio.get_running_loop())
+        """Return the gate, or None where the running loop makes model calls that are not bounded."""
+        return self._gate if asyncio.get_running_loop() in self._gated else None
 
     def workers(self) -> tuple[QueueWorker, ...]:
         """Return the workers in the order their queues started."""
         with self._lock:
             return tuple(self._workers.values())
 
-    def limit(self, pool: str) -> int | None:
-        """Return the limit of a pool, or None before its worker started."""
-        return self._limits.get(pool)
+    def limit(self, pool: str) -> int:
+        """Return the limit of a pool."""
+        return self._limits[pool]
 
     def set_limits(self, limits: Mapping[str, int]) -> None:
         """Commit new limits, by pool name, in one step; each must be at least 1."""
@@ -107,32 +109,27 @@ class QueueWorkers:
                 if pool is not None and pool.name in limits:
                     worker.resize(limits[pool.name])
             if SEMANTIC in limits:
-                for loop, gate in tuple(self._gates.items()):
-                    self._regate(loop, gate, limits[SEMANTIC])
+                self._gate.resize(limits[SEMANTIC])
+                self._tell_schedulers(limits[SEMANTIC])
 
-    def _regate(self, loop: asyncio.AbstractEventLoop, gate: Gate, limit: int) -> None:
-        gate.limit = limit  # at once, so that nothing above it is admitted; the waiters are woken on their loop
-        if loop.is_closed():
-            return
-        loop.call_soon_threadsafe(gate.admit)
-        if self.resized is not None:
-            loop.call_soon_threadsafe(self.resized, loop, limit)
+    def _tell_schedulers(self, limit: int) -> None:
+        for loop in tuple(self._gated):
+            if self.resized is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(self.resized, loop, limit)
 
     def pools(self) -> tuple[PoolFigures, ...]:
         """Return the figures of every pool whose worker has started.
 
         `waiting` counts what is not admitted: model calls at the gate, and messages in the queue as last seen.
         """
-        return tuple(self._figures(pool) for pool in POOLS if pool.name in self._limits)
+        return tuple(self._figures(pool) for pool in POOLS if pool.queue in self._workers)
 
     def _figures(self, pool: Pool) -> PoolFigures:
-        worker = self._workers.get(pool.queue)
-        running = worker.active if worker else 0
-        waiting = worker.backlog if worker else 0
+        worker = self._workers[pool.queue]
+        running, waiting = worker.active, worker.backlog
         if pool.name == SEMANTIC:
-            gates = [gate for gate in tuple(self._gates.values()) if gate.running or gate.waiting]
-            running = max((gate.running for gate in gates), default=0)
-            waiting += sum(gate.waiting for gate in gates)
+            running = self._gate.running
+            waiting += self._gate.waiting
         limit = self._limits[pool.name]
         bound = pool.path if waiting and running >= limit else None
         if pool.name == SEMANTIC and running < limit and not waiting:

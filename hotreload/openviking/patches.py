@@ -45,7 +45,7 @@ def attach_limits(workers: QueueWorkers) -> None:
 
 def _follows(workers: QueueWorkers) -> property:
     """Return an attribute that always is the semantic limit, whatever a constructor stores in it."""
-    return property(lambda _self: workers.limit(SEMANTIC) or 1, lambda _self, _value: None)
+    return property(lambda _self: workers.limit(SEMANTIC), lambda _self, _value: None)
 
 
 def _scheduler(loop: asyncio.AbstractEventLoop) -> Any:

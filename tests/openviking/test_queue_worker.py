@@ -157,7 +157,7 @@ async def test_a_parked_delivery_is_not_busy(stage: Stage) -> None:
 
 
 async def test_a_worker_started_in_a_drain_claims_nothing() -> None:
-    workers = QueueWorkers()
+    workers = QueueWorkers({})
     workers.adopt("Semantic", 4, paced=False)
     workers.adopt("Embedding", 4, paced=False)
     workers.quiesce(spared="Embedding")
@@ -167,10 +167,25 @@ async def test_a_worker_started_in_a_drain_claims_nothing() -> None:
 
 
 async def test_limits_are_checked_and_kept_for_a_thread_that_starts_anew() -> None:
-    workers = QueueWorkers()
-    workers.adopt("Semantic", 4, paced=False)
+    workers = QueueWorkers({"semantic": 5})
+    assert workers.pools() == ()
+    assert workers.adopt("Semantic", 4, paced=False).limit == 5
+    assert workers.adopt("Unknown", 3, paced=False).limit == 3
     with pytest.raises(ValueError, match="below 1"):
         workers.set_limits({"semantic": 0})
     workers.set_limits({"semantic": 9})
     assert workers.adopt("Semantic", 4, paced=False).limit == 9
     assert [(pool.name, pool.limit) for pool in workers.pools()] == [("semantic", 9)]
+
+
+async def test_the_gate_has_the_configured_limit_before_any_worker_started() -> None:
+    workers = QueueWorkers({"semantic": 5})
+    assert workers.gate() is None
+    workers.guard("Embedding", asyncio.get_running_loop())
+    assert workers.gate() is None
+    workers.guard("Reindex", asyncio.get_running_loop())
+    gate = workers.gate()
+    assert gate is not None
+    assert gate.limit == 5
+    workers.set_limits({"semantic": 2})
+    assert gate.limit == 2
