@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -25,13 +25,13 @@ from hotreload.host.parts import Ended, Parts
 from hotreload.host.start import Started
 from hotreload.openviking import patches, routes
 from hotreload.openviking.configuration import OpenVikingModel
+from hotreload.openviking.depths import QueueDepths
 from hotreload.openviking.draining import QueueDrain
 from hotreload.openviking.fields import POOLS
 from hotreload.openviking.limits import QueueWorkers
 from hotreload.openviking.missing import TreeSearch
 from hotreload.openviking.publication import LimitChange, Publication, publish
 from hotreload.openviking.seams import Probe
-from hotreload.queue.contract import QueueDepth
 from hotreload.reload.apply import Reloadable
 from hotreload.systemd.listen import handed_over
 
@@ -42,7 +42,6 @@ LINGER_S = 0.5
 """How long HTTP requests that still run after a drain may take, before they are cut."""
 HAND_OVER_S = 0.3
 """How long clients are told to come back on a new connection, where systemd keeps the port for the next process."""
-SAMPLE_S = 1.0
 
 
 class Hosting:
@@ -56,7 +55,7 @@ class Hosting:
         self._workers = QueueWorkers(started.snapshots.current.settings.limits)
         self._drain = QueueDrain(self._workers)
         self._on = {name for name, probe in probes.items() if probe.ok}
-        self._depths: Sequence[QueueDepth] = ()
+        self._depths = QueueDepths()
         self._bound = anyio.Event()
         self._state: Any = None
         self._began_s = now_ms() / 1000
@@ -96,7 +95,7 @@ class Hosting:
             reloadables=reloadables,
             drainables=[self._drain] if "draining" in self._on else [],
             pools=self._pools,
-            queues=lambda: self._depths,
+            queues=lambda: self._depths.latest,
             generations=tuple,
             start=self._start,
             schema=lambda: model.schema(self.started.source.own_model.schema()),
@@ -117,18 +116,7 @@ class Hosting:
     async def _start(self, tasks: TaskGroup, ended: Ended) -> None:
         loop = asyncio.get_running_loop()
         self._workers.ended = lambda queue, outcome: loop.call_soon_threadsafe(ended, queue, outcome) and None
-        tasks.start_soon(self._sample, name="queue depths")
-
-    async def _sample(self) -> None:
-        """Read the depths now and then: QueueFS tells them to whoever asks, and asking takes a round trip."""
-        from openviking.storage.queuefs.queue_manager import get_queue_manager
-
-        while True:
-            statuses: Mapping[str, Any] = await get_queue_manager().check_status()
-            self._depths = [
-                QueueDepth(name, status.pending, 0, status.in_progress, 0, False) for name, status in statuses.items()
-            ]
-            await anyio.sleep(SAMPLE_S)
+        tasks.start_soon(self._depths.sample, name="queue depths")
 
     def _around(self, stock: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager
