@@ -31,6 +31,8 @@ from hotreload.openviking.leaves import as_written, default_leaves, join, writte
 
 BESIDE = ("server", "bot", "parsers")
 """Sections of ov.conf that are no fields of `OpenVikingConfig`."""
+CALLS_PER_IMPORT = 2
+"""Model calls that one import of a short document has under way; it holds its slot until its children are done."""
 UNKNOWN = "Ignoring unknown config field"
 LOGGERS = ("openviking_cli.utils.config.open_viking_config", "openviking.server.config")
 
@@ -88,7 +90,7 @@ class OpenVikingModel:
             raise ConfigInvalid(problems)
         values = {**default_leaves(config, server, data), **written_leaves(data)}
         limits = {pool.name: cast(int, values.get(pool.path, pool.default)) for pool in POOLS}
-        return Validated(Settings(config, server, limits), values, self._unknown(data))
+        return Validated(Settings(config, server, limits), values, [*self._unknown(data), *unfed(data, limits)])
 
     def schema(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Return the JSON Schema of ov.conf; `own` is that of the section `hotreload`."""
@@ -157,6 +159,17 @@ def limit_problems(data: Mapping[str, Any]) -> list[Problem]:
         for pool in POOLS
         if not (type(value := values.get(pool.path, low)) is int and low <= value <= high)
     ]
+
+
+def unfed(data: Mapping[str, Any], limits: Mapping[str, int]) -> list[Problem]:
+    """Warn of a limit for model calls that the file states and the imports worked on at a time cannot fill."""
+    imports = limits["add_resource"]
+    reached = CALLS_PER_IMPORT * imports
+    if "max_concurrent" not in _section(data, "vlm") or limits["semantic"] <= reached:
+        return []
+    feeder = next(pool for pool in POOLS if pool.name == "add_resource")
+    message = f"limited by {feeder.path}: {imports} imports of short documents at a time make {reached} calls at a time"
+    return [Problem("vlm.max_concurrent", message)]
 
 
 def _config(data: Mapping[str, Any]) -> Any:

@@ -89,3 +89,26 @@ async def at_most_and_soon(server: Server, number: int) -> None:
 async def no_more_than(server: Server, number: int) -> bool:
     """Say whether a shrunken pool has converged."""
     return (await pool(server, "add_resource"))["running"] <= number
+
+
+async def test_says_which_other_limit_binds(shared_model: Any, server: Server) -> None:
+    report = await reload(server, {"vlm": {"max_concurrent": 4}} | feeding(2))
+    assert [warning for warning in report["warnings"] if FEEDER in warning["message"]] == []
+    report = await reload(server, {"vlm": {"max_concurrent": 12}} | feeding(2))
+    [warning] = [warning for warning in report["warnings"] if FEEDER in warning["message"]]
+    assert warning["path"] == "vlm.max_concurrent"
+    assert warning["message"].startswith(f"limited by {FEEDER}")
+    assert warning["line"] > 1
+    shared_model.reset()
+    shared_model.set(latency_s=0.5)
+    begun = shared_model.gauges.calls
+    names = await server.add_documents(12, "bound")
+
+    async def bound_by() -> str | None:
+        return (await pool(server, "semantic"))["bound_by"]
+
+    assert await wait_until(bound_by, 20) == FEEDER
+    await wait_until(lambda: shared_model.gauges.calls >= begun + 12, 20, "some rounds of calls")
+    assert shared_model.gauges.peak == 4
+    shared_model.set(latency_s=0.0)
+    await server.finished(names, 60)
