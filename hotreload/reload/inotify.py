@@ -1,7 +1,8 @@
 """inotify(7) as a small object: which of the named entries changed, and what the kernel did not tell.
 
-A library between would be shorter here, but those at hand pass over what a configuration watch must know: that
-the queue overflowed, that a watched folder was moved away, and that a writer closed the file it wrote.
+A library between would be shorter, but those at hand pass over what a configuration watch must know: that the
+queue overflowed, which folder a path stands for now, and above all that a writer has not closed the file yet: one
+that writes over the old bytes leaves a mixture that parses. They also wake up 200 times a second to be as quick.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -40,31 +40,19 @@ Route = Mapping[Path, frozenset[str]]
 """What to watch: each folder with the names in it that matter, and each file by itself with the name `""`."""
 
 
-@dataclass(slots=True)
-class Heard:
-    """What the kernel told since the last time: a named entry changed, a watch is gone, events were dropped."""
-
-    changed: bool = False
-    gone: bool = False
-    overflow: bool = False
-
-    def __bool__(self) -> bool:
-        return self.changed or self.gone or self.overflow
-
-
 class Inotify:
-    """One inotify descriptor and its watches; OSError where the system has none left."""
+    """Watches one route at a time; `failure` says why nothing is told, None where all is well.
+
+    `overflows` counts how often the kernel dropped events.
+    """
 
     def __init__(self) -> None:
-        self.descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-        self.whole = False
+        self.failure: str | None = None
+        self.overflows = 0
+        self._descriptor = -1
         self._names: dict[int, frozenset[str]] = {}
         self._writing: set[tuple[int, str]] = set()
-
-    @property
-    def watches(self) -> int:
-        """How many watches there are."""
-        return len(self._names)
+        self._woken = anyio.Event()
 
     @property
     def writing(self) -> bool:
@@ -74,64 +62,101 @@ class Inotify:
     def arm(self, route: Route) -> bool:
         """Watch exactly this; returns False where something else was watched before: a watch had gone deaf.
 
-        What is watched already goes on without a gap. `whole` tells whether all of it could be watched.
+        What is watched already goes on without a gap. What fails shows in `failure` and is tried again by the next
+        call.
         """
         names: dict[int, frozenset[str]] = {}
-        self.whole = True
-        for path, wanted in route.items():
-            watch = _libc.inotify_add_watch(self.descriptor, os.fsencode(path), WATCHED)
-            if watch >= 0:
-                names[watch] = names.get(watch, frozenset()) | wanted
-            elif path.exists():
-                self.whole = False
+        try:
+            if route and self._descriptor < 0:
+                self._descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+            for path, wanted in route.items():
+                if (watch := self._add(path)) is not None:
+                    names[watch] = names.get(watch, frozenset()) | wanted
+            self.failure = None
+        except OSError as error:
+            self.failure = str(error)
         before, self._names = self._names, names
         for old in before.keys() - names.keys():
-            _libc.inotify_rm_watch(self.descriptor, old)
+            _libc.inotify_rm_watch(self._descriptor, old)
         self._writing = {(watch, name) for watch, name in self._writing if watch in names}
         return before.keys() == names.keys()
 
-    async def wait(self) -> Heard:
-        """Return at the first report that concerns a named entry or the watch itself."""
-        while True:
-            await anyio.wait_readable(self.descriptor)
-            if heard := self.read():
-                return heard
+    def _add(self, path: Path) -> int | None:
+        """Return the watch of a path, None where it is gone; OSError where it cannot be watched."""
+        try:
+            return _checked(_libc.inotify_add_watch(self._descriptor, os.fsencode(path), WATCHED))
+        except FileNotFoundError:
+            return None
 
-    def read(self) -> Heard:
-        """Return what is there; never waits."""
-        heard = Heard()
-        with suppress(BlockingIOError):
-            while True:
-                self._take(os.read(self.descriptor, _READ_BYTES), heard)
-        return heard
+    async def wait(self, within_s: float) -> bool:
+        """Return True as soon as a named entry or a watch itself changed or `wake` was called, False after `within_s`.
+
+        What happens between two calls is told by the next; a cancellation loses nothing.
+        """
+        ends = anyio.current_time() + within_s
+        while not (told := self._read() or self._woken.is_set()) and anyio.current_time() < ends:
+            with anyio.move_on_after(ends - anyio.current_time()):
+                await self._readable_or_woken()
+        if self._woken.is_set():
+            self._woken = anyio.Event()
+        return told
+
+    async def _readable_or_woken(self) -> None:
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(_cancel_after, self._woken, waiting.cancel_scope)
+            if self._descriptor < 0:
+                await anyio.sleep_forever()
+            await anyio.wait_readable(self._descriptor)
+            waiting.cancel_scope.cancel()
+
+    def wake(self) -> None:
+        """Have `wait` return."""
+        self._woken.set()
 
     def close(self) -> None:
-        """Give the descriptor back. A second call does nothing."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        """Watch nothing more and give the descriptor back. `arm` opens it again."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+        self._names = {}
+        self._writing = set()
 
-    def _take(self, raw: bytes, heard: Heard) -> None:
+    def _read(self) -> bool:
+        """Take what is there, never waiting; True where some of it matters."""
+        told = False
+        with suppress(BlockingIOError):
+            while self._descriptor >= 0:
+                told |= self._take(os.read(self._descriptor, _READ_BYTES))
+        return told
+
+    def _take(self, raw: bytes) -> bool:
+        told = False
         offset = 0
         while offset < len(raw):
             watch, mask, _cookie, length = _EVENT.unpack_from(raw, offset)
             start = offset + _EVENT.size
             offset = start + length
             if mask & OVERFLOW:
-                heard.overflow = True
+                self.overflows += 1
+                told = True
             elif watch in self._names:
                 name = os.fsdecode(raw[start:offset].rstrip(b"\0"))
-                self._note(watch, mask, name, heard)
+                told |= self._matters(watch, mask, name)
+        return told
 
-    def _note(self, watch: int, mask: int, name: str, heard: Heard) -> None:
-        heard.gone |= bool(mask & GONE)
+    def _matters(self, watch: int, mask: int, name: str) -> bool:
         if name not in self._names[watch]:
-            return
-        heard.changed = True
+            return bool(mask & GONE)
         if mask & MODIFY:
             self._writing.add((watch, name))
         elif not mask & (ATTRIB | CREATE):
             self._writing.discard((watch, name))
+        return True
+
+
+async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 def _checked(result: int) -> int:

@@ -43,18 +43,26 @@ def survey(files: Sequence[Path]) -> Survey:
 
 
 def route_to(files: Sequence[Path]) -> Route:
-    """Return what to watch: each file by itself, and folder and name of every link on the way to it.
+    """Return what to watch: folder and name of every link on the way to each file and of the file itself.
 
     A watch on a file goes deaf at the first atomic rename; one on its folder only misses the swap of a symlink
-    further along (Kubernetes' `..data`) and what is written through another name of a mounted file.
+    further along (Kubernetes' `..data`) and what is written through another name of the file. So the file itself is
+    watched too, but only where it has another name: mounted alone, or linked.
     """
-    found: dict[Path, frozenset[str]] = {}
+    found: dict[Path, set[str]] = {}
     for file in files:
         for folder, name in _steps(file):
-            found[folder] = found.get(folder, frozenset()) | {name}
-        if file.is_file():
-            found[file] = frozenset({""})
-    return {path: names for path, names in found.items() if path.exists()}
+            found.setdefault(folder, set()).add(name)
+        if mounted_alone(file) or _links(file) > 1:
+            found[file.absolute()] = {""}
+    return {path: frozenset(names) for path, names in found.items() if path.exists()}
+
+
+def _links(file: Path) -> int:
+    try:
+        return file.stat().st_nlink
+    except OSError:
+        return 0
 
 
 def _steps(file: Path) -> list[tuple[Path, str]]:

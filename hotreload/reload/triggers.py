@@ -7,6 +7,7 @@ admin application. All of them end in `ReloadCoordinator.submit`.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,14 @@ import anyio
 import anyio.to_thread
 
 from hotreload.errors import Problem
-from hotreload.reload.inotify import Heard, Inotify
+from hotreload.reload.inotify import Inotify
 from hotreload.reload.load import DEADLINE_S, SETTLE_S
 from hotreload.reload.route import Survey, survey
 
 log = logging.getLogger(__name__)
+INOTIFY: Final = "inotify"
+LOOK_S: Final = 5.0
+"""How long a look at the files may take; it is left to itself then, and the watch counts as unhealthy."""
 QUIET_S: Final = 0.02
 """How long nothing must happen after a save: editors rename, write and set modes in one go."""
 
@@ -56,8 +60,8 @@ class WatchSettings(Protocol):
 class FileWatch:
     """Follows files, the first being the configuration; `seen` is what they were when they were read.
 
-    inotify on the folders, and behind it a look every `poll_s` seconds: an overflow, a deaf watch and a folder
-    that was away are made good within that time and show in `health`.
+    inotify on the folders, and behind it a look every `poll_s` seconds: an overflow, a deaf watch and a folder that
+    was away are made good within that time and show in `health`.
     """
 
     def __init__(
@@ -70,8 +74,9 @@ class FileWatch:
         self._settings = settings
         self._seen = dict(seen)
         self._now = Survey()
-        self._doubt = False
-        self._nudged = anyio.Event()
+        self._kernel = Inotify()
+        self._looking = threading.Lock()
+        self._doubt = self._overflowed = False
         self.health = WatchHealth()
 
     def taken(self, versions: Mapping[Path, tuple[object, ...]]) -> None:
@@ -84,7 +89,7 @@ class FileWatch:
 
     def nudge(self) -> None:
         """Look at the settings again at once: how to watch may have changed."""
-        self._nudged.set()
+        self._kernel.wake()
 
     async def changes(self) -> AsyncGenerator[None]:
         """Yield once for each new version that rests; ends when the caller leaves the loop.
@@ -92,120 +97,111 @@ class FileWatch:
         A configuration that is gone is no version; its return is one. What `taken` was told before the caller
         comes back is not yielded again.
         """
-        kernel = _open()
         try:
             while True:
-                await self._while_off(kernel)
-                try:
-                    async for _ in self._while_on(kernel):
-                        yield
-                except OSError as error:
-                    log.warning("watch.failed error=%s (tried again within %g s)", error, self._settings().poll_s)
-                    self.health.healthy, self.health.backend = False, "poll"
-                    await self._next(None, self._settings().poll_s)
+                await self._while_off()
+                async for _ in self._while_on():
+                    yield
         finally:
-            if kernel is not None:
-                kernel.close()
+            self._kernel.close()
 
-    async def _while_off(self, kernel: Inotify | None) -> None:
+    async def _while_off(self) -> None:
         while not self._settings().watch:
-            if kernel is not None:
-                kernel.arm({})
+            self._kernel.close()
             self._doubt = False
             self.health.healthy, self.health.backend = True, "off"
-            await self._next(None, self._settings().poll_s)
+            await self._kernel.wait(self._settings().poll_s)
 
-    async def _while_on(self, kernel: Inotify | None) -> AsyncIterator[None]:
-        await self._arm(kernel)
-        due = False
+    async def _while_on(self) -> AsyncIterator[None]:
+        await self._arm()
+        told = True  # what differs from what was read at the start, nobody was to report
         while self._settings().watch:
-            watched = self.health.backend == "inotify"
-            deaf = not await self._arm(kernel)
-            heard = await self._settled(kernel) if self._news() else Heard()
+            watched, same = self.health.backend == INOTIFY, await self._arm()
+            told |= self._news() and await self._settled()
             if not self._settings().watch:  # a reload in the meantime has switched it off
                 break
             if self._news():
-                if due and watched and not heard:
+                if watched and not told:
                     self._miss("no event was reported")
+                elif not self._overflowed:
+                    self._trust(True)
                 self._seen.update(self._now.versions)
                 yield
-            elif due:
-                self._doubt = deaf and watched
-            told = await self._next(kernel, self._settings().poll_s)
-            due = not told
-            if told.overflow:
-                self._miss("the kernel's queue ran over")
+            elif not told:
+                self._trust(same or not watched)
+            told = await self._told(self._settings().poll_s)
 
-    async def _arm(self, kernel: Inotify | None) -> bool:
+    async def _told(self, within_s: float) -> bool:
+        """Return whether something was reported within a time; a nudge counts."""
+        before = self._kernel.overflows
+        told = await self._kernel.wait(within_s)
+        self._overflowed = self._kernel.overflows > before
+        if self._overflowed:
+            self._miss("the kernel's queue ran over")
+        return told
+
+    async def _arm(self) -> bool:
         """Look, and watch where the files are now; returns False where something else was watched before."""
         await self._look()
-        same = kernel is None or kernel.arm(self._now.route)
+        same = self._kernel.arm(self._now.route)
         if not same:
-            await self._look()  # what changed before the new watches were there
-        watched = kernel is not None and self._now.reachable and kernel.whole
-        self.health.backend = "inotify" if watched else "poll"
-        self.health.healthy = watched and not self._doubt
+            await self._look()  # what changed before the new watch was there
+        failure = self._kernel.failure
+        if failure is not None and self.health.backend == INOTIFY:
+            log.warning("watch.failed error=%s (the files are looked at every %g s)", failure, self._settings().poll_s)
+        self.health.backend = INOTIFY if self._now.reachable and failure is None else "poll"
+        self._trust(not self._doubt)
         return same
 
+    def _trust(self, well: bool) -> None:
+        self._doubt = not well
+        self.health.healthy = well and self.health.backend == INOTIFY
+
     async def _look(self) -> None:
-        self._now = await anyio.to_thread.run_sync(survey, self._files(), abandon_on_cancel=True)
-        warning = self._now.warning
-        if warning is not None and warning != self.health.warning:
-            log.warning("watch.warning %s", warning)
-        self.health.warning = warning
+        found: Survey | None = None
+        with anyio.move_on_after(LOOK_S):
+            found = await anyio.to_thread.run_sync(self._survey, abandon_on_cancel=True)
+        if found is None:
+            if not self._doubt:
+                log.warning("watch.look_hangs limit_s=%g (the file system does not answer)", LOOK_S)
+            self._trust(False)
+            return
+        self._now = found
+        if found.warning is not None and found.warning != self.health.warning:
+            log.warning("watch.warning %s", found.warning)
+        self.health.warning = found.warning
+
+    def _survey(self) -> Survey | None:
+        """Look at the files; None where an earlier look still hangs, so that one thread at most is left behind."""
+        if not self._looking.acquire(blocking=False):
+            return None
+        try:
+            return survey(self._files())
+        finally:
+            self._looking.release()
 
     def _changed(self) -> list[Path]:
         return [file for file, version in self._now.versions.items() if version != self._seen.get(file)]
 
     def _news(self) -> bool:
         """Tell whether something changed and the configuration itself is there."""
-        return bool(self._now.versions[self._files()[0]] and self._changed())
+        return bool(self._now.versions.get(self._files()[0]) and self._changed())
 
     def _miss(self, reason: str) -> None:
-        self._doubt = True
-        self.health.healthy = False
+        self._trust(False)
         self.health.overflows += 1
         log.warning("watch.missed reason=%r (looked at again within %g s)", reason, self._settings().poll_s)
 
-    async def _settled(self, kernel: Inotify | None) -> Heard:
-        """Wait until the files rest, longer while one is being written or is empty; returns what was heard."""
-        heard = Heard()
+    async def _settled(self) -> bool:
+        """Wait until the files rest, longer while one is written or empty; returns whether anything was told."""
+        heard = False
         with anyio.move_on_after(DEADLINE_S):
             while True:
                 before = self._now.versions
-                unfinished = (kernel is not None and kernel.writing) or self._now.empty & set(self._changed())
-                told = await self._next(kernel, SETTLE_S if unfinished else QUIET_S)
-                heard = Heard(heard.changed or told.changed, heard.gone or told.gone, heard.overflow or told.overflow)
-                await self._look()
-                if not told and self._now.versions == before:
+                unfinished = self._kernel.writing or self._now.empty & set(self._changed())
+                told = await self._told(SETTLE_S if unfinished else QUIET_S)
+                same = await self._arm()
+                heard |= told
+                if same and not told and self._now.versions == before:
                     break
         return heard
-
-    async def _next(self, kernel: Inotify | None, within_s: float) -> Heard:
-        """Return what is heard within a time, nothing at its end; a nudge counts as a change."""
-        with anyio.move_on_after(within_s):
-            async with anyio.create_task_group() as waiting:
-                waiting.start_soon(_cancel_after, self._nudged, waiting.cancel_scope)
-                if kernel is None:
-                    await anyio.sleep_forever()
-                else:
-                    heard = await kernel.wait()
-                    waiting.cancel_scope.cancel()
-                    return heard
-        told = Heard() if kernel is None else kernel.read()
-        told.changed |= self._nudged.is_set()
-        self._nudged = anyio.Event()
-        return told
-
-
-async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
-
-
-def _open() -> Inotify | None:
-    try:
-        return Inotify()
-    except OSError as error:
-        log.warning("watch.failed error=%s (the files are looked at every poll_s seconds)", error)
-        return None

@@ -8,6 +8,8 @@ import gc
 import json
 import os
 import signal
+import threading
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 
 from hotreload.config.settings import HotreloadSettings
 from hotreload.reload.inotify import Inotify
-from hotreload.reload.route import survey
+from hotreload.reload.route import Survey, survey
 from hotreload.reload.triggers import FileWatch
 from tests.process.running import hotreload, wait_until
 from tests.process.serving import TARGET, Running, put, serving, text
@@ -121,20 +123,108 @@ async def test_what_was_saved_after_it_was_read_and_before_anybody_watched_is_fo
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
-async def test_without_inotify_the_file_is_looked_at(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> Inotify:
+async def test_where_nothing_can_be_watched_the_file_is_looked_at(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_options: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("hotreload.reload.triggers.Inotify", refuse)
-    watched = FileWatch(lambda: [conf], lambda: HotreloadSettings(poll_s=0.05), survey([conf]).versions)
-    with anyio.move_on_after(0.2):
+    with monkeypatch.context() as patched:
+        patched.setattr("hotreload.reload.inotify._libc.inotify_init1", refuse)
+        watched = FileWatch(lambda: [conf], lambda: HotreloadSettings(poll_s=0.05), survey([conf]).versions)
+        with anyio.move_on_after(0.2):
+            await anext(watched.changes())
+        assert (watched.health.healthy, watched.health.backend) == (False, "poll")
+        put(conf, value=1)
+        async with aclosing(watched.changes()) as changes:
+            with anyio.fail_after(5):
+                await anext(changes)
+    assert watched.health.overflows == 0
+    with anyio.move_on_after(1):
         await anext(watched.changes())
-    assert (watched.health.healthy, watched.health.backend) == (False, "poll")
-    put(conf, value=1)
-    async with aclosing(watched.changes()) as changes:
+    assert (watched.health.healthy, watched.health.backend) == (True, "inotify"), "it is tried again"
+
+
+async def test_a_way_that_changes_twice_in_one_save_is_followed_to_its_end(short_path: Path) -> None:
+    link = short_path / "ov.conf"
+    places = [short_path / name / "ov.conf" for name in ("first", "second", "third")]
+    for place in places:
+        place.parent.mkdir()
+        put(place)
+    link.symlink_to(places[0])
+    settings = HotreloadSettings(poll_s=60)
+    watched = FileWatch(lambda: [link], lambda: settings, survey([link]).versions)
+
+    def retarget(place: Path) -> None:
+        (short_path / "new").symlink_to(place)
+        (short_path / "new").replace(link)
+
+    async with aclosing(watched.changes()) as changes, anyio.create_task_group() as tasks:
+
+        async def twice() -> None:
+            await wait_until(lambda: watched.health.healthy, 5, "it watches")
+            retarget(places[1])
+            await anyio.sleep(0.015)  # inside the time for which a save must rest
+            retarget(places[2])
+            watched.taken(survey([link]).versions)  # a reload that somebody else asked for has read it
+            watched.nudge()
+            await anyio.sleep(0.2)
+            put(places[2], value=7)
+
+        tasks.start_soon(twice)
         with anyio.fail_after(5):
             await anext(changes)
-    assert watched.health.overflows == 0
+    assert (watched.health.healthy, watched.health.overflows) == (True, 0)
+
+
+async def test_a_file_system_that_hangs_is_unhealthy_and_costs_one_thread(
+    conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, looks = threading.Event(), 0
+
+    def hanging(files: Sequence[Path]) -> Survey:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            hangs.wait()
+        return survey(files)
+
+    monkeypatch.setattr("hotreload.reload.triggers.survey", hanging)
+    monkeypatch.setattr("hotreload.reload.triggers.LOOK_S", 0.05)
+    watched = FileWatch(lambda: [conf], lambda: HotreloadSettings(poll_s=0.05), survey([conf]).versions)
+    async with aclosing(watched.changes()) as changes, anyio.create_task_group() as tasks:
+
+        async def recovers() -> None:
+            await wait_until(lambda: looks == 3 and not watched.health.healthy, 5, "it hangs")
+            await anyio.sleep(0.3)
+            assert looks == 3
+            hangs.set()
+            await wait_until(lambda: watched.health.healthy, 5, "it is well")
+            put(conf, value=1)
+
+        tasks.start_soon(recovers)
+        with anyio.fail_after(5):
+            await anext(changes)
+
+
+async def test_what_changes_between_two_waits_is_told_by_the_next(conf: Path) -> None:
+    watcher = Inotify()
+    try:
+        assert watcher.arm(survey([conf]).route) is False
+        assert await watcher.wait(0.05) is False
+        put(conf, value=1)
+        await anyio.sleep(0.1)
+        assert await watcher.wait(5) is True
+        (conf.parent / "another").write_text("nobody's")
+        assert await watcher.wait(0.1) is False
+        watcher.wake()
+        assert await watcher.wait(5) is True
+        with anyio.move_on_after(0.05) as left:
+            await watcher.wait(60)
+        assert left.cancelled_caught
+        assert watcher.arm(survey([conf]).route) is True
+        put(conf, value=2)
+        assert await watcher.wait(5) is True
+    finally:
+        watcher.close()
 
 
 async def test_a_rotated_secret_is_a_reload(short_path: Path, conf: Path) -> None:
