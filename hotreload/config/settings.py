@@ -67,7 +67,7 @@ class HotreloadSettings(LiveSettings):
     root_key: Annotated[SecretStr | None, Live] = None
     """Who shows it may use `/admin` over TCP; None: nobody may."""
     allowed_hosts: Annotated[tuple[str, ...], Live] = ()
-    """`Host` values `/admin` takes over TCP beside loopback names and the bound address."""
+    """`Host` values `/admin` takes over TCP; empty: loopback names and the bound address."""
     watch: Annotated[bool, Live] = True
     """Whether a change of the file is a trigger."""
     poll_s: Annotated[float, Live, Field(ge=0.05, le=3600)] = 2.0
