@@ -80,7 +80,9 @@ class FakeControl:
     outcome: Outcome = Outcome.APPLIED
     errors: tuple[Problem, ...] = ()
     pending: tuple[Any, ...] = ()
+    changes: tuple[Any, ...] | None = None
     held: bool = False
+    joined: str | None = None
     instance: str = "abc"
     generation: int = 8
     ready: bool = True
@@ -124,8 +126,9 @@ class FakeControl:
             dry_run=dry_run,
             trigger=trigger,
             errors=self.errors,
+            **({} if self.changes is None else {"changes": self.changes}),
             pending_restart=self.pending,
-            id=id or "5f0c",
+            id=self.joined or id or "5f0c",
         )
         ticket = Submitted(made.id, made, anyio.Event(), if_match)
         if if_match not in (None, self.generation):
@@ -150,7 +153,8 @@ class FakeControl:
         }  # fmt: skip
 
     def config(self) -> Event:
-        return {"settings": {"vlm.api_key": "hmac:77"}, "generation": self.generation}
+        settings = {"vlm.api_key": "hmac:77", "vlm.max_concurrent": 4, "storage.workspace": "/a"}
+        return {"settings": settings, "generation": self.generation}
 
     def history(self) -> list[Event]:
         return [report().to_dict()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ import click
 
 from hotreload.cli.find import Wanted
 
+S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
@@ -29,6 +32,12 @@ def finds_service(verb: Callable[..., Any]) -> Callable[..., Any]:
         return verb(wanted=Wanted(url, key_file, socket_path, name), **options)
 
     return found
+
+
+def aside(call: Callable[[], S]) -> S:
+    """Return what `call` returns; what it prints, as modules do when imported, goes to standard error."""
+    with redirect_stdout(sys.stderr):
+        return call()
 
 
 def prints_json(verb: F) -> F:

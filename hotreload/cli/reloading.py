@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,8 +11,8 @@ import click
 from hotreload.cli.client import Client, Verdict
 from hotreload.cli.exits import Exit, Failure
 from hotreload.cli.find import Wanted, find
-from hotreload.cli.options import PATH, finds_service, prints_json
-from hotreload.cli.show import console, print_json, problem_line, reload_view
+from hotreload.cli.options import PATH, aside, finds_service, prints_json
+from hotreload.cli.show import console, plan_view, print_json, problem_line, reload_view
 from hotreload.cli.target import OPENVIKING_TEXT, target_of
 
 MAX_BYTES: Final = 1024 * 1024
@@ -30,6 +31,7 @@ _EXITS: Final = {
 @click.option("--openviking", is_flag=True, help=OPENVIKING_TEXT)
 @click.option("--against-running", is_flag=True, help="Ask the running service, and show what a reload would do.")
 @click.option("--config", type=PATH, help="The configuration file, ov.conf.")
+@click.option("-v", "--verbose", is_flag=True, help="With --against-running: name the unchanged fields too.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=30.0, show_default=True, metavar="S")
 @finds_service
 @prints_json
@@ -38,6 +40,7 @@ def check(
     openviking: bool,
     against_running: bool,
     config: Path | None,
+    verbose: bool,
     timeout_s: float,
     wanted: Wanted,
     as_json: bool,
@@ -52,13 +55,19 @@ def check(
     if (target is not None) + openviking + against_running != 1:
         raise click.UsageError("give one of MODULE:ATTR, --openviking and --against-running")
     if not against_running:
-        return _show_verdict(target_of(target, openviking=openviking).check(config).to_dict(), as_json)
+        report = aside(lambda: target_of(target, openviking=openviking).check(config))
+        return _show_verdict(report.to_dict(), as_json)
     with Client(find(wanted)) as client:
         if config is None or _is_its_own(config, client.status()):
             verdict = client.reload(dry_run=True, timeout_s=timeout_s)
         else:
             verdict = client.check(config.name, _bytes(config), timeout_s=timeout_s)
-        return _show(verdict, timeout_s, as_json)
+        report = _in_time(verdict, timeout_s)
+        report["unchanged"] = _unchanged(report, client.config()["settings"])
+    code = _show_verdict(report, as_json)
+    if not as_json:
+        console().print(plan_view(report, changes=code != Exit.DONE, verbose=verbose))
+    return code
 
 
 @click.command()
@@ -83,33 +92,45 @@ def reload(dry_run: bool, timeout_s: float, fail_on_pending_restart: bool, wante
     """
     with Client(find(wanted)) as client:
         verdict = client.reload(dry_run=dry_run, timeout_s=timeout_s)
-    code = _show(verdict, timeout_s, as_json)
-    pending = verdict.report is not None and bool(verdict.report["pending_restart"])
+    report = _in_time(verdict, timeout_s)
+    code = _show_verdict(report, as_json)
+    pending = bool(report["pending_restart"])
     return Exit.PENDING_RESTART if fail_on_pending_restart and pending and code == Exit.DONE else code
 
 
 @click.command()
 @click.argument("target", metavar="[MODULE:ATTR]", required=False)
 @click.option("--openviking", is_flag=True, help=OPENVIKING_TEXT)
-def schema(target: str | None, openviking: bool) -> int:
-    """Print the JSON Schema of ov.conf, for an editor.
+@prints_json
+def schema(target: str | None, openviking: bool, as_json: bool) -> int:
+    """Print the JSON Schema of ov.conf, for an editor; it is JSON with and without --json.
 
     \b
     hotreload schema examples.summaries.service:service > ov.schema.json
     hotreload schema --openviking > ov.schema.json
     """
-    print_json(target_of(target, openviking=openviking).schema())
+    del as_json
+    print_json(aside(lambda: target_of(target, openviking=openviking).schema()))
     return Exit.DONE
 
 
-def _show(verdict: Verdict, timeout_s: float, as_json: bool) -> int:
+def _in_time(verdict: Verdict, timeout_s: float) -> dict[str, Any]:
     if verdict.report is None:
         raise Failure(
             Exit.TIMED_OUT,
             f"no verdict within {timeout_s:g} s; the reload goes on, its id is {verdict.id}",
             ["hotreload status shows its outcome"],
+            id=verdict.id,
         )
-    return _show_verdict(verdict.report, as_json)
+    return verdict.report
+
+
+def _unchanged(report: Mapping[str, Any], running: Iterable[str]) -> list[str]:
+    """Return the fields that stay as they run; none for a file that is no configuration: it has no plan."""
+    touched = [each["path"] for each in (*report["changes"], *report["pending_restart"])]
+    if not touched and report["outcome"] != "valid":
+        return []
+    return [path for path in running if not any(path == top or path.startswith(f"{top}.") for top in touched)]
 
 
 def _show_verdict(report: dict[str, Any], as_json: bool) -> int:

@@ -44,17 +44,19 @@ def reload_view(report: Mapping[str, Any]) -> RenderableType:
     head = Text(outcome, f"bold {_COLOURS.get(outcome, '')}")
     head.append(f"  generation {moved}" if generation else "", "default")  # 0: checked without a running service
     head.append(f"  {report['timings_ms'].get('total', 0):.1f} ms  id {report['id']}", "dim")
-    parts: list[RenderableType] = [head]
-    if report["changes"]:
-        rows = [(c["path"], _value(c["old"]), _value(c["new"]), c["effect"], c["owner"]) for c in report["changes"]]
-        parts.append(table(("field", "old", "new", "effect", "applied by"), rows))
-    if report["pending_restart"]:
-        waiting = [
-            (p["path"], _value(p["running"]), _value(p["on_disk"]), p["reason"]) for p in report["pending_restart"]
-        ]
-        parts.append(table(("needs a restart", "running", "on disk", "reason"), waiting))
+    parts: list[RenderableType] = [head, *_changes(report)]
     parts += [Text(f"warning: {problem_line(warning)}", "yellow") for warning in report["warnings"]]
     parts += _converging(report["converging"])
+    return Group(*parts)
+
+
+def plan_view(report: Mapping[str, Any], *, changes: bool, verbose: bool) -> RenderableType:
+    """Return what a reload would do with each field: the changes where asked for, and what stays as it is."""
+    unchanged = report["unchanged"]
+    parts = list(_changes(report)) if changes else []
+    if unchanged:
+        named = f": {', '.join(unchanged)}" if verbose else ""
+        parts.append(Text(f"unchanged: {len(unchanged)} fields{named}", "dim"))
     return Group(*parts)
 
 
@@ -133,6 +135,15 @@ def _status_lines(status: Mapping[str, Any]) -> list[RenderableType]:
     elif status.get("last_drain"):
         lines.append(Group("last drain: ", drain_view(status["last_drain"])))
     return lines
+
+
+def _changes(report: Mapping[str, Any]) -> Iterable[RenderableType]:
+    if report["changes"]:
+        rows = [(c["path"], _value(c["old"]), _value(c["new"]), c["effect"], c["owner"]) for c in report["changes"]]
+        yield table(("field", "old", "new", "effect", "applied by"), rows)
+    if report["pending_restart"]:
+        rows = [(p["path"], _value(p["running"]), _value(p["on_disk"]), p["reason"]) for p in report["pending_restart"]]
+        yield table(("needs a restart", "running", "on disk", "reason"), rows)
 
 
 def _converging(pools: Iterable[Mapping[str, Any]]) -> list[Text]:

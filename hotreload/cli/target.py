@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -52,7 +51,7 @@ class Runnable(Target, Protocol):
 class OpenViking:
     """The stock server, installed with the extra `openviking`. Meets `Target`; Failure (usage) without the extra.
 
-    It logs to standard output, where a verb prints its answer: what it says beside one goes to standard error.
+    It logs to standard output: verbs that print an answer there send what it says aside.
     """
 
     name = "openviking"
@@ -63,17 +62,15 @@ class OpenViking:
 
     def check(self, config: Path | None) -> ReloadReport:
         """Validate a file."""
-        with redirect_stdout(sys.stderr):
-            from hotreload.openviking import launcher  # not with the other verbs: it is the adapter of an extra
+        from hotreload.openviking import launcher  # not with the other verbs: it is the adapter of an extra
 
-            return launcher.check_config(config)
+        return launcher.check_config(config)
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema of its configuration file."""
-        with redirect_stdout(sys.stderr):
-            from hotreload.openviking import launcher
+        from hotreload.openviking import launcher
 
-            return launcher.schema()
+        return launcher.schema()
 
     def run(self, options: RunOptions, arguments: Sequence[str] = ()) -> int:
         """Run until a drain ends; the arguments are openviking-server's own."""

@@ -9,6 +9,8 @@ import click
 
 from hotreload.admin.place import parse_address
 from hotreload.cli.exits import Exit
+from hotreload.cli.options import aside, prints_json
+from hotreload.cli.show import print_json
 from hotreload.cli.target import load_target
 from hotreload.systemd import unit as units
 
@@ -27,7 +29,8 @@ def _address(_context: click.Context, _option: click.Parameter, value: str | Non
 @click.option("--openviking", is_flag=True, help="The stock openviking-server, instead of MODULE:ATTR.")
 @click.option("--http", callback=_address, help="Serve HOST:PORT too (MODULE:ATTR only).")
 @click.option("--user", is_flag=True, help="For a user's own manager (systemctl --user).")
-def unit(target: str | None, openviking: bool, http: str | None, user: bool) -> int:
+@prints_json
+def unit(target: str | None, openviking: bool, http: str | None, user: bool, as_json: bool) -> int:
     """Print a systemd unit that runs a service with this installation.
 
     \b
@@ -42,9 +45,12 @@ def unit(target: str | None, openviking: bool, http: str | None, user: bool) -> 
     if target is None:
         made = units.of_openviking(command, user=user)
     else:
-        service = load_target(target)
+        service = aside(lambda: load_target(target))
         made = units.of_service(target, service.name, command, http=http, user=user, folder=_folder_of(target))
-    click.echo(made.text(), nl=False)
+    if as_json:
+        print_json({"unit": made.text()})
+    else:
+        click.echo(made.text(), nl=False)
     return Exit.DONE
 
 

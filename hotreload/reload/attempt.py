@@ -83,6 +83,8 @@ class Attempt:
             self._warnings = (*self.flow.warnings(), *candidate.warnings)
             with self._stage("plan"):
                 self._plan = plan_for(candidate, self._before, self.flow.source, self.flow.redactor, self._owner)
+                if self.dry_run:  # a reload that is refused leaves what was pending; here the plan is asked for
+                    self.pending_restart = self._plan.pending_restart
                 new = pinned_snapshot(candidate, self._before, self._plan, self.flow.source, self.flow.redactor)
         except ConfigError as error:
             return self.report(Outcome.REJECTED, error.problems)
