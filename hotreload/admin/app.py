@@ -177,7 +177,7 @@ async def _verdict(request: Request, ticket: Ticket) -> Response:
     with anyio.move_on_after(wait_s):
         report = await ticket.wait()
         return JSONResponse(report.to_dict(), status_of(report), headers=headers)
-    headers["Preference-Applied"] = f"wait={wait_s:.0f}"
+    headers["Preference-Applied"] = f"wait={wait_s:g}"
     return JSONResponse({"id": ticket.id, "outcome": None}, 202, headers=headers)
 
 

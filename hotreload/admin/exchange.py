@@ -18,6 +18,7 @@ from hotreload.config.document import MAX_BYTES
 BODY_LIMIT: Final = 64 * 1024
 BODY_S: Final = 10.0
 _ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 async def answer_error(_request: Request, error: Exception) -> Response:
@@ -70,11 +71,14 @@ def expected_generation(header: str | None, instance: str, current: int) -> int 
 
 
 def preferred_wait_s(header: str | None) -> float | None:
-    """Return the seconds of `Prefer: wait=N` (RFC 7240), None without; what is not understood is ignored."""
+    """Return the seconds of `Prefer: wait=N` (RFC 7240), None without; what is not understood is ignored.
+
+    A fraction is understood as well: the command line's `--timeout 0.9` is a wait.
+    """
     for preference in (header or "").split(","):
         name, _, value = preference.split(";")[0].partition("=")
-        if name.strip().lower() == "wait" and value.strip().isascii() and value.strip().isdigit():
-            return float(value.strip()[:9])
+        if name.strip().lower() == "wait" and _SECONDS.fullmatch(value.strip()):
+            return float(value.strip())
     return None
 
 

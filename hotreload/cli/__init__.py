@@ -51,9 +51,11 @@ def run_verb(arguments: Sequence[str]) -> int:
         return _INTERRUPTED
     except Failure as failure:
         return _fail(failure, arguments)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
+    except click.UsageError as error:
+        return _fail(_misused(error), arguments)
     except (ConfigError, ControlSocketUnsafe, ServiceUnreachable, StoreOwned, OSError, httpx.ReadTimeout) as error:
         return _fail(_failure(error), arguments)
 
@@ -63,6 +65,12 @@ def _fail(failure: Failure, arguments: Sequence[str]) -> int:
     if "--json" in arguments:
         print_json(failure.to_dict())
     return failure.code
+
+
+def _misused(error: click.UsageError) -> Failure:
+    """Return what is wrong first, how it is used after."""
+    usage = [error.ctx.get_usage(), f"{error.ctx.command_path} --help says more"] if error.ctx else []
+    return Failure(Exit.USAGE, error.format_message(), [line for text in usage for line in text.splitlines()])
 
 
 def _failure(error: Exception) -> Failure:

@@ -53,11 +53,15 @@ class Client:
         """Return the status document."""
         return self._json(self._call("GET", "/admin/status"))
 
+    def config(self) -> dict[str, Any]:
+        """Return the settings in force."""
+        return self._json(self._call("GET", "/admin/config"))
+
     def reload(self, *, dry_run: bool, timeout_s: float) -> Verdict:
         """Ask for a reload and wait `timeout_s` for its verdict.
 
-        The service is asked to answer by then with the id at least (`Prefer: wait`); if it cannot even do
-        that, the id is the one asked for here.
+        The service is asked to answer by then with the id at least (`Prefer: wait`), that of a waiting reload where
+        this request joined one; if it cannot even do that, the id is the one asked for here.
         """
         return self._verdict("/admin/config/reload", timeout_s, json={"dry_run": dry_run})
 
@@ -69,7 +73,7 @@ class Client:
 
     def _verdict(self, path: str, timeout_s: float, **request: Any) -> Verdict:
         asked = uuid.uuid4()
-        prefer = {"X-Request-Id": str(asked), "Prefer": f"wait={max(0, int(timeout_s))}"}
+        prefer = {"X-Request-Id": str(asked), "Prefer": _wait(timeout_s)}
         headers = {**request.pop("headers", {}), **prefer}
         try:
             answer = self._call("POST", path, headers=headers, timeout=timeout_s + _MARGIN_S, **request)
@@ -89,7 +93,7 @@ class Client:
         `wanted` may have `dry_run`, `uri` and `account`; None counts as not given.
         """
         body = {key: value for key, value in wanted.items() if value is not None}
-        headers = {"Prefer": f"wait={max(0, int(timeout_s))}"}
+        headers = {"Prefer": _wait(timeout_s)}
         answer = self._call("POST", "/admin/reindex", json=body, headers=headers, timeout=timeout_s + CALL_S)
         return self._json(answer)
 
@@ -140,6 +144,10 @@ class Client:
         if isinstance(body, dict) and (answer.is_success or (verdict and "outcome" in body)):
             return cast("dict[str, Any]", body)
         raise _refusal(answer, cast("dict[str, Any]", body) if isinstance(body, dict) else {})
+
+
+def _wait(timeout_s: float) -> str:
+    return f"wait={timeout_s:.3f}"
 
 
 def _refusal(answer: httpx.Response, body: dict[str, Any]) -> Failure:

@@ -27,13 +27,14 @@ class Exit(IntEnum):
 class Failure(click.ClickException):
     """A verb ended otherwise than wished: one line, details below it, an exit code.
 
-    With `--json` the line and the details go to standard output as one document as well.
+    With `--json` the line, the details and the `facts` go to standard output as one document as well.
     """
 
-    def __init__(self, code: Exit, message: str, details: Sequence[str] = ()) -> None:
+    def __init__(self, code: Exit, message: str, details: Sequence[str] = (), **facts: str) -> None:
         super().__init__(message)
         self.code = code
         self.details = tuple(details)
+        self.facts = facts
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line, then the details, on standard error; in the journal as errors."""
@@ -42,4 +43,4 @@ class Failure(click.ClickException):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document printed with `--json`."""
-        return {"error": self.message, "details": list(self.details), "exit_code": int(self.code)}
+        return {**self.facts, "error": self.message, "details": list(self.details), "exit_code": int(self.code)}

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import httpx
+
 from hotreload.admin.control_socket import peer_of
 from hotreload.admin.guard import Peer
 from hotreload.admin.place import SOCKET_NAME, Places, check_name
 from hotreload.cli.exits import Exit, Failure
-from hotreload.errors import ServiceUnreachable
+from hotreload.errors import ServiceUnreachable, reason_of
 
 PROBE_S: Final = 2.0
 
@@ -107,13 +109,24 @@ def _why(error: OSError) -> str:
 
 
 def _by_url(url: str, key_file: Path | None) -> Endpoint:
-    if not url.startswith(("http://", "https://")):
-        raise Failure(Exit.USAGE, f"--url takes http://HOST:PORT or https://HOST:PORT, not {url!r}")
     try:
-        key = key_file.read_text(encoding="utf-8").strip() if key_file else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(Exit.USAGE, f"the key file {key_file} cannot be read: {error}") from error
-    return Endpoint(shown=url, url=url.rstrip("/"), key=key)
+        usable = httpx.URL(url).scheme in ("http", "https") and bool(httpx.URL(url).host)
+    except httpx.InvalidURL:
+        usable = False
+    if not usable:
+        raise Failure(Exit.USAGE, f"--url takes http://HOST:PORT or https://HOST:PORT, not {url!r}")
+    return Endpoint(shown=url, url=url.rstrip("/"), key=_key(key_file) if key_file else None)
+
+
+def _key(key_file: Path) -> str:
+    """Read a key; what cannot stand in a header is refused here, where nothing of it is shown."""
+    try:
+        key = key_file.read_bytes().strip()
+    except OSError as error:
+        raise Failure(Exit.USAGE, f"the key file cannot be read: {reason_of(error)}") from error
+    if not key or not all(0x21 <= byte < 0x7F for byte in key):
+        raise Failure(Exit.USAGE, f"the key file {key_file} must hold one key of printable ASCII and nothing else")
+    return key.decode("ascii")
 
 
 def _by_name(places: Places, name: str) -> Endpoint:

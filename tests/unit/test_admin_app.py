@@ -159,8 +159,11 @@ def test_entity_tags_are_compared_strongly(header: str | None, expected: int | N
 
 @pytest.mark.parametrize(
     ("header", "expected"),
-    [(None, None), ("wait=5", 5), ("respond-async, Wait = 10; x=1", 10), ("wait=soon", None), ("wait", None)],
-)
+    [
+        (None, None), ("wait=5", 5), ("respond-async, Wait = 10; x=1", 10), ("wait=0.9", 0.9), ("wait=soon", None),
+        ("wait", None), ("wait=-1", None), ("wait=1e3", None), ("wait=.5", None), ("wait=1234567890", None),
+    ],
+)  # fmt: skip
 def test_prefer_wait(header: str | None, expected: float | None) -> None:
     assert preferred_wait_s(header) == expected
 

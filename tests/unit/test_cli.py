@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import SecretStr
@@ -20,8 +21,9 @@ from hotreload.cli import run_verb
 from hotreload.cli.exits import Exit
 from hotreload.cli.find import trusted_uids
 from hotreload.cli.verbs import root
+from hotreload.config.fields import Effect
 from hotreload.errors import ConfigInvalid, Problem, StoreOwned
-from hotreload.reload.report import Outcome, PendingRestart
+from hotreload.reload.report import Change, Outcome, PendingRestart
 from tests.control import FakeControl, Settings, report, serving
 
 TARGET = "tests.unit.test_cli:service"
@@ -85,6 +87,13 @@ def running(short_path: Path) -> Iterator[Running]:
             yield served
 
 
+@asynccontextmanager
+async def _task(call: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        yield
+
+
 Ask = Callable[..., tuple[int, str, str]]
 
 
@@ -117,14 +126,39 @@ def test_every_verb_explains_itself_with_an_example(ask: Ask) -> None:
         ("fly",), ("reload", "--timeout", "soon"), ("reload", "--timeout", "-1"), ("status", "--watch", "--json"),
         ("check",), ("check", "m:a", "--against-running"), ("run", "m:a", "--http", "8750"),
         ("run", "m:a", "--name", "../x"), ("status", "--name", "../x"), ("status", "--url", "localhost"),
-        ("status", "--url", "http://x", "--key-file", "/nonexistent"),
+        ("status", "--url", "http://x", "--key-file", "/nonexistent"), ("status", "--url", "http://h:abc"),
+        ("status", "--url", "http://"), ("status", "--url", "ftp://h"), ("jobs", "retry"), ("jobs", "fly"),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_exit_2(ask: Ask, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_exit_2_and_its_first_line_says_what_is_wrong(ask: Ask, arguments: tuple[str, ...]) -> None:
     code, out, err = ask(*arguments)
     assert code == Exit.USAGE
+    if "--json" in arguments:
+        assert json.loads(out)["exit_code"] == Exit.USAGE
+    else:
+        assert out == ""
+    first, *more = err.splitlines()
+    assert first.startswith("hotreload: ")
+    assert "Usage:" not in first
+    if "--url" not in arguments and arguments[:2] != ("status", "--name"):
+        verb = arguments[0] if len(arguments) > 1 or arguments[0] == "check" else ""
+        assert more[0].startswith(f"  Usage: hotreload {verb}".rstrip())
+
+
+def test_the_command_alone_shows_its_help(ask: Ask) -> None:
+    code, out, err = ask()
+    assert code == Exit.USAGE
+    assert err.startswith("Usage: hotreload")
     assert out == ""
-    assert err
+
+
+@pytest.mark.parametrize("key", ["sch\u00fcssel", "two lines\nof it", "a key", "", "\x00"])
+def test_a_key_that_cannot_be_sent_is_not_shown(ask: Ask, tmp_path: Path, key: str) -> None:
+    (tmp_path / "key").write_text(key)
+    code, out, err = ask("status", "--url", "http://127.0.0.1:1", "--key-file", tmp_path / "key")
+    assert (code, out) == (Exit.USAGE, "")
+    assert len(err.splitlines()) == 1
+    assert not key.strip("\0") or key not in err
 
 
 @pytest.mark.parametrize(
@@ -207,6 +241,34 @@ def test_check_against_running_is_a_dry_run(ask: Ask, running: Running, tmp_path
     assert running.control.checked == [("other.conf", b'{"a": "\xc3"}')]
 
 
+def test_check_against_running_tells_the_plan_field_by_field(ask: Ask, running: Running) -> None:
+    place = ("--socket", running.socket)
+    running.control.outcome = Outcome.VALID
+    running.control.pending = (PendingRestart("storage.workspace", "/a", "/b", "it is opened at the start"),)
+    code, out, err = ask("check", "--against-running", *place)
+    assert (code, err) == (Exit.DONE, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["vlm.max_concurrent", "4", "12", "live", "workers.semantic"] in lines
+    assert ["storage.workspace", '"/a"', '"/b"', "it", "is", "opened", "at", "the", "start"] in lines
+    assert lines[-1] == ["unchanged:", "1", "fields"]
+    assert ask("check", "--against-running", "--verbose", *place)[1].endswith("unchanged: 1 fields: vlm.api_key\n")
+    report = json.loads(ask("check", "--against-running", "--json", *place)[1])
+    assert (report["outcome"], report["unchanged"]) == ("valid", ["vlm.api_key"])
+
+
+def test_a_plan_that_is_refused_is_told_below_its_errors(ask: Ask, running: Running) -> None:
+    running.control.outcome = Outcome.REJECTED
+    running.control.errors = (Problem("embedding.dim", "cannot be changed here"),)
+    running.control.changes = (Change("embedding.dim", 8, 16, Effect.REFUSED),)
+    code, out, err = ask("check", "--against-running", "--socket", running.socket)
+    assert code == Exit.REFUSED_BY_CONTENT
+    assert err == "hotreload: rejected, generation 8 stays: embedding.dim: cannot be changed here\n"
+    assert ["embedding.dim", "8", "16", "refused"] in [line.split() for line in out.splitlines()]
+    assert out.splitlines()[-1] == "unchanged: 3 fields"
+    running.control.changes = ()  # the file itself is broken: there is no plan
+    assert ask("check", "--against-running", "--socket", running.socket)[1] == ""
+
+
 def test_another_file_is_not_checked_over_tcp(ask: Ask, running: Running, tmp_path: Path) -> None:
     (tmp_path / "other.conf").write_text("{}")
     (tmp_path / "key").write_text("k" * 32)
@@ -222,6 +284,20 @@ def test_another_file_is_not_checked_over_tcp(ask: Ask, running: Running, tmp_pa
 def test_schema_is_printed_as_it_is(ask: Ask) -> None:
     code, out, err = ask("schema", TARGET)
     assert (code, json.loads(out), err) == (Exit.DONE, {"type": "object"}, "")
+    assert ask("schema", TARGET, "--json") == (code, out, err)
+
+
+def test_what_a_module_prints_when_imported_is_no_part_of_an_answer(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "from tests.unit.test_cli import DeclaredService\nprint('hello')\nservice = DeclaredService()\n"
+    (tmp_path / "chatty.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for verb in ("check", "schema", "unit"):
+        monkeypatch.delitem(sys.modules, "chatty", raising=False)
+        code, out, err = ask(verb, "chatty:service", "--json")
+        assert (code, isinstance(json.loads(out), dict), err) == (0, True, "hello\n")
+    assert json.loads(out)["unit"] == ask("unit", "chatty:service")[1]
 
 
 # --- reload -----------------------------------------------------------------------------------------------------
@@ -291,6 +367,25 @@ def test_a_timeout_prints_the_id_and_the_reload_goes_on(ask: Ask, running: Runni
     assert (code, out) == (Exit.TIMED_OUT, "")
     assert ticket.id in err
     assert not ticket.over.is_set()
+
+
+def test_a_fraction_of_a_second_is_waited_for(ask: Ask, running: Running) -> None:
+    running.control.held = True
+
+    async def decide() -> None:
+        await running.control.until(lambda: bool(running.control.submitted))
+        running.control.submitted[0][0].over.set()
+
+    with running.portal.wrap_async_context_manager(_task(decide)):
+        assert ask("reload", "--timeout", "0.9", "--socket", running.socket)[0] == 0
+
+
+def test_the_id_of_a_reload_that_was_joined_is_that_reloads(ask: Ask, running: Running) -> None:
+    running.control.held = True
+    running.control.joined = "0123abcd"
+    code, out, err = ask("reload", "--timeout", "0.1", "--json", "--socket", running.socket)
+    assert (code, json.loads(out)["id"]) == (Exit.TIMED_OUT, "0123abcd")
+    assert err.splitlines()[0].endswith("its id is 0123abcd")
 
 
 # --- finding the service ----------------------------------------------------------------------------------------
