@@ -84,7 +84,7 @@ class Queue(Protocol):
         ...
 
     async def next_due_ms(self, queue: str) -> int | None:
-        """Return when the next scheduled job becomes ready (Unix ms), None without one."""
+        """Return when the next scheduled job becomes ready (Unix ms), None without one or while it is paused."""
         ...
 
     def depths(self) -> list[QueueDepth]:
@@ -92,7 +92,11 @@ class Queue(Protocol):
         ...
 
     def on_ready(self, listener: Callable[[str], None]) -> None:
-        """Call `listener(queue)` after jobs became ready; from the writer's thread, so it must only wake others."""
+        """Call `listener(queue)` when there is reason to claim anew, or to ask anew for `next_due_ms`.
+
+        Jobs became ready, one is due sooner than those known, a pause ended. From the writer's thread, so it must
+        only wake others.
+        """
         ...
 
     def requeue_running(

@@ -236,7 +236,7 @@ class SqliteQueue(Tended, Drained):
     async def next_due_ms(self, queue: str) -> int | None:
         """As `Queue.next_due_ms`; from memory."""
         standing = self._ledger.standings().get(queue)
-        return None if standing is None else standing.next_due_ms
+        return None if standing is None or standing.paused else standing.next_due_ms
 
     def depths(self) -> list[QueueDepth]:
         """As `Queue.depths`, by name; jobs that became due count as scheduled until a claim looks."""
@@ -244,7 +244,7 @@ class SqliteQueue(Tended, Drained):
         return [standings[name].depth() for name in sorted(standings)]
 
     def on_ready(self, listener: Callable[[str], None]) -> None:
-        """As `Queue.on_ready`; also called when a pause or the run of a suspect has ended."""
+        """As `Queue.on_ready`; also called when the run of a suspect has ended."""
         self._waking.listeners.append(listener)
 
     def close(self, timeout_s: float = 5.0) -> bool:

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Waking:
-    """Calls the listeners after a commit that made jobs ready, ended a pause or let others run beside no suspect."""
+    """Calls the listeners after a commit that gave a queue more to claim, or sooner; or ended the run of a suspect."""
 
     def __init__(self, alone: Alone) -> None:
         self._alone = alone
@@ -23,8 +23,7 @@ class Waking:
         """Tell of what a commit changed; `written` holds the queues it touched."""
         self._standings = {**before, **written}
         for name, now in written.items():
-            was = before.get(name)
-            if now.claimable and (was is None or was.paused or now.ready > was.ready):
+            if _better(before.get(name, Standing(name)), now):
                 self._wake(name)
         left = any(now.running < before[name].running for name, now in written.items() if name in before)
         if left and self._alone.refused:
@@ -47,3 +46,11 @@ class Waking:
                 listener(queue)
             except Exception:
                 log.exception("queue.listener_failed queue=%s", queue)
+
+
+def _better(was: Standing, now: Standing) -> bool:
+    """Say whether who found nothing to claim, or waits for the next that is due, has reason to look anew."""
+    if now.paused:
+        return False
+    sooner = now.next_due_ms is not None and (was.next_due_ms is None or now.next_due_ms < was.next_due_ms)
+    return was.paused or now.ready > was.ready or sooner

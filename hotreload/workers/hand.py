@@ -30,10 +30,6 @@ class Running:
         """Until when its code said to need (monotonic), None where it said nothing."""
         return self.job.needed_until if self.job else None
 
-    def needs_after(self, now: float) -> bool:
-        """True where its code said it needs more time than until `now`."""
-        return self.needed_until is not None and self.needed_until > now
-
     def stop_soon(self) -> None:
         """Let its code stop at the next point where it can be told."""
         if self.job is not None:
@@ -118,5 +114,6 @@ class Hand:
     async def until(self, reached: Callable[[], bool]) -> None:
         """Return once `reached`; asked anew at each change."""
         while not reached():
-            self._changed = anyio.Event()
+            if self._changed.is_set():  # else somebody waits on it already
+                self._changed = anyio.Event()
             await self._changed.wait()

@@ -129,10 +129,10 @@ class Job(AnyJob[P]):
         Enough time left: the job is not interrupted before. Not enough: it is interrupted at once and not waited
         for, so call it where a checkpoint was made. In a drain this call itself may end the job, as `stop` does.
         """
-        self.needed_until = time.monotonic() + seconds
-        window = self._around.window()
-        if self.stopping or (window is not None and self.needed_until > window.cut_at):
+        until, window = time.monotonic() + seconds, self._around.window()
+        if self.stopping or (window is not None and until > window.cut_at):
             raise StopHere
+        self.needed_until = until
 
     async def checkpoint(self, cursor: Any = None, *, within: Within | None = None) -> None:
         """Keep `cursor` (a JSON value, or of the worker's `cursor` type) and the place in the current `resume` loop.

@@ -65,7 +65,8 @@ class SharedLimit(Limit):
             self._held[pool] = self._held.get(pool, 0) + 1
             taken += 1
         if taken < wanted:
-            self._wake_others()
+            if taken < free:  # left for those that hold fewer; where none is free, two would wake each other for ever
+                self._wake_others()
             self._wanting[pool] = wake
         return taken
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import anyio
 from anyio.abc import TaskGroup
 
-from hotreload.clock import now_ms
+from hotreload import clock
 from hotreload.errors import LeaseLost, StoreUnavailable
 from hotreload.lifecycle import Flushed, Remaining, Window
 from hotreload.queue.contract import Queue
@@ -29,6 +29,7 @@ from hotreload.workers.runners import Runners
 
 log = logging.getLogger(__name__)
 RETRY_STORE_S = 1.0
+LOOK_S = 30.0
 
 
 class Pool:
@@ -46,6 +47,8 @@ class Pool:
         limit: Limit,
         shared: Sequence[SharedLimit] = (),
         window: Callable[[], Window | None] = lambda: None,
+        now_ms: Callable[[], int] = clock.now_ms,
+        look_s: float = LOOK_S,
     ) -> None:
         self.name = f"workers.{name}"
         self.queue_name = name
@@ -59,6 +62,9 @@ class Pool:
         self._claimed: deque[JobRow] = deque()
         self._wake = anyio.Event()
         self._over = anyio.Event()
+        self._now_ms = now_ms
+        self._look_s = look_s
+        self._wanting = False
         self._quiesced = False
         self._at_quiesce: set[str] = set()
         self._finished_in_drain: list[str] = []
@@ -122,6 +128,7 @@ class Pool:
         free = 0 if self._quiesced else self.limit.value - (len(self.hand) - len(ended))
         waited = bool(self._claimed)
         wanted = 0 if waited else self._places.take(free)
+        self._wanting = wanted > 0  # else a place that gets free wakes us, and nothing else can help
         try:
             done = await self._queue.exchange(
                 self.queue_name, wanted, [(entry.row, entry.verdict) for entry in ended if entry.verdict]
@@ -153,13 +160,13 @@ class Pool:
         self._ended(self.queue_name, type(entry.verdict).__name__.lower())
 
     async def _until_something_changes(self) -> None:
-        timeout = None if self._quiesced or self.running >= self.limit.value else await self._seconds_to_next()
-        with anyio.move_on_after(timeout):
+        with anyio.move_on_after(await self._seconds_to_next() if self._wanting else None):
             await self._wake.wait()
 
     async def _seconds_to_next(self) -> float | None:
+        """Return how long to wait for the next scheduled job, but look at the clock now and then: it may be set."""
         due = await self._queue.next_due_ms(self.queue_name)
-        return None if due is None else max(0.001, (due - now_ms()) / 1000)
+        return None if due is None else min(self._look_s, max(0.001, (due - self._now_ms()) / 1000))
 
     # --- the work ----------------------------------------------------------------------------------------------
 
@@ -213,29 +220,27 @@ class Pool:
 
         Before the end of the grace (a second signal) nobody is spared.
         """
-        window, now = self._window(), time.monotonic()
-        late = window is not None and now >= window.grace_ends
-        spared = [entry for entry in self.hand.at_work() if late and entry.needs_after(now)]
-        if not spared:
-            self._cancel_all()
-        for entry in self.hand.at_work() if spared else ():
-            if not entry.needs_after(now):
-                entry.interrupt()
-        for entry in sorted(spared, key=lambda entry: entry.needed_until or 0.0):
-            await self._let_end(entry)
-        await self.idle()
-
-    def _cancel_all(self) -> None:
+        while spared := self._spared():
+            await self._let_end(spared)
         for entry in self.hand.at_work():
             entry.stop_soon()
         if self._work is not None:
             self._work.cancel_scope.cancel()  # all at once: one by one takes twice as long
+        await self.idle()
 
-    async def _let_end(self, entry: Running) -> None:
-        with anyio.move_on_after((entry.needed_until or 0.0) - time.monotonic()):
-            await self.hand.until(lambda: entry.verdict is not None)
-        if entry.verdict is None:
-            entry.interrupt()
+    def _spared(self) -> set[Running]:
+        window, now = self._window(), time.monotonic()
+        if window is None or now < window.grace_ends:
+            return set()
+        return {entry for entry in self.hand.at_work() if now < (entry.needed_until or 0.0) <= window.cut_at}
+
+    async def _let_end(self, spared: set[Running]) -> None:
+        """Interrupt the others; return when nothing is at work, or the first of `spared` should have ended."""
+        for entry in self.hand.at_work():
+            if entry not in spared:
+                entry.interrupt()
+        with anyio.move_on_after(min(entry.needed_until or 0.0 for entry in spared) - time.monotonic()):
+            await self.hand.until(lambda: not self.hand.working)
 
     def flush(self, timeout_s: float) -> Flushed:
         """Settle what ended and put back the rest, in one transaction; from any thread. Late writes are fenced."""

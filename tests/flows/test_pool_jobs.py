@@ -72,9 +72,11 @@ async def shop(
     process: bool = False,
     limit: int = 4,
     shared: SharedLimit | None = None,
+    opens: Callable[[Path], SqliteQueue] = SqliteQueue.open,
+    **options: Any,
 ) -> AsyncIterator[Shop]:
     """Serve each handler's queue, named after it."""
-    store = SqliteQueue.open(folder / "q.db")
+    store = opens(folder / "q.db")
     kinds = {handler.__name__: kind or Kind(handler.__name__) for handler in handlers}
     made = Shop(store, {})
     for handler in handlers:
@@ -94,6 +96,7 @@ async def shop(
             limit=Limit(limit),
             shared=[shared] if shared else [],
             window=around.window,
+            **options,
         )
     wake = asyncio.get_running_loop().call_soon_threadsafe
     store.on_ready(lambda queue: wake(made.pools[queue].wake) and None)
