@@ -100,16 +100,18 @@ async def _converges(service: Summaries, limit: int) -> None:
             before = now
 
 
-BAD = ("out of range", "missing brace", "empty", "wrong type")
+BAD = ("out of range", "missing brace", "missing inner brace", "empty", "wrong type")
 
 
-def _broken(home: Home, how: str) -> tuple[str, tuple[int, int] | None]:
-    """Return a bad ov.conf and where its fault is (None: not known to the column)."""
+def _broken(home: Home, how: str) -> tuple[str, tuple[int, int]]:
+    """Return a bad ov.conf and where its fault is: line and column."""
     good = home.text()
     if how == "empty":
         return "", (1, 1)
-    if how == "missing brace":
-        return good.rstrip().removesuffix("}"), None
+    if how == "missing brace":  # the last: it is missed where the text ends, in its own line
+        return good.rstrip().removesuffix("}"), (len(good.splitlines()), 1)
+    if how == "missing inner brace":  # the next section is taken for part of this one, until the text ends
+        return good.replace('  },\n  "documents"', '  ,\n  "documents"'), (len(good.splitlines()) + 1, 1)
     value = "-3" if how == "out of range" else '"four"'
     lines = good.replace('"max_concurrent": 4', f'"max_concurrent": {value}').splitlines()
     line = next(number for number, text in enumerate(lines, 1) if '"max_concurrent"' in text)
@@ -146,13 +148,14 @@ async def test_bad_file_is_refused_by_every_way_with_one_verdict(short_path: Pat
             await _check_says_the_same(home, _broken(home, how)[0], errors)
 
 
-def _points_there(home: Home, report: dict[str, Any], how: str, place: tuple[int, int] | None) -> None:
+def _points_there(home: Home, report: dict[str, Any], how: str, place: tuple[int, int]) -> None:
     (error,) = report["errors"]
     assert error["file"] == "ov.conf"
-    if place is not None:
-        assert (error["line"], error["column"]) == place, (how, error)
-    else:
-        assert error["line"] >= len(home.text().splitlines()) - 1
+    assert (error["line"], error["column"]) == place, (how, error)
+    if how == "missing inner brace":
+        lines = home.text().splitlines()
+        line = next(number for number, text in enumerate(lines, 1) if '"vlm"' in text)
+        assert f"line {line}, column {lines[line - 1].index('{') + 1}" in error["hint"]
     if how in ("out of range", "wrong type"):
         assert error["path"] == "vlm.max_concurrent"
 
