@@ -145,7 +145,7 @@ def _walk(model: type[BaseModel], above: tuple[str, ...], inherited: Mark, seen:
 def _leaf(keys: tuple[str, ...], mark: Mark, info: FieldInfo) -> Leaf:
     path = ".".join(keys)
     known = mark.secret if mark.secret is not None else holds_secret(info.annotation) or None
-    guessed = known is None and looks_secret(keys[-1]) and not _only_numbers(info.annotation)
+    guessed = known is None and looks_secret(keys[-1]) and not _is_plain(keys[-1], info.annotation)
     rule = FieldRule(path, mark.effect or Effect.RESTART, known or guessed, mark.reason)
     return Leaf(keys, rule, info, guessed)
 
@@ -186,9 +186,11 @@ def holds_secret(annotation: Any, seen: tuple[Any, ...] = ()) -> bool:
     return any(holds_secret(arg, seen) for arg in args)
 
 
-def _only_numbers(annotation: Any) -> bool:
+def _is_plain(name: str, annotation: Any) -> bool:
+    """Tell whether a type says that a secret-looking name is none: flags, and numbers of tokens or keys."""
     kinds = [kind for kind in alternatives(annotation) if kind is not type(None)]
-    return all(kind in (int, float, bool) for kind in kinds)
+    numbers = (bool, int, float) if name.lower().endswith(("tokens", "keys")) else (bool,)
+    return all(kind in numbers for kind in kinds)
 
 
 def _stricter(path: str, rules: list[FieldRule]) -> FieldRule:

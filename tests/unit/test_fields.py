@@ -58,6 +58,9 @@ class Model(BaseModel):
     mixed: Annotated[str | Other, Live] = ""
     deep: Annotated[Annotated[int, Live] | None, Field(ge=1)] = None
     token: str = ""
+    password: int | None = None
+    use_token: bool = False
+    review_tokens: int = 0
     max_tokens: int = 5
     api_key: Annotated[str, Public] = ""
     hidden: Annotated[str, Secret] = ""
@@ -84,6 +87,9 @@ RULES = leaf_rules(Model)
         ("mixed.user", Effect.LIVE, False),
         ("deep", Effect.LIVE, False),
         ("token", Effect.RESTART, True),
+        ("password", Effect.RESTART, True),
+        ("use_token", Effect.RESTART, False),
+        ("review_tokens", Effect.RESTART, False),
         ("max_tokens", Effect.RESTART, False),
         ("api_key", Effect.RESTART, False),
         ("hidden", Effect.RESTART, True),
@@ -106,7 +112,7 @@ def test_sections_are_no_leaves_and_a_reason_is_inherited() -> None:
 
 
 def test_a_secret_by_name_alone_is_named() -> None:
-    assert unmarked_secrets(Model) == ["token"]
+    assert unmarked_secrets(Model) == ["token", "password"]
 
 
 @pytest.mark.parametrize(
