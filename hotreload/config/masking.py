@@ -7,8 +7,9 @@ A mark on a field says what is secret; this is the second net, for what nobody m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, cast
+from urllib.parse import unquote
 
 
 def _words(text: str) -> frozenset[str]:
@@ -35,6 +36,11 @@ USERINFO: Final = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>
 QUERY: Final = re.compile(r"(?P<name>(?<=[?&;])[\w.-]+)=(?P<value>[^&;#\s]+)")
 SCHEME: Final = re.compile(r"\b(?P<scheme>Bearer|Basic|Digest|Token)\s+(?P<value>[\w.~+/=:-]{4,})", re.IGNORECASE)
 
+TOKEN_LENGTH: Final = 16
+"""A user name in a URL of so many characters is a token; a shorter one may be a word like any other."""
+DIGITS: Final = 6
+"""A number of fewer digits is too common to be looked for in texts."""
+
 Replace = Callable[[str, object], object]
 
 
@@ -51,22 +57,44 @@ def mask_text(text: str) -> str:
     return SCHEME.sub(lambda m: f"{m['scheme']} {MASK}", text)
 
 
-def mask_tree(value: object, path: str, replace: Replace) -> object:
-    """Return a JSON value without secrets: `replace(path, value)` stands for what a secret-looking key holds."""
+def embedded(text: str) -> Iterator[str]:
+    """Yield the secrets that `mask_text` hides, as they are written and without the escapes of a URL."""
+    for match in USERINFO.finditer(text):
+        password = (match["password"] or "")[1:] or (match["user"] if len(match["user"]) >= TOKEN_LENGTH else "")
+        yield from (password, unquote(password))
+    for match in QUERY.finditer(text):
+        if looks_secret(match["name"]):
+            yield from (match["value"], unquote(match["value"]))
+    if whole := SCHEME.fullmatch(text.strip()):
+        yield whole["value"]
+
+
+def mask_tree(value: object, path: str, replace: Replace, mask: Callable[[str], str] = mask_text) -> object:
+    """Return a JSON value without secrets: `replace(path, value)` stands for what a secret-looking key holds.
+
+    Any other text goes through `mask`.
+    """
     if isinstance(value, str):
-        return mask_text(value)
+        return mask(value)
     if isinstance(value, Mapping):
-        return _mask_map(cast("Mapping[object, object]", value), path, replace)
+        return _mask_map(cast("Mapping[object, object]", value), path, replace, mask)
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return _mask_list(cast("Sequence[object]", value), path, replace)
+        return _mask_list(cast("Sequence[object]", value), path, replace, mask)
     return value
 
 
-def scrub(text: str, secrets: Sequence[str]) -> str:
-    """Remove known secrets (four characters or more) and what has the shape of one from a message."""
-    for secret in sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True):
-        text = text.replace(secret, MASK)
-    return mask_text(text)
+def texts(value: object) -> Iterator[str]:
+    """Yield every text in a JSON value, and every number of many digits as one."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in cast("Mapping[object, object]", value).values():
+            yield from texts(item)
+    elif isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        for item in cast("Sequence[object]", value):
+            yield from texts(item)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and len(str(value)) >= DIGITS:
+        yield str(value)
 
 
 def _secret_word(words: Sequence[str], index: int) -> bool:
@@ -83,22 +111,24 @@ def _mask_userinfo(match: re.Match[str]) -> str:
     return f"{match['scheme']}{MASK if match['user'] else ''}@"
 
 
-def _mask_map(value: Mapping[object, object], path: str, replace: Replace) -> dict[str, object]:
+def _mask_map(
+    value: Mapping[object, object], path: str, replace: Replace, mask: Callable[[str], str]
+) -> dict[str, object]:
     named = value.get("name", value.get("key"))
     result: dict[str, object] = {}
     for key, item in value.items():
         inner = f"{path}.{key}" if path else str(key)
         secret = looks_secret(str(key)) and not (key == "key" and "value" in value)
         secret = secret or (key == "value" and isinstance(named, str) and looks_secret(named))
-        result[str(key)] = _masked(item, inner, replace) if secret else mask_tree(item, inner, replace)
+        result[str(key)] = _masked(item, inner, replace) if secret else mask_tree(item, inner, replace, mask)
     return result
 
 
-def _mask_list(value: Sequence[object], path: str, replace: Replace) -> list[object]:
+def _mask_list(value: Sequence[object], path: str, replace: Replace, mask: Callable[[str], str]) -> list[object]:
     if len(value) == 2 and isinstance(value[0], str) and looks_secret(value[0]):
         return [value[0], _masked(value[1], f"{path}.1", replace)]
-    return [mask_tree(item, f"{path}.{index}", replace) for index, item in enumerate(value)]
+    return [mask_tree(item, f"{path}.{index}", replace, mask) for index, item in enumerate(value)]
 
 
 def _masked(value: object, path: str, replace: Replace) -> object:
-    return value if value is None or isinstance(value, (bool, int, float)) or value == "" else replace(path, value)
+    return value if value is None or isinstance(value, bool) or value == "" else replace(path, value)

@@ -6,7 +6,7 @@ No secret gets into one: neither a value in or above a secret field, nor a valid
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Final, cast
@@ -16,7 +16,8 @@ from pydantic_core import ErrorDetails
 from hotreload.config.allowed import allowed, choices
 from hotreload.config.document import MOST, dotted
 from hotreload.config.fields import Leaf, rule_for
-from hotreload.config.masking import MASK, looks_secret, mask_tree, scrub
+from hotreload.config.masking import MASK, looks_secret, mask_tree
+from hotreload.config.scrubbing import scrub, secrets_in
 from hotreload.errors import Problem
 
 LONGEST_INPUT: Final = 120
@@ -75,7 +76,7 @@ class Explainer:
         """Return a path of the model's tree as a path of the whole."""
         return ".".join(part for part in (self._section, path) if part)
 
-    def _problem(self, error: ErrorDetails, data: Mapping[str, Any], secrets: Sequence[str]) -> Problem:
+    def _problem(self, error: ErrorDetails, data: Mapping[str, Any], secrets: Collection[str]) -> Problem:
         loc, value = resolve(error["loc"], data, missing=error["type"] == "missing")
         path = dotted(loc)
         leaf = self._leaves.get(path)
@@ -99,13 +100,10 @@ class Explainer:
         depth = next((count for count in range(len(loc), 0, -1) if dotted(loc[:count]) in self._leaves), 0)
         return any(looks_secret(str(part)) for part in loc[depth:])
 
-    def _secrets(self, data: Mapping[str, Any]) -> list[str]:
-        """Return every text in a secret field of the input."""
-        found: list[str] = []
-        for leaf in self._leaves.values():
-            if leaf.rule.secret:
-                found.extend(_texts(get(data, leaf.keys)))
-        return found
+    def _secrets(self, data: Mapping[str, Any]) -> Collection[str]:
+        """Return every text of the input that must not be shown."""
+        values = {path: get(data, leaf.keys) for path, leaf in self._leaves.items()}
+        return secrets_in(values, self._rules.__getitem__)
 
 
 def get(data: object, keys: Sequence[str]) -> object:
@@ -167,11 +165,3 @@ def _joined(problems: Sequence[Problem]) -> Problem:
 
 def _mask(_path: str, _value: object) -> object:
     return MASK
-
-
-def _texts(value: object) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Mapping):
-        return [text for item in cast("Mapping[str, object]", value).values() for text in _texts(item)]
-    return [text for item in cast("list[object]", value) for text in _texts(item)] if isinstance(value, list) else []

@@ -10,50 +10,31 @@ import hmac
 import json
 import os
 import secrets
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
 
 from hotreload.config.fields import FieldRule
-from hotreload.config.masking import mask_tree, scrub
+from hotreload.config.masking import mask_tree
+from hotreload.config.scrubbing import Scrubber
 from hotreload.errors import ConfigUnreadable, Problem
 
 KEY_BYTES: Final = 32
 KEY_NAME: Final = "fingerprint.key"
-KNOWN: Final = 4
 
 
 class Redactor:
     """Shows values of one installation; two with the same key show the same.
 
-    It learns the secrets of the configurations it meets, so that `scrub` takes them out of texts that others wrote:
-    error messages and tracebacks of the code that used them.
+    It learns the secrets of the configurations it meets, so that `scrub` takes them out of texts that others wrote
+    (see `Scrubber`).
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, known: Scrubber | None = None) -> None:
         self._key = key
-        self._known: deque[tuple[str, ...]] = deque(maxlen=KNOWN)
-
-    def learn(self, values: Mapping[str, object], rule: Callable[[str], FieldRule]) -> None:
-        """Remember the secrets among the leaves of a configuration; those of the last few are kept."""
-        found: list[str] = []
-
-        def keep(_path: str, value: object) -> None:
-            found.extend(_texts(value))
-
-        for path, value in values.items():
-            if rule(path).secret:
-                keep(path, value)
-            elif isinstance(value, (dict, list)):
-                mask_tree(cast("object", value), path, keep)
-        if tuple(found) not in self._known:
-            self._known.append(tuple(found))
-
-    def scrub(self, text: str) -> str:
-        """Return a text without the secrets learnt, and without what has the shape of one."""
-        return scrub(text, [secret for known in self._known for secret in known])
+        self._known = known or Scrubber()
+        self.learn, self.release, self.scrub = self._known.learn, self._known.release, self._known.scrub
 
     def fingerprint(self, values: Mapping[str, object]) -> str:
         """Return `hmac:` and 32 hex digits over effective leaves; order and spelling of numbers do not matter."""
@@ -134,17 +115,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in cast("Mapping[object, object]", value).values():
-            yield from _texts(item)
-    elif isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        for item in cast("Sequence[object]", value):
-            yield from _texts(item)
 
 
 def _normal(value: object) -> object:

@@ -203,6 +203,7 @@ class Host:
     def _remember(self, report: ReloadReport, document: Document | None) -> None:
         if document is not None and report.outcome is Outcome.APPLIED:
             self._records.write_behind(lambda: self._started.last_known_good.keep(document.raw))
+        self._started.redactor.release({self._started.snapshots.current.generation, *self._parts.generations()})
         self._watch.nudge()
         self._drain.budget_changed()
         self._records.keep_reload(report)

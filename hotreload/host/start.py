@@ -95,7 +95,7 @@ async def _start(name: str, source: Source[Any], options: RunOptions, start_up: 
     state_dir = state_folder(source.path, candidate.own.state_dir)
     _make_private(state_dir)
     redactor = Redactor(load_key(state_dir))
-    redactor.learn(candidate.leaves, source.rule)
+    redactor.learn(candidate.leaves, source.rule, generation=1)
     logs.scrub_with(redactor.scrub)
     note = Note.read(state_dir)
     cut_since_ms = note.since_ms if note else None

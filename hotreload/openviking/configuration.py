@@ -19,10 +19,10 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from hotreload.config.fields import Effect, FieldRule, leaves
-from hotreload.config.masking import scrub
 from hotreload.config.model import Merged, Validated
 from hotreload.config.problems import Explainer
 from hotreload.config.schema import json_schema
+from hotreload.config.scrubbing import scrub, secrets_in
 from hotreload.config.unknown import unknown_keys
 from hotreload.errors import ConfigInvalid, Problem
 from hotreload.openviking import fields
@@ -114,7 +114,7 @@ class OpenVikingModel:
                     path: replace(leaf, rule=self.rule(join(section, path))) for path, leaf in leaves(model).items()
                 }
                 return None, Explainer(known, section).explain(found.errors(include_url=False), data)
-            secrets = [str(value) for path, value in written_leaves(data, section).items() if self.rule(path).secret]
+            secrets = secrets_in(written_leaves(data, section), self.rule)
             return None, [Problem(section, scrub(f"OpenViking refuses it: {error}", secrets))]
 
     def _parser_problems(self, data: Mapping[str, Any]) -> list[Problem]:

@@ -86,6 +86,7 @@ class Attempt:
                 if self.dry_run:  # a reload that is refused leaves what was pending; here the plan is asked for
                     self.pending_restart = self._plan.pending_restart
                 new = pinned_snapshot(candidate, self._before, self._plan, self.flow.source, self.flow.redactor)
+            self.flow.redactor.learn(new.leaves, self.flow.source.rule, generation=new.generation)
         except ConfigError as error:
             return self.report(Outcome.REJECTED, error.problems)
         self.pending_restart = self._plan.pending_restart

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotreload.config.fields import FieldRule
-from hotreload.config.masking import looks_secret, mask_text, scrub
-from hotreload.config.redact import KEY_NAME, KNOWN, Redactor, load_key
+from hotreload.config.masking import looks_secret, mask_text
+from hotreload.config.redact import KEY_NAME, Redactor, load_key
 from hotreload.errors import ConfigUnreadable
 
 SECRET_NAMES = """
@@ -65,10 +65,6 @@ def test_secrets_by_shape(text: str, shown: str) -> None:
     assert mask_text(text) == shown
 
 
-def test_known_secrets_are_taken_out_of_messages() -> None:
-    assert scrub("bad hunter22 and hunter2, abc", ["hunter2", "hunter22", "abc"]) == "bad *** and ***, abc"
-
-
 def test_a_secret_field_shows_a_keyed_fingerprint() -> None:
     shown = REDACTOR.show("f", "hunter2", HIDDEN)
     assert isinstance(shown, str)
@@ -79,6 +75,12 @@ def test_a_secret_field_shows_a_keyed_fingerprint() -> None:
     assert shown != REDACTOR.show("g", "hunter2", HIDDEN)
     assert shown != Redactor(b"l" * 32).show("f", "hunter2", HIDDEN)
     assert REDACTOR.show("f", None, HIDDEN) is None
+
+
+def test_a_number_under_a_secret_looking_key_is_not_shown() -> None:
+    shown = REDACTOR.show("f", {"password": 12345678, "pins": [["token", 4711]], "max_tokens": 4711}, OPEN)
+    assert "12345678" not in json.dumps(shown)
+    assert json.dumps(shown).count("4711") == 1
 
 
 SECRET = "hunter2hunter2"
@@ -109,7 +111,8 @@ def test_what_is_no_secret_is_shown_as_it_is() -> None:
     value = {"a": [1, 2.5, None, True, "text"], "max_tokens": 5, "key": None, "key_count": 3, "list": ["a", "b"]}
     assert REDACTOR.show("f", value, OPEN) == value
     assert REDACTOR.show("f", [{"key": "colour", "value": "red"}], OPEN) == [{"key": "colour", "value": "red"}]
-    assert REDACTOR.show("f", {"token": "", "password": 5}, OPEN) == {"token": "", "password": 5}
+    assert REDACTOR.show("f", {"token": "", "password": True}, OPEN) == {"token": "", "password": True}
+    assert REDACTOR.show("f", 5, OPEN) == 5
 
 
 @given(st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=4), max_size=4))
@@ -173,15 +176,3 @@ def test_creators_at_once_end_with_one_key(tmp_path: Path) -> None:
     assert len(keys) == 8
     assert len(set(keys)) == 1
     assert os.listdir(tmp_path) == [KEY_NAME]
-
-
-def test_what_was_learnt_is_taken_out_of_what_others_wrote() -> None:
-    redactor = Redactor(b"k" * 32)
-    rule = lambda path: FieldRule(path, secret=path == "password")  # noqa: E731
-    redactor.learn({"password": "open sesame", "nested": {"token": ["t0ken-t0ken"]}, "name": "plain", "n": 5}, rule)
-    text = "cannot log in to https://u:x@h as plain with open sesame or t0ken-t0ken, 5 times"
-    assert redactor.scrub(text) == "cannot log in to https://u:***@h as plain with *** or ***, 5 times"
-    for number in range(KNOWN):
-        redactor.learn({"password": f"another {number}"}, rule)
-    assert "open sesame" in redactor.scrub(text)
-    assert redactor.scrub(f"another {KNOWN - 1}") == "***"
