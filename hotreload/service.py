@@ -227,7 +227,9 @@ class Service:
             queue=started.store,
             limit=Limit(worker.limit(started.snapshots.current.settings)),
             shared=[shared[name] for name in worker.shares],
-            execution=Execution(runner(worker.handler, process=worker.process), around, resources),
+            execution=Execution(
+                runner(worker.handler, process=worker.process), around, resources, started.redactor.scrub
+            ),
             window=around.window,
         )
 

@@ -75,7 +75,7 @@ class Host:
             warnings=self._watch.warnings,
         )
         self._reload = ReloadCoordinator(flow, self._lifecycle, began=self._began, heard=self._heard)
-        self._recovering = Recovering(parts.search, lambda: self._own.recovery)
+        self._recovering = Recovering(parts.search, lambda: self._own.recovery, started.redactor.scrub)
         self._feed = Feed()
         notifier, foreign = started.start_up.notifier, parts.serving is not None
         self.control = HostControl(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from hotreload.config.masking import mask_text
 from hotreload.recovery.coordinator import RecoveryCoordinator, Search, SearchTicket
 from hotreload.recovery.findings import Wanted
 from hotreload.reload.report import Outcome, ReloadReport
@@ -17,8 +18,8 @@ FIELD: Final = "hotreload.recovery"
 class Recovering:
     """Carries the searches of one process; with no `search` it does nothing. `mode` is `hotreload.recovery`."""
 
-    def __init__(self, search: Search | None, mode: Callable[[], str]) -> None:
-        self.searches = None if search is None else RecoveryCoordinator(search)
+    def __init__(self, search: Search | None, mode: Callable[[], str], scrub: Callable[[str], str] = mask_text) -> None:
+        self.searches = None if search is None else RecoveryCoordinator(search, scrub)
         self._mode = mode
         self._background: SearchTicket | None = None
         self._seen: str | None = None

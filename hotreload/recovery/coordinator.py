@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import anyio
 
+from hotreload.config.masking import mask_text
 from hotreload.recovery.findings import Findings, Making, Wanted
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,14 @@ class SearchTicket:
 
 
 class RecoveryCoordinator:
-    """Runs searches in the order they are asked for; the reports of the last twenty are kept."""
+    """Runs searches in the order they are asked for; the reports of the last twenty are kept.
 
-    def __init__(self, search: Search) -> None:
+    What a search that fails says goes through `scrub` before anybody reads it.
+    """
+
+    def __init__(self, search: Search, scrub: Callable[[str], str] = mask_text) -> None:
         self._search = search
+        self._scrub = scrub
         self._waiting: deque[SearchTicket] = deque()
         self._tickets: deque[SearchTicket] = deque(maxlen=KEPT)
         self._asked = anyio.Event()
@@ -131,7 +136,7 @@ class RecoveryCoordinator:
                 await self._search.search(findings.wanted, findings)
         except Exception as error:
             log.exception("recovery.failed id=%s", findings.id)
-            findings.error = f"the search failed: {error!r}"
+            findings.error = self._scrub(f"the search failed: {error!r}")
         finally:
             self._running = None
             ticket.end(findings.error)

@@ -7,11 +7,13 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import anyio
 from pydantic import TypeAdapter
 
+from hotreload.config.masking import mask_text
 from hotreload.queue.job import Done, Failed, JobRow, Verdict
 from hotreload.queue.rows import to_json
 from hotreload.workers.children import Children
@@ -66,18 +68,26 @@ class Execution:
     """How the jobs of one queue are done.
 
     `run` never raises for what the job does: an exception is a failure (an attempt), the service's cancellation
-    an interruption (none); see `verdicts` for what is neither.
+    an interruption (none); see `verdicts` for what is neither. What a failure says is kept and shown, so it goes
+    through `scrub` first.
     """
 
-    def __init__(self, runs: Runner, around: Surroundings, resources: Sequence[Resource] = ()) -> None:
+    def __init__(
+        self,
+        runs: Runner,
+        around: Surroundings,
+        resources: Sequence[Resource] = (),
+        scrub: Callable[[str], str] = mask_text,
+    ) -> None:
         self._runs = runs
         self._around = around
         self._resources = resources
+        self._scrub = scrub
 
     def open(self, row: JobRow) -> Job[Any] | Failed:
         """Make the job its handler sees; a payload that does not fit parks it."""
         payload = self._around.kind.open_payload(row)
-        return payload if isinstance(payload, Failed) else Job(row, payload, self._around)
+        return self._scrubbed(payload) if isinstance(payload, Failed) else Job(row, payload, self._around)
 
     async def run(self, job: Job[Any]) -> Verdict:
         """Run the handler on one snapshot and say how it ended. Cancelled, it raises the cancellation on."""
@@ -91,11 +101,16 @@ class Execution:
             cancelled = anyio.current_effective_deadline() == -math.inf
             if isinstance(error, GeneratorExit) or (cancelled and isinstance(error, asyncio.CancelledError)):
                 raise
-            return verdict_on(error, job, stopped=cancelled or job.stopping)
+            verdict = verdict_on(error, job, stopped=cancelled or job.stopping)
+            return self._scrubbed(verdict) if isinstance(verdict, Failed) else verdict
 
     async def close(self) -> None:
         """End what is kept between jobs."""
         await self._runs.close()
+
+    def _scrubbed(self, failed: Failed) -> Failed:
+        trace = failed.traceback
+        return replace(failed, error=self._scrub(failed.error), traceback=trace and self._scrub(trace))
 
 
 def _done(result: Any) -> Done:
