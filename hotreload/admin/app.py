@@ -6,7 +6,8 @@ Handlers only translate; what is done and what is true is the process', met as `
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -44,27 +45,29 @@ _STATUS: Final = {
 
 def create_app(control: Control, *, streams: int = STREAMS) -> Starlette:
     """Build the ASGI application; `streams` bounds the readers of /admin/events."""
-    admin = _Admin(control, EventStreams(control.subscribe, control.status, streams))
-    table: tuple[tuple[str, str, _Handler], ...] = (
-        ("POST", "/admin/config/reload", admin.guarded(admin.reload)),
-        ("POST", "/admin/config/check", admin.guarded(admin.check)),
-        ("GET", "/admin/config", admin.guarded(admin.config)),
-        ("GET", "/admin/config/history", admin.guarded(admin.history)),
-        ("GET", "/admin/config/schema", admin.guarded(admin.schema)),
-        ("GET", "/admin/status", admin.guarded(admin.status)),
-        ("GET", "/admin/events", admin.guarded(admin.events)),
-        ("POST", "/admin/drain", admin.guarded(admin.drain)),
-        ("POST", "/admin/reindex", admin.guarded(admin.reindex)),
-        ("GET", "/admin/reindex/{id}", admin.guarded(admin.search)),
-        *((method, path, admin.answered(answer)) for method, path, answer in jobs.ROUTES),
-        ("GET", "/livez", admin.livez),
-        ("GET", "/readyz", admin.readyz),
+    admin = Admin(control, streams)
+    table = [
+        *((method, path, _guarded(control, handler)) for method, path, handler in admin.routes()),
+        *((method, path, _open(handler)) for method, path, handler in admin.probes()),
         ("GET", "/metrics", admin.metrics),
-    )
+    ]
     return Starlette(
         routes=[Route(path, handler, methods=[method]) for method, path, handler in table],
         exception_handlers={HTTPException: answer_error, Exception: answer_error},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a handler answers: a JSON value, its status and headers.
+
+    `summary` says in one line what `value` says, where `status` is an error.
+    """
+
+    value: Any
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    summary: str | None = None
 
 
 def status_of(report: ReloadReport) -> int:
@@ -74,39 +77,76 @@ def status_of(report: ReloadReport) -> int:
     return _STATUS[report.outcome]
 
 
-_Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request, Caller], Awaitable[Answer | Response]]
+"""What one route does for a caller who may; HTTPException where it refuses."""
+Probe = Callable[[], Answer]
+_Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class _Admin:
-    """The handlers of one application."""
+def _guarded(control: Control, handler: Handler) -> _Endpoint:
+    """Let only those call `handler` who may, and tell it who they are."""
 
-    def __init__(self, control: Control, streams: EventStreams) -> None:
+    async def call(request: Request) -> Response:
+        settings = control.admin_settings()
+        key = settings.root_key
+        caller = judge(request.scope, Policy(key.get_secret_value() if key else None, settings.allowed_hosts))
+        if isinstance(caller, Refusal):
+            headers = {"WWW-Authenticate": "Bearer"} if caller.status == 401 else None
+            raise HTTPException(caller.status, caller.message, headers)
+        return _response(await handler(request, caller))
+
+    return call
+
+
+def _open(probe: Probe) -> _Endpoint:
+    async def call(_request: Request) -> Response:
+        return _response(probe())
+
+    return call
+
+
+def _response(answer: Answer | Response) -> Response:
+    if isinstance(answer, Response):
+        return answer
+    return JSONResponse(answer.value, answer.status, headers=answer.headers)
+
+
+class Admin:
+    """The handlers over one process, for whoever knows who calls: this application, or another server's routes."""
+
+    def __init__(self, control: Control, streams: int = STREAMS) -> None:
         self._control = control
-        self._streams = streams
+        self._streams = EventStreams(control.subscribe, control.status, streams)
 
-    def guarded(self, handler: Callable[[Request, Caller], Awaitable[Response]]) -> _Handler:
-        """Let only those call `handler` who may, and tell it who they are."""
+    def routes(self) -> Sequence[tuple[str, str, Handler]]:
+        """Return method, path and handler of each route that needs the root key."""
+        return (
+            ("POST", "/admin/config/reload", self.reload),
+            ("POST", "/admin/config/check", self.check),
+            ("GET", "/admin/config", self.config),
+            ("GET", "/admin/config/history", self.history),
+            ("GET", "/admin/config/schema", self.schema),
+            ("GET", "/admin/status", self.status),
+            ("GET", "/admin/events", self.events),
+            ("POST", "/admin/drain", self.drain),
+            ("POST", "/admin/reindex", self.reindex),
+            ("GET", "/admin/reindex/{id}", self.search),
+            *((method, path, self._answered(answer)) for method, path, answer in jobs.ROUTES),
+        )
 
-        async def call(request: Request) -> Response:
-            settings = self._control.admin_settings()
-            key = settings.root_key
-            caller = judge(request.scope, Policy(key.get_secret_value() if key else None, settings.allowed_hosts))
-            if isinstance(caller, Refusal):
-                headers = {"WWW-Authenticate": "Bearer"} if caller.status == 401 else None
-                raise HTTPException(caller.status, caller.message, headers)
-            return await handler(request, caller)
+    def probes(self) -> Sequence[tuple[str, str, Probe]]:
+        """Return method, path and handler of each route for those who watch the process; they need no key."""
+        return ("GET", "/livez", self.livez), ("GET", "/readyz", self.readyz)
+
+    def _answered(self, answer: Callable[[Control, Request], Awaitable[tuple[Any, int]]]) -> Handler:
+        """Make a handler of a function that returns a JSON value and a status."""
+
+        async def call(request: Request, _caller: Caller) -> Answer:
+            return Answer(*await answer(self._control, request))
 
         return call
 
-    def answered(self, answer: Callable[[Control, Request], Awaitable[tuple[Any, int]]]) -> _Handler:
-        """Guard a function that returns a JSON value and a status."""
-
-        async def call(request: Request, _caller: Caller) -> Response:
-            return JSONResponse(*await answer(self._control, request))
-
-        return self.guarded(call)
-
-    async def reload(self, request: Request, caller: Caller) -> Response:
+    async def reload(self, request: Request, caller: Caller) -> Answer:
         body = await read_body(request, {"dry_run": bool})
         expected = expected_generation(
             request.headers.get("if-match"), self._control.instance, self._control.generation
@@ -116,7 +156,7 @@ class _Admin:
         )
         return await _verdict(request, ticket)
 
-    async def check(self, request: Request, caller: Caller) -> Response:
+    async def check(self, request: Request, caller: Caller) -> Answer:
         """Validate the file in the body against this process; locally only, as its variables are this process's."""
         if not caller.local:
             raise HTTPException(403, "another file is checked over the control socket only")
@@ -124,43 +164,43 @@ class _Admin:
         name = PurePath(request.query_params.get("name", "")).name[:255] or "ov.conf"
         return await _verdict(request, self._control.submit_check(_trigger(caller), name, raw, id=_request_id(request)))
 
-    async def config(self, _request: Request, _caller: Caller) -> Response:
+    async def config(self, _request: Request, _caller: Caller) -> Answer:
         etag = f'"{self._control.instance}-{self._control.generation}"'
-        return JSONResponse(self._control.config(), headers={"ETag": etag, "Cache-Control": "no-store"})
+        return Answer(self._control.config(), headers={"ETag": etag, "Cache-Control": "no-store"})
 
-    async def history(self, _request: Request, _caller: Caller) -> Response:
-        return JSONResponse(self._control.history())
+    async def history(self, _request: Request, _caller: Caller) -> Answer:
+        return Answer(self._control.history())
 
-    async def schema(self, _request: Request, _caller: Caller) -> Response:
-        return JSONResponse(self._control.schema())
+    async def schema(self, _request: Request, _caller: Caller) -> Answer:
+        return Answer(self._control.schema())
 
-    async def status(self, _request: Request, _caller: Caller) -> Response:
-        return JSONResponse(self._control.status())
+    async def status(self, _request: Request, _caller: Caller) -> Answer:
+        return Answer(self._control.status())
 
     async def events(self, _request: Request, _caller: Caller) -> Response:
         return self._streams.response()
 
-    async def drain(self, request: Request, caller: Caller) -> Response:
+    async def drain(self, request: Request, caller: Caller) -> Answer:
         body = await read_body(request, {"deadline_s": (int, float), "reason": str})
         deadline_s = body.get("deadline_s")
         if deadline_s is not None and not 0 < deadline_s <= 86_400:
             raise HTTPException(400, "deadline_s must be above 0 and at most 86400")
         reason = str(body.get("reason") or f"asked for by {caller.principal}")[:200]
-        return JSONResponse(self._control.start_drain(reason, deadline_s), 202)
+        return Answer(self._control.start_drain(reason, deadline_s), 202)
 
-    async def reindex(self, request: Request, _caller: Caller) -> Response:
-        return JSONResponse(*await reindex.search(self._control, request))
+    async def reindex(self, request: Request, _caller: Caller) -> Answer:
+        return Answer(*await reindex.search(self._control, request))
 
-    async def search(self, request: Request, _caller: Caller) -> Response:
-        return JSONResponse(await reindex.progress(self._control, request.path_params["id"]))
+    async def search(self, request: Request, _caller: Caller) -> Answer:
+        return Answer(await reindex.progress(self._control, request.path_params["id"]))
 
-    async def livez(self, _request: Request) -> Response:
-        return JSONResponse({"status": "alive"})
+    def livez(self) -> Answer:
+        return Answer({"status": "alive"})
 
-    async def readyz(self, _request: Request) -> Response:
+    def readyz(self) -> Answer:
         control = self._control
         body = {"ready": control.ready, "phase": control.phase.value, "degraded": control.degraded}
-        return JSONResponse(body, 200 if control.ready else 503)
+        return Answer(body, 200 if control.ready else 503)
 
     async def metrics(self, _request: Request) -> Response:
         return Response(self._control.metrics_text(), headers={"Content-Type": METRICS_TYPE})
@@ -170,15 +210,15 @@ def _trigger(caller: Caller) -> Trigger:
     return Trigger(TriggerKind.CLI if caller.local else TriggerKind.HTTP, caller.principal, now_ms())
 
 
-async def _verdict(request: Request, ticket: Ticket) -> Response:
+async def _verdict(request: Request, ticket: Ticket) -> Answer:
     """Answer with the verdict, or by `Prefer: wait=N` with the id alone; `X-Reload-Id` has it either way."""
     headers = {"X-Reload-Id": ticket.id}
     wait_s = preferred_wait_s(request.headers.get("prefer"))
     with anyio.move_on_after(wait_s):
         report = await ticket.wait()
-        return JSONResponse(report.to_dict(), status_of(report), headers=headers)
+        return Answer(report.to_dict(), status_of(report), headers, report.summary())
     headers["Preference-Applied"] = f"wait={wait_s:g}"
-    return JSONResponse({"id": ticket.id, "outcome": None}, 202, headers=headers)
+    return Answer({"id": ticket.id, "outcome": None}, 202, headers)
 
 
 def _request_id(request: Request) -> str | None:

@@ -138,7 +138,7 @@ class Client:
     def _json(self, answer: httpx.Response, *, verdict: bool = False) -> dict[str, Any]:
         """Return the body; Failure for an answer that is an error (and no reload report, with `verdict`)."""
         try:
-            body: Any = answer.json()
+            body: Any = _taken_out(answer.json())
         except ValueError:
             body = None
         if isinstance(body, dict) and (answer.is_success or (verdict and "outcome" in body)):
@@ -148,6 +148,17 @@ class Client:
 
 def _wait(timeout_s: float) -> str:
     return f"wait={timeout_s:.3f}"
+
+
+def _taken_out(body: Any) -> Any:
+    """Return what OpenViking's envelope holds, its error as ours; anything else as it is."""
+    if not isinstance(body, dict):
+        return body
+    envelope = cast("dict[str, Any]", body)
+    if envelope.get("status") not in ("ok", "error") or envelope.keys().isdisjoint(("result", "error")):
+        return envelope
+    error: dict[str, Any] = envelope.get("error") or {}
+    return {"error": error.get("message")} if envelope.get("result") is None else envelope["result"]
 
 
 def _refusal(answer: httpx.Response, body: dict[str, Any]) -> Failure:

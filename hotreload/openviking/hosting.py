@@ -72,7 +72,7 @@ class Hosting:
         def create_app(*args: Any, **kwargs: Any) -> Any:
             app = stock_create_app(*args, **kwargs)
             app.router.lifespan_context = self._around(app.router.lifespan_context)
-            routes.attach(app, lambda: self.host.control)
+            routes.attach(app, self.host.control)
             return app
 
         bootstrap.create_app = create_app

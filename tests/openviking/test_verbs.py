@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from ov_forked import Forked
-from ov_home import Home
+from ov_home import ROOT_KEY, UNWATCHED, Home
 from ov_process import Server, running, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
@@ -105,3 +105,70 @@ async def metrics_show_the_work(server: Server) -> None:
     assert 'hotreload_queue_jobs{queue="AddResource",state="running"} 6.0' in text
     elsewhere = await server.http.get("/metrics")
     assert elsewhere.status_code != 200 or "hotreload_" not in elsewhere.text
+
+
+async def test_the_verbs_over_openvikings_own_port(model: Any, home: Home) -> None:
+    home.write({"vlm": {"max_concurrent": 3}} | UNWATCHED)
+    (home.folder / "key").write_text(ROOT_KEY)
+    at = ("--url", f"http://127.0.0.1:{home.port}", "--key-file", str(home.folder / "key"), "--json")
+    async with running(home, home.ours) as server:
+        code, out, err = await hotreload(home, "status", *at)
+        assert code == 0, err
+        status = json.loads(out)
+        assert (status["name"], status["pid"], status["generation"]) == ("openviking", server.process.pid, 1)
+
+        home.write({"vlm": {"max_concurrent": 5}} | UNWATCHED)
+        for arguments, outcome in ((["--dry-run"], "valid"), ([], "applied"), ([], "unchanged")):
+            code, out, err = await hotreload(home, "reload", *arguments, *at)
+            report = json.loads(out)
+            assert (code, report["outcome"], report["trigger"]["kind"]) == (0, outcome, "http"), err
+        code, out, err = await hotreload(home, "check", "--against-running", *at)
+        assert (code, json.loads(out)["outcome"]) == (0, "valid"), err
+        home.write({"vlm": {"max_concurrent": -5}} | UNWATCHED)
+        code, out, err = await hotreload(home, "reload", *at)
+        assert (code, json.loads(out)["errors"][0]["path"]) == (1, "vlm.max_concurrent"), err
+        home.write({"vlm": {"max_concurrent": 5}} | UNWATCHED)
+
+        code, out, err = await hotreload(home, "reindex", "--dry-run", *at)
+        assert (code, json.loads(out)["missing"]) == (0, []), err
+        code, out, err = await hotreload(home, "jobs", "list", *at)
+        assert (code, json.loads(out)["exit_code"]) == (4, 4)
+        assert "not offered" in err
+        (home.folder / "wrong").write_text("another-key-than-that-one")
+        code, out, err = await hotreload(home, "status", "--url", at[1], "--key-file", str(home.folder / "wrong"))
+        assert code == 4, err
+        assert "401" in err
+        await routes_answer_in_the_envelope(server)
+
+        model.set(hang=True)
+        await server.add_documents(4)
+        await wait_until(lambda: model.gauges.hanging == 4, 20, "hung calls")
+        code, out, err = await hotreload(home, "drain", "--deadline", "3", *at)
+        assert code == 0, err
+        report = json.loads(out)
+        assert (report["phase"], report["deadline_s"], report["lost"]) == ("stopped", 3.0, 0)
+        assert len([job for job in report["requeued"] if job.startswith("Semantic/")]) == 4
+        assert await server.ended(5) == 0
+
+
+async def routes_answer_in_the_envelope(server: Server) -> None:
+    """Read what no verb does, on the short and on the canonical path; refuse with the status that is meant."""
+    for path in ("/admin/config", "/api/v1/admin/config"):
+        history = await server.http.get(f"{path}/history", headers=server.root)
+        outcomes = [report["outcome"] for report in history.json()["result"]]
+        assert outcomes[-3:] == ["rejected", "unchanged", "applied"]
+        schema = await server.http.get(f"{path}/schema", headers=server.root)
+        assert schema.json()["result"]["properties"]["vlm"]["properties"]["max_concurrent"]["x-reload"] == "live"
+        assert (await server.http.get(f"{path}/history", headers=server.user)).status_code == 403
+        reload = f"{path}/reload"
+        answer = await server.http.post(reload, headers=server.root | {"If-Match": '"somebody-3"'})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (412, "FAILED_PRECONDITION")
+        assert answer.json()["result"]["id"] == answer.headers["X-Reload-Id"]
+        answer = await server.http.post(reload, headers=server.root, content=b"dry_run=1")
+        assert (answer.status_code, answer.json()["status"]) == (415, "error")
+        answer = await server.http.post(reload, headers=server.root, json={"dry_run": False, "now": True})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_ARGUMENT")
+    answer = await server.http.post("/admin/drain", headers=server.root, json={"deadline_s": 0})
+    assert answer.status_code == 400
+    assert (await server.http.get("/admin/anything", headers=server.root)).status_code == 404
+    assert (await server.http.get("/readyz")).json()["ready"] is True
