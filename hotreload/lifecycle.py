@@ -4,7 +4,7 @@
         └────────────────────────↑ └──────────┴───────────↑─────────────↑
 
 A drain never goes back. Phases may be passed over: an idle service has no grace to give and nothing to
-interrupt. A reload is admitted while `running` only; a dry run at any time before `flushing`.
+interrupt. A reload, dry run or not, is refused from the first moment of a drain.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class HostControl:
     @property
     def degraded(self) -> str | None:
         """Why the process runs on less than it was given, None where it does not."""
-        return self._started.degraded or self._parts.impaired
+        return self._started.degraded or self._reload.impaired or self._parts.impaired
 
     @property
     def phase(self) -> Phase:

@@ -25,7 +25,7 @@ from hotreload.drain.sentinel import Sentinel
 from hotreload.host import cut
 from hotreload.host.control import HostControl
 from hotreload.host.documents import converging
-from hotreload.host.edges import Edges
+from hotreload.host.edges import CUT_S, Edges
 from hotreload.host.feed import Feed
 from hotreload.host.parts import Parts
 from hotreload.host.records import Records
@@ -118,6 +118,7 @@ class Host:
                     report = await self._drain.run()
                     self._feed.publish("drain", report.to_dict())
                 finally:
+                    await self._reload.close(CUT_S)  # whoever waits for a verdict gets it while there is a socket
                     self._feed.close()
                     await self._edges.close()
                     early.ignore()

@@ -42,6 +42,9 @@ class Published:
     def commit(self) -> None:
         """Nothing is left to switch."""
 
+    def revert(self) -> None:
+        """Nothing was switched."""
+
     async def undo(self) -> None:
         """Publish the old one again, if the new one was."""
         if self._begun:
@@ -90,9 +93,12 @@ class Resized:
         """Move the limits: growing wakes waiters at once, shrinking cancels nothing."""
         self._workers.set_limits(self._new)
 
-    async def undo(self) -> None:
+    def revert(self) -> None:
         """Move them back."""
         self._workers.set_limits(self._old)
+
+    async def undo(self) -> None:
+        """Nothing was built."""
 
     async def retire(self) -> None:
         """Nothing stays behind a limit."""

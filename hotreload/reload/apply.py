@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import anyio
+
+from hotreload.reload.bounded import Step, bounded
 
 log = logging.getLogger(__name__)
 
@@ -37,22 +39,26 @@ class Transition:
 class Prepared(Protocol):
     """A part's half-made change.
 
-    `commit` is synchronous, must not block and must not fail: everything that can fail belongs in
-    `prepare`. `undo` puts back what was before, at most once, whether or not `commit` was called: a part
-    whose commit raised takes all others back with it. `retire` ends what `commit` replaced; it is called
-    after every part committed, and its failure is a warning that changes no verdict.
+    `commit` and `revert` are synchronous, must not block and must not fail: everything that can fail belongs in
+    `prepare`. Where a commit raises, every part that had committed is reverted before anything is awaited, so that
+    nobody ever sees two generations. `undo` and `retire` then throw away what is not needed any more, the new or
+    the old; what fails in them is reported and changes nothing in force.
     """
 
     def commit(self) -> None:
         """Switch to the new value; running work keeps what it took before."""
         ...
 
+    def revert(self) -> None:
+        """Switch back. Called at most once, and only after `commit` was called, whether or not that raised."""
+        ...
+
     async def undo(self) -> None:
-        """Put back what was before, and throw away what `prepare` built."""
+        """Throw away what `prepare` built: nothing of it is in force (any more). Called at most once."""
         ...
 
     async def retire(self) -> None:
-        """End what `commit` replaced."""
+        """End what `commit` replaced. The verdict is out by then, and the next change may be prepared meanwhile."""
         ...
 
 
@@ -60,7 +66,8 @@ class Prepared(Protocol):
 class Publishes(Protocol):
     """A prepared change whose switch must be awaited (a foreign system's own publish).
 
-    At most one part of a host has it; it runs first among the commits, and its failure rolls all back.
+    At most one part of a host has it; it runs first among the commits, and its failure rolls all back. Its `undo`
+    takes back what was published, and comes before the others'.
     """
 
     async def publish(self) -> None:
@@ -72,8 +79,8 @@ class Reloadable(Protocol):
     """A part that takes part in a reload.
 
     `paths` are dotted prefixes (`"vlm"` covers `vlm.model`; `""` covers all); `prepare` is called only
-    when a live leaf below one of them changed. It may fail, is cancelled at its limit (5 s), and returns
-    None where nothing is to be done.
+    when a live leaf below one of them changed. It may fail and returns None where nothing is to be done. At its
+    limit (5 s) it is cancelled and nobody waits for it any more: what it returns even then is undone.
     """
 
     @property
@@ -91,21 +98,37 @@ class Reloadable(Protocol):
         ...
 
 
-class PartFailed(Exception):
-    """A part stopped a reload: which one, at which stage, and why. Everything is as it was before."""
+@dataclass(frozen=True, slots=True)
+class NotUndone:
+    """A part that could not take back its change, and why."""
 
-    def __init__(self, part: str, stage: str, reason: str) -> None:
+    part: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.reason}"
+
+
+class PartFailed(Exception):
+    """A part stopped a reload: which one, at which stage, and why.
+
+    Everything is as it was before, but for the parts named in `not_undone`.
+    """
+
+    def __init__(self, part: str, stage: str, reason: str, not_undone: Sequence[NotUndone] = ()) -> None:
         self.part = part
         self.stage = stage
+        self.not_undone = tuple(not_undone)
         super().__init__(f"{part}: {stage} {reason}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ready:
-    """A part and the change it prepared."""
+    """A part and the change it prepared; `publishing` is its publish where that was given up and still runs."""
 
     part: str
     prepared: Prepared
+    publishing: Step[None] | None = None
 
 
 def owner_of(path: str, parts: Sequence[Reloadable]) -> str | None:
@@ -124,34 +147,31 @@ async def prepare(
 ) -> list[Ready]:
     """Prepare every part that the changed `paths` concern, in order; PartFailed after undoing all in reverse."""
     ready: list[Ready] = []
+    ends = anyio.current_time() + ALL_LIMIT_S
     try:
-        with anyio.fail_after(ALL_LIMIT_S):
-            for part in parts:
-                mine = [path for path in paths if any(covers(prefix, path) for prefix in part.paths)]
-                if mine and (made := await _prepare_one(part, Transition(old, new, mine, generation))):
-                    ready.append(made)
-    except TimeoutError:
-        await undo(ready)
-        raise PartFailed("reload", "prepare", f"took longer than {ALL_LIMIT_S:g} s in all") from None
+        for part in parts:
+            mine = [path for path in paths if any(covers(prefix, path) for prefix in part.paths)]
+            if mine and (made := await _prepare_one(part, Transition(old, new, mine, generation), ends)):
+                ready.append(made)
+    except PartFailed as failed:
+        failed.not_undone = tuple(await undo(ready))
+        raise
     except BaseException:
         await undo(ready)
         raise
     return ready
 
 
-async def _prepare_one(part: Reloadable, transition: Transition) -> Ready | None:
-    scope = anyio.CancelScope(deadline=anyio.current_time() + PART_LIMIT_S)
-    prepared: Prepared | None = None
-    try:
-        with scope:
-            prepared = await part.prepare(transition)
-    except (Exception, asyncio.CancelledError) as error:
-        if _is_ours(error):
-            raise
-        raise PartFailed(part.name, "prepare", f"failed: {_told(error)}") from error
-    if scope.cancelled_caught:
+async def _prepare_one(part: Reloadable, transition: Transition, ends: float) -> Ready | None:
+    left_s = ends - anyio.current_time()
+    ending = await bounded(lambda: part.prepare(transition), min(left_s, PART_LIMIT_S), late=_undo_late(part.name))
+    if ending.overran and left_s < PART_LIMIT_S:
+        raise PartFailed("reload", "prepare", f"took longer than {ALL_LIMIT_S:g} s in all ({part.name} was the last)")
+    if ending.overran:
         raise PartFailed(part.name, "prepare", f"did not end within {PART_LIMIT_S:g} s")
-    return None if prepared is None else Ready(part.name, prepared)
+    if ending.failure is not None:
+        raise PartFailed(part.name, "prepare", f"failed: {_told(ending.failure)}") from ending.failure
+    return None if ending.value is None else Ready(part.name, ending.value)
 
 
 async def commit(ready: Sequence[Ready], swap: Callable[[], None]) -> None:
@@ -159,59 +179,103 @@ async def commit(ready: Sequence[Ready], swap: Callable[[], None]) -> None:
 
     PartFailed after everything is back as it was: a commit that raises takes all others back.
     """
-    at = "reload"
+    at, begun = "reload", list[Ready]()
     try:
         for entry in ready:
             if isinstance(entry.prepared, Publishes):
                 at = entry.part
-                with anyio.fail_after(PART_LIMIT_S):
-                    await entry.prepared.publish()
+                await _publish(entry, entry.prepared)
         for entry in ready:
             at = entry.part
+            begun.append(entry)
             entry.prepared.commit()
         swap()
     except BaseException as error:
-        await undo(ready)
-        if _is_ours(error) or not isinstance(error, (Exception, asyncio.CancelledError)):
+        not_undone = [*_revert(begun), *await undo(ready)]
+        if isinstance(error, PartFailed):
+            error.not_undone = tuple(not_undone)
             raise
-        raise PartFailed(at, "commit", f"failed: {_told(error)}") from error
+        cancelled = isinstance(error, asyncio.CancelledError) and not begun  # while publishing: commits await nothing
+        if cancelled or not isinstance(error, (Exception, asyncio.CancelledError)):
+            raise
+        raise PartFailed(at, "commit", f"failed: {_told(error)}", not_undone) from error
 
 
-async def undo(ready: Sequence[Ready]) -> None:
-    """Undo in reverse, each within its limit, shielded; a part that fails to is named in the log and passed over."""
-    for entry in reversed(ready):
-        with anyio.move_on_after(PART_LIMIT_S, shield=True) as scope:
-            try:
-                await entry.prepared.undo()
-            except (Exception, asyncio.CancelledError) as error:
-                if _is_ours(error):
-                    raise
-                log.exception("reload.undo_failed part=%s", entry.part)
-        if scope.cancelled_caught:
-            log.error("reload.undo_hung part=%s limit_s=%g", entry.part, PART_LIMIT_S)
+async def _publish(entry: Ready, prepared: Publishes) -> None:
+    entry.publishing = publishing = Step(prepared.publish)
+    await publishing.wait(PART_LIMIT_S)
+    if not publishing.over:
+        raise PartFailed(entry.part, "commit", f"did not publish within {PART_LIMIT_S:g} s")
+    failure = publishing.ending().failure
+    if failure is not None:
+        raise PartFailed(entry.part, "commit", f"failed: {_told(failure)}") from failure
+
+
+def _revert(begun: Sequence[Ready]) -> list[NotUndone]:
+    """Switch back what was committed, in reverse, without an await: nobody sees some parts old and others new."""
+    failed: list[NotUndone] = []
+    for entry in reversed(begun):
+        try:
+            entry.prepared.revert()
+        except (Exception, asyncio.CancelledError) as error:
+            log.exception("reload.revert_failed part=%s", entry.part)
+            failed.append(NotUndone(entry.part, f"going back failed: {_told(error)}"))
+    return failed
+
+
+async def undo(ready: Sequence[Ready]) -> list[NotUndone]:
+    """Undo in reverse, each within its limit, shielded; return the parts that did not, which are passed over.
+
+    What was published is taken back first: until then it is in force.
+    """
+    failed: list[NotUndone] = []
+    with anyio.CancelScope(shield=True):
+        published_last = sorted(ready, key=lambda entry: isinstance(entry.prepared, Publishes))
+        for entry in reversed(published_last):
+            problem = await _undo_one(entry)
+            if problem is not None:
+                log.error("reload.undo_failed part=%s %s", entry.part, problem)
+                failed.append(NotUndone(entry.part, problem))
+    return failed
+
+
+async def _undo_one(entry: Ready) -> str | None:
+    publishing = entry.publishing
+    if publishing is not None and not publishing.over:
+        await publishing.stop()
+        if not publishing.over:
+            publishing.afterwards(lambda _: Step(lambda: _undo_late(entry.part)(entry.prepared)))
+            return "what it publishes is taken back only when its publishing ends"
+    ending = await bounded(entry.prepared.undo, PART_LIMIT_S)
+    if ending.overran:
+        return f"undo did not end within {PART_LIMIT_S:g} s"
+    return None if ending.failure is None else f"undo failed: {_told(ending.failure)}"
+
+
+def _undo_late(part: str) -> Callable[[Prepared | None], Awaitable[None]]:
+    """Return what is done with a change whose making was given up and that is there after all."""
+
+    async def undo_it(prepared: Prepared | None) -> None:
+        if prepared is not None:
+            problem = await _undo_one(Ready(part, prepared))
+            log.warning("reload.undone_late part=%s %s", part, problem or "")
+
+    return undo_it
 
 
 async def retire(ready: Sequence[Ready]) -> list[str]:
-    """End what was replaced; returns a warning for each part that did not within its limit."""
-    warnings: list[str] = []
-    for entry in ready:
-        with anyio.move_on_after(PART_LIMIT_S) as scope:
-            try:
-                await entry.prepared.retire()
-            except (Exception, asyncio.CancelledError) as error:
-                if _is_ours(error):
-                    raise
-                log.exception("reload.retire_failed part=%s", entry.part)
-                warnings.append(f"{entry.part}: retiring the old value failed: {_told(error)}")
-        if scope.cancelled_caught:
-            warnings.append(f"{entry.part}: the old value was not retired within {PART_LIMIT_S:g} s")
-    return warnings
+    """End what was replaced, all parts at once; returns a line for each part that did not within its limit."""
+    lines = await asyncio.gather(*(_retire_one(entry) for entry in ready))
+    return [line for line in lines if line is not None]
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Tell whether a cancellation was meant for the reload; one a part raises by itself is that part's failure."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+async def _retire_one(entry: Ready) -> str | None:
+    ending = await bounded(entry.prepared.retire, PART_LIMIT_S)
+    if ending.overran:
+        return f"{entry.part}: the old value was not retired within {PART_LIMIT_S:g} s"
+    if ending.failure is None:
+        return None
+    return f"{entry.part}: retiring the old value failed: {_told(ending.failure)}"
 
 
 def _told(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from hotreload.config.document import Document, parse
 from hotreload.config.redact import Redactor
 from hotreload.config.store import Snapshot, SnapshotStore
 from hotreload.errors import ConfigError, Problem
-from hotreload.reload.apply import PartFailed, Reloadable, commit, owner_of, prepare, retire
+from hotreload.reload.apply import PartFailed, Ready, Reloadable, commit, owner_of, prepare, retire
 from hotreload.reload.load import SETTLE_S, Reading, load, read_in_thread
 from hotreload.reload.plan import Plan
 from hotreload.reload.report import Converging, Outcome, PendingRestart, ReloadReport, Trigger
@@ -53,7 +53,11 @@ class Draft:
 
 @dataclass(slots=True)
 class Attempt:
-    """One reload under way; `pending_restart` is what was pending before it, until its own plan is made."""
+    """One reload under way; `pending_restart` is what was pending before it, until its own plan is made.
+
+    Afterwards `committed` has the parts that run on the new settings and what they replaced (see `retire`),
+    `not_undone` those that could not take their change back, each with the reason.
+    """
 
     flow: Flow
     id: str
@@ -62,6 +66,8 @@ class Attempt:
     pending_restart: tuple[PendingRestart, ...]
     draft: Draft | None = None
     document: Document | None = None
+    committed: Sequence[Ready] = ()
+    not_undone: Sequence[tuple[str, str]] = ()
     _began: float = field(default_factory=time.perf_counter)
     _timings: dict[str, float] = field(default_factory=dict[str, float])
     _warnings: tuple[Problem, ...] = ()
@@ -122,12 +128,23 @@ class Attempt:
                 await commit(ready, lambda: self.flow.snapshots.swap(new))
         except PartFailed as failure:
             log.error("reload.part_failed id=%s part=%s", self.id, failure.part, exc_info=failure.__cause__)
-            message = self.flow.redactor.scrub(str(failure))
-            problem = Problem("", message, hint="everything is as it was; the log has the details")
-            return self.report(Outcome.ROLLED_BACK, (problem,))
-        retired = [self.flow.redactor.scrub(warning) for warning in await retire(ready)]
-        self._warnings += tuple(Problem("", warning) for warning in retired)
-        return self.report(Outcome.APPLIED)
+            return self.report(Outcome.ROLLED_BACK, self._told(failure))
+        self.committed = ready
+        return self.report(Outcome.APPLIED)  # nothing is awaited between the swap and this verdict
+
+    def _told(self, failure: PartFailed) -> list[Problem]:
+        scrub = self.flow.redactor.scrub
+        self.not_undone = [(left.part, scrub(left.reason)) for left in failure.not_undone]
+        if not self.not_undone:
+            return [Problem("", scrub(str(failure)), hint="everything is as it was; the log has the details")]
+        hint = "it may not be as it was; the log has the details"
+        left = [Problem("", f"{part}: {reason}", hint=hint) for part, reason in self.not_undone]
+        return [Problem("", scrub(str(failure))), *left]
+
+    async def retire(self) -> None:
+        """End what this reload replaced, once its verdict is out; what goes wrong is logged."""
+        for line in await retire(self.committed):
+            log.warning("reload.not_retired id=%s %s", self.id, self.flow.redactor.scrub(line))
 
     def report(self, outcome: Outcome, errors: Sequence[Problem] = ()) -> ReloadReport:
         """Return the verdict as things are now."""

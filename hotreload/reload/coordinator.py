@@ -12,6 +12,7 @@ from hotreload.config.document import Document
 from hotreload.errors import Problem
 from hotreload.lifecycle import Lifecycle
 from hotreload.reload.attempt import Attempt, Draft, Flow
+from hotreload.reload.bounded import Step
 from hotreload.reload.report import Outcome, PendingRestart, ReloadReport, Trigger
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class ReloadCoordinator:
     """Serves requests for reloads: at most one runs and one of each kind waits, and whoever asks meanwhile shares it.
 
     `began` and `heard` are called around each reload that is no dry run, `heard` before its callers wake, with
-    the file as it was read.
+    the file as it was read. An applied reload is told of at its swap; what it replaced is retired afterwards.
     """
 
     def __init__(
@@ -67,6 +68,9 @@ class ReloadCoordinator:
         self._asked = anyio.Event()
         self._running: Ticket | None = None
         self._closed = False
+        self._serving = anyio.CancelScope()
+        self._ended: anyio.Event | None = None
+        self._not_undone: dict[str, str] = {}
         self.pending_restart = pending_restart
 
     def submit(
@@ -90,30 +94,59 @@ class ReloadCoordinator:
         if ticket is None:
             ticket = Ticket(ticket_id or uuid.uuid4().hex, trigger, dry_run=dry_run, if_match=if_match, draft=draft)
             if self._closed:
-                ticket.finish(self._refusal(ticket) or self._ended(ticket))
+                ticket.finish(self._refusal(ticket) or self._ended_report(ticket))
             else:
                 self._waiting[kind] = ticket
                 self._asked.set()
         return ticket
 
     async def run(self) -> None:
-        """Serve tickets, oldest first, until cancelled; those that wait then are refused, none is left asleep."""
+        """Serve tickets, oldest first, until closed or cancelled; nobody is left asleep then."""
+        self._ended = anyio.Event()
         try:
-            while True:
-                while self._waiting:
-                    self._running = self._waiting.pop(next(iter(self._waiting)))
-                    await self._serve(self._running)
-                self._asked = anyio.Event()
-                await self._asked.wait()
+            with self._serving:
+                await self._serve_all()
         finally:
-            self._closed = True
-            for ticket in (self._running, *self._waiting.values()):
-                if ticket is not None and ticket.report is None:
-                    ticket.finish(self._ended(ticket))
+            self._refuse_all()
+            self._ended.set()
+
+    async def close(self, within_s: float) -> None:
+        """Cut the reload that runs and give everybody who waits a verdict; a second call does nothing.
+
+        What was prepared is undone; nobody waits for that longer than `within_s` seconds.
+        """
+        self._serving.cancel()
+        with anyio.move_on_after(within_s, shield=True):
+            if self._ended is not None:
+                await self._ended.wait()
+        self._refuse_all()
+
+    async def _serve_all(self) -> None:
+        while True:
+            while self._waiting:
+                self._running = self._waiting.pop(next(iter(self._waiting)))
+                await self._serve(self._running)
+            self._asked = anyio.Event()
+            await self._asked.wait()
+
+    def _refuse_all(self) -> None:
+        self._closed = True
+        left = [ticket for ticket in (self._running, *self._waiting.values()) if ticket is not None]
+        self._waiting.clear()
+        for ticket in left:
+            if ticket.report is None:
+                self._conclude(ticket, self._ended_report(ticket), None)
 
     async def _serve(self, ticket: Ticket) -> None:
         attempt = self._new_attempt(ticket)
         report = self._refusal(ticket) or await self._run(attempt, ticket)
+        if ticket.report is None:  # else it was cut, and its callers were told
+            self._conclude(ticket, report, attempt.document)
+        if attempt.committed:
+            Step(attempt.retire)
+
+    def _conclude(self, ticket: Ticket, report: ReloadReport, document: Document | None) -> None:
+        """Tell everybody the same: the log, whoever is told of each reload, those who wait."""
         good = report.outcome in (Outcome.APPLIED, Outcome.UNCHANGED, Outcome.VALID)
         log.log(
             logging.INFO if good else logging.ERROR,
@@ -125,7 +158,7 @@ class ReloadCoordinator:
             report.summary(),
         )
         if not ticket.dry_run:
-            self._heard(report, attempt.document)
+            self._heard(report, document)
         ticket.finish(report)
 
     async def _run(self, attempt: Attempt, ticket: Ticket) -> ReloadReport:
@@ -136,21 +169,32 @@ class ReloadCoordinator:
         except Exception as error:
             log.exception("reload.defect id=%s", ticket.id)
             report = attempt.report(Outcome.ROLLED_BACK, [Problem("", f"defect in a reload: {type(error).__name__}")])
+        for part in attempt.committed:
+            self._not_undone.pop(part.part, None)
+        for part, reason in attempt.not_undone:
+            self._not_undone[part] = reason
         if not ticket.dry_run:
             self.pending_restart = report.pending_restart
         return report
 
+    @property
+    def impaired(self) -> str | None:
+        """Which parts could not take back a change, each until a reload that it takes part in is applied."""
+        if not self._not_undone:
+            return None
+        return f"a reload could not be taken back in {'; '.join(map(': '.join, self._not_undone.items()))}"
+
     def _refusal(self, ticket: Ticket) -> ReloadReport | None:
         """Refuse by state: draining (`errors[0].path` is `phase`) or the generation moved on (`generation`)."""
         if self._lifecycle.draining:
-            return self._ended(ticket)
+            return self._ended_report(ticket)
         generation = self._flow.snapshots.current.generation
         if ticket.if_match is None or ticket.if_match == generation:
             return None
         moved = Problem("generation", f"If-Match asks for generation {ticket.if_match}, {generation} is running")
         return self._new_attempt(ticket).report(Outcome.REFUSED, [moved])
 
-    def _ended(self, ticket: Ticket) -> ReloadReport:
+    def _ended_report(self, ticket: Ticket) -> ReloadReport:
         draining = Problem("phase", "the service is draining", hint="the file is read again at the next start")
         return self._new_attempt(ticket).report(Outcome.REFUSED, [draining])
 

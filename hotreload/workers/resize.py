@@ -49,9 +49,12 @@ class Resized:
         """Move the limit: growing wakes the pool at once, shrinking lets what runs finish."""
         self._limit.set(self._new)
 
-    async def undo(self) -> None:
+    def revert(self) -> None:
         """Move it back."""
         self._limit.set(self._old)
+
+    async def undo(self) -> None:
+        """Nothing was built."""
 
     async def retire(self) -> None:
         """Nothing stays behind a limit."""

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
 
 log = logging.getLogger(__name__)
+END_S: Final = 30.0
+"""How long the end of a value may take that nobody uses any more."""
 
 Factory = Callable[[Any], AsyncGenerator[Any]]
 
@@ -23,22 +25,25 @@ class Instance:
         self._factory = factory
         self._settings = settings
         self._ready = anyio.Event()
-        self._ended = anyio.Event()
+        self._scope = anyio.CancelScope()
         self._retired = anyio.Event()
         self._users = 0
         self._failure: Exception | None = RuntimeError("was cancelled while it was built")
         self.value: Any = None
 
     async def hold(self) -> None:
-        """Build the value, keep it until it is retired and unused, then run the generator's end."""
+        """Build the value, keep it until it is retired and unused, then run the generator's end.
+
+        Retired before it is there, its building is cancelled; its end is cancelled after `END_S`.
+        """
         try:
-            async with asynccontextmanager(self._factory)(self._settings) as self.value:
-                self._failure = None
-                self._ready.set()
-                await self._retired.wait()
+            with self._scope:
+                await self._live()
+            if self._scope.cancelled_caught and self._ready.is_set():
+                log.error("resource.end_hung factory=%s limit_s=%g", self._named, END_S)
         except Exception as failure:
             if self._ready.is_set():
-                log.exception("resource.end_failed factory=%s", getattr(self._factory, "__name__", self._factory))
+                log.exception("resource.end_failed factory=%s", self._named)
             self._failure = failure
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -46,7 +51,17 @@ class Instance:
                 raise  # one that the factory raises by itself would end the host's task group
         finally:
             self._ready.set()
-            self._ended.set()
+
+    async def _live(self) -> None:
+        async with asynccontextmanager(self._factory)(self._settings) as self.value:
+            self._failure = None
+            self._ready.set()
+            await self._retired.wait()
+            self._scope.deadline = anyio.current_time() + END_S
+
+    @property
+    def _named(self) -> str:
+        return getattr(self._factory, "__name__", repr(self._factory))
 
     async def built(self) -> None:
         """Wait until the value is there; raises what its factory raised."""
@@ -68,8 +83,10 @@ class Instance:
     _leaving = False
 
     def retire(self) -> None:
-        """End the value once nobody uses it; a second call changes nothing."""
+        """End the value once nobody uses it, or its building; a second call changes nothing."""
         self._leaving = True
+        if not self._ready.is_set():
+            self._scope.cancel()
         if not self._users:
             self._retired.set()
 
@@ -133,11 +150,14 @@ class Rebuilt:
         """Hand the new value to jobs that start from now on."""
         self._old = self._resource.swap(self._new)
 
-    async def undo(self) -> None:
-        """Put the old value back where it was swapped already, and throw the new one away."""
+    def revert(self) -> None:
+        """Put the old value back; jobs that took the new one meanwhile keep it to their end."""
         if self._old is not None:
             self._resource.swap(self._old)
             self._old = None
+
+    async def undo(self) -> None:
+        """Throw the new value away."""
         self._new.retire()
 
     async def retire(self) -> None:

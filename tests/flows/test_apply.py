@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from hotreload.reload import apply
 from hotreload.reload.apply import PartFailed, Ready, Transition, commit, covers, owner_of, prepare, retire, undo
+from hotreload.reload.bounded import LETTING_GO_S
 
 pytestmark = pytest.mark.anyio
 
 
 @dataclass
 class Part:
-    """A Reloadable holding one value; `fails` names the stage at which it raises, `hangs` where it never returns."""
+    """A Reloadable holding one value; `fails` names the stage at which it raises, `hangs` where it never returns.
+
+    `stuck` names where it cannot even be cancelled, until `let_go` is set.
+    """
 
     name: str
     log: list[str]
@@ -25,13 +32,20 @@ class Part:
     fails: str = ""
     hangs: str = ""
     cancels: str = ""
+    stuck: str = ""
+    let_go: anyio.Event = field(default_factory=anyio.Event)
     value: object = "old"
     seen: list[Transition] = field(default_factory=list)
+    all: list[Part] = field(default_factory=list)
+    seen_at_undo: list[object] = field(default_factory=list)
 
     async def step(self, stage: str) -> None:
         self.log.append(f"{self.name}.{stage}")
         if self.hangs == stage:
             await anyio.sleep_forever()
+        if self.stuck == stage:
+            with anyio.CancelScope(shield=True):
+                await self.let_go.wait()
         if self.fails == stage:
             raise RuntimeError(f"no {stage}")
         if self.cancels == stage:
@@ -55,10 +69,16 @@ class PartChange:
             raise RuntimeError("no commit")
         self.old, self.part.value = self.part.value, self.new
 
-    async def undo(self) -> None:
-        await self.part.step("undo")
+    def revert(self) -> None:
+        self.part.log.append(f"{self.part.name}.revert")
+        if self.part.fails == "revert":
+            raise RuntimeError("no revert")
         if self.old is not None:
             self.part.value = self.old
+
+    async def undo(self) -> None:
+        self.part.seen_at_undo = [part.value for part in self.part.all]
+        await self.part.step("undo")
 
     async def retire(self) -> None:
         await self.part.step("retire")
@@ -132,14 +152,125 @@ async def test_an_undo_that_fails_keeps_no_other_from_undoing(trouble: dict[str,
     assert log[-2:] == ["b.undo", "a.undo"]
 
 
-async def test_a_commit_that_raises_takes_the_committed_ones_back() -> None:
+@pytest.mark.parametrize("raises", ["commit", "swap"])
+async def test_no_part_is_new_while_another_is_old_again(raises: str) -> None:
+    """A commit or the swap raises: all are back before the first undo is awaited, so nobody sees a mixture."""
     log: list[str] = []
-    parts = [Part("a", log), Part("b", log, fails="commit"), Part("c", log)]
+    parts = [Part("a", log), Part("b", log), Part("c", log, fails="commit" if raises == "commit" else "")]
+    for part in parts:
+        part.all = parts
     ready = await changed(parts)
-    with pytest.raises(PartFailed, match="b: commit failed"):
-        await commit(ready, lambda: log.append("swap"))
-    assert "swap" not in log
+
+    def swap() -> None:
+        raise RuntimeError("no swap")
+
+    with pytest.raises(PartFailed, match="c: commit failed"):
+        await commit(ready, swap)
+    assert log[6:] == ["c.revert", "b.revert", "a.revert", "c.undo", "b.undo", "a.undo"]
+    assert [part.seen_at_undo for part in parts] == [["old"] * 3] * 3
+
+
+async def test_a_part_that_was_not_reached_is_not_reverted() -> None:
+    log: list[str] = []
+    parts = [Part("a", log, fails="commit"), Part("b", log)]
+    with pytest.raises(PartFailed):
+        await commit(await changed(parts), lambda: log.append("swap"))
+    assert log[2:] == ["a.commit", "a.revert", "b.undo", "a.undo"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        ({"fails": "revert"}, "b: going back failed: RuntimeError: no revert"),
+        ({"fails": "undo"}, "b: undo failed: RuntimeError: no undo"),
+        ({"hangs": "undo"}, "b: undo did not end within 0.05 s"),
+        ({"stuck": "undo"}, "b: undo did not end within 0.05 s"),
+        ({"cancels": "undo"}, "b: undo failed: CancelledError"),
+    ],
+)
+async def test_who_does_not_go_back_is_named(trouble: dict[str, str], told: str) -> None:
+    log: list[str] = []
+    parts = [Part("a", log), Part("b", log, **trouble), Part("c", log, fails="commit")]
+    with pytest.raises(PartFailed, match="c: commit failed") as failed:
+        await commit(await changed(parts), lambda: None)
+    assert [str(left) for left in failed.value.not_undone] == [told]
+    assert log[-1] == "a.undo"
+    assert (parts[0].value, parts[2].value) == ("old", "old")
+    parts[1].let_go.set()
+
+
+async def test_a_prepare_that_cannot_be_cancelled_is_given_up_in_time_and_undone_late() -> None:
+    log: list[str] = []
+    parts = [Part("a", log), Part("b", log, stuck="prepare"), Part("c", log)]
+    with anyio.fail_after(1):
+        with pytest.raises(PartFailed, match=r"b: prepare did not end within 0\.05 s"):
+            await changed(parts)
+    assert log == ["a.prepare", "b.prepare", "a.undo"]
+    parts[1].let_go.set()
+    with anyio.fail_after(1):
+        while log[-1] != "b.undo":
+            await anyio.lowlevel.checkpoint()
     assert [part.value for part in parts] == ["old"] * 3
+
+
+async def test_a_thread_that_prepares_too_long_is_given_up_in_time_and_undone_late() -> None:
+    log: list[str] = []
+    go = threading.Event()
+
+    class Threaded(Part):
+        async def prepare(self, transition: Transition) -> PartChange:
+            await anyio.to_thread.run_sync(go.wait)
+            return PartChange(self, transition.new)
+
+    with anyio.fail_after(1):
+        with pytest.raises(PartFailed, match="did not end"):
+            await changed([Threaded("b", log)])
+    go.set()
+    with anyio.fail_after(5):
+        while log != ["b.undo"]:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_a_publish_that_goes_on_is_taken_back_when_it_ends() -> None:
+    log: list[str] = []
+    stock = PublishingPart("stock", log, stuck="publish")
+    ready = await changed([Part("a", log), stock])
+    with anyio.fail_after(2):
+        with pytest.raises(PartFailed, match="stock: commit did not publish") as failed:
+            await commit(ready, lambda: log.append("swap"))
+    assert [left.part for left in failed.value.not_undone] == ["stock"]
+    assert log[-2:] == ["stock.publish", "a.undo"]
+    stock.let_go.set()
+    with anyio.fail_after(1):
+        while log[-1] != "stock.undo":
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_cancelled_while_it_publishes_everything_is_taken_back() -> None:
+    log: list[str] = []
+    apply.PART_LIMIT_S = 30
+    ready = await changed([Part("a", log), PublishingPart("stock", log, hangs="publish")])
+    with anyio.move_on_after(0.05) as scope:
+        await commit(ready, lambda: log.append("swap"))
+    assert scope.cancelled_caught
+    assert log[2:] == ["stock.publish", "stock.undo", "a.undo"]
+
+
+async def test_what_is_published_is_taken_back_first() -> None:
+    log: list[str] = []
+    parts = [PublishingPart("stock", log), Part("a", log), Part("b", log, fails="commit")]
+    with pytest.raises(PartFailed):
+        await commit(await changed(parts), lambda: None)
+    assert log[-6:] == ["b.revert", "a.revert", "stock.revert", "stock.undo", "b.undo", "a.undo"]
+
+
+async def test_all_retire_at_once_within_one_limit() -> None:
+    log: list[str] = []
+    parts = [Part(name, log, hangs="retire") for name in "abcdefgh"]
+    ready = await changed(parts)
+    await commit(ready, lambda: None)
+    with anyio.fail_after(4 * (0.05 + LETTING_GO_S)):
+        assert len(await retire(ready)) == 8
 
 
 @pytest.mark.parametrize("trouble", [{"fails": "publish"}, {"hangs": "publish"}])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from pydantic import BaseModel, Field, SecretStr
 
@@ -19,6 +20,7 @@ from hotreload.config.redact import Redactor
 from hotreload.config.settings import SettingsModel
 from hotreload.config.store import SnapshotStore
 from hotreload.lifecycle import Lifecycle, Phase
+from hotreload.reload import apply
 from hotreload.reload.apply import Transition
 from hotreload.reload.attempt import Flow
 from hotreload.reload.coordinator import ReloadCoordinator, Ticket
@@ -51,12 +53,46 @@ class Gate:
     open: anyio.Event | None = None
     arrived: anyio.Event = field(default_factory=anyio.Event)
     prepared: list[Transition] = field(default_factory=list)
+    half: Half | None = None
 
-    async def prepare(self, transition: Transition) -> None:
+    async def prepare(self, transition: Transition) -> Half | None:
         self.prepared.append(transition)
         self.arrived.set()
         if self.open is not None:
             await self.open.wait()
+        return self.half
+
+
+@dataclass
+class Half:
+    """What a part prepared, with a step that raises or never ends."""
+
+    fails: str = ""
+    hangs: str = ""
+    stages: list[str] = field(default_factory=list)
+    committed: Callable[[], None] = lambda: None
+
+    def commit(self) -> None:
+        self.stages.append("commit")
+        self.committed()
+        if self.fails.startswith("commit"):
+            raise RuntimeError("no commit")
+
+    def revert(self) -> None:
+        self.stages.append("revert")
+
+    async def step(self, stage: str) -> None:
+        self.stages.append(stage)
+        if stage in self.fails:
+            raise RuntimeError(f"no {stage}")
+        if stage == self.hangs:
+            await anyio.sleep_forever()
+
+    async def undo(self) -> None:
+        await self.step("undo")
+
+    async def retire(self) -> None:
+        await self.step("retire")
 
 
 @dataclass
@@ -70,6 +106,12 @@ class Running:
     gate: Gate
     heard: list[tuple[ReloadReport, Document | None]]
     began: list[str]
+    flow_parts: list[Gate]
+    serving: anyio.CancelScope
+
+    def cut(self) -> None:
+        """Cancel the coordinator at its next await."""
+        self.serving.cancel()
 
     def save(self, **conf: Any) -> None:
         self.path.write_text(json.dumps(conf))
@@ -94,15 +136,22 @@ async def running(folder: Path) -> AsyncIterator[Running]:
     def begin(ticket: Ticket) -> None:
         began.append(ticket.id)
 
+    parts = [gate]
     coordinator = ReloadCoordinator(
-        Flow(source, snapshots, [gate], redactor),
+        Flow(source, snapshots, parts, redactor),
         lifecycle,
         began=begin,
         heard=lambda report, document: heard.append((report, document)),
     )
+    serving = anyio.CancelScope()
+
+    async def serve() -> None:
+        with serving:
+            await coordinator.run()
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(coordinator.run)
-        yield Running(path, coordinator, lifecycle, snapshots, gate, heard, began)
+        tasks.start_soon(serve)
+        yield Running(path, coordinator, lifecycle, snapshots, gate, heard, began, parts, serving)
         tasks.cancel_scope.cancel()
 
 
@@ -251,3 +300,95 @@ async def test_a_defect_in_a_part_is_reported_and_the_next_reload_works(tmp_path
         assert one.snapshots.current.generation == 1
         one.gate.prepare = fine  # type: ignore[method-assign]
         assert (await one.reload()).outcome is Outcome.APPLIED
+
+
+@pytest.mark.parametrize("trouble", [{"hangs": "retire"}, {"fails": "retire"}])
+async def test_what_is_applied_stays_applied_whatever_retires_and_the_verdict_does_not_wait(
+    tmp_path: Path, trouble: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    apply_limit = apply.PART_LIMIT_S
+    async with running(tmp_path) as one:
+        one.gate.half = half = Half(**trouble)
+        one.save(vlm={"max_concurrent": 5})
+        with anyio.fail_after(apply_limit / 2):
+            report = await one.reload()
+        assert (report.outcome, report.generation) == (Outcome.APPLIED, 2)
+        assert [entry for entry, _ in one.heard] == [report]
+        one.gate.half = None
+        one.save(vlm={"max_concurrent": 6})
+        with anyio.fail_after(apply_limit / 2):
+            assert (await one.reload()).generation == 3
+        with anyio.fail_after(5):
+            while "retire" not in half.stages:
+                await anyio.lowlevel.checkpoint()
+            while "fails" in trouble and "reload.not_retired" not in caplog.text:
+                await anyio.lowlevel.checkpoint()
+    assert half.stages == ["commit", "retire"]
+
+
+async def test_an_applied_reload_cut_in_the_moment_of_its_swap_is_told_as_applied(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.gate.half = half = Half(hangs="retire")
+        half.committed = one.cut
+        one.save(vlm={"max_concurrent": 5})
+        ticket = one.coordinator.submit(SIGNAL)
+        with anyio.fail_after(5):
+            report = await ticket.wait()
+            await one.coordinator.close(1)
+        assert (report.outcome, one.snapshots.current.generation) == (Outcome.APPLIED, 2)
+        assert [entry.id for entry, _ in one.heard] == [ticket.id]
+
+
+async def test_closing_cuts_what_runs_and_answers_everybody_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "PART_LIMIT_S", 0.5)
+    async with running(tmp_path) as one:
+        one.gate.half = half = Half(hangs="undo")
+        stuck = Gate(name="stuck", open=anyio.Event())
+        one.flow_parts.append(stuck)
+        one.save(vlm={"max_concurrent": 5})
+        tickets = [one.coordinator.submit(SIGNAL)]
+        await stuck.arrived.wait()
+        tickets += [one.coordinator.submit(HTTP), one.coordinator.submit(HTTP, dry_run=True)]
+        with anyio.fail_after(1):
+            await one.coordinator.close(0.2)
+            reports = [await ticket.wait() for ticket in (*tickets, one.coordinator.submit(HTTP))]
+            await one.coordinator.close(0.2)
+        assert {report.outcome for report in reports} == {Outcome.REFUSED}
+        assert {report.errors[0].path for report in reports} == {"phase"}
+        assert (half.stages, one.snapshots.current.generation) == (["undo"], 1)
+        assert [report.id for report, _ in one.heard] == [ticket.id for ticket in tickets[:2]]
+
+
+async def test_a_part_that_cannot_go_back_is_named_until_it_is_right_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.gate.half = Half(fails="commit and undo")
+        one.save(vlm={"max_concurrent": 5})
+        report = await one.reload()
+        assert report.outcome is Outcome.ROLLED_BACK
+        assert [(error.message, error.hint) for error in report.errors] == [
+            ("workers.semantic: commit failed: RuntimeError: no commit", None),
+            (
+                "workers.semantic: undo failed: RuntimeError: no undo",
+                "it may not be as it was; the log has the details",
+            ),
+        ]
+        assert one.coordinator.impaired is not None
+        assert "workers.semantic: undo failed" in one.coordinator.impaired
+        one.save(vlm={"max_concurrent": 4})
+        assert (await one.reload()).outcome is Outcome.UNCHANGED
+        assert one.coordinator.impaired is not None
+        one.gate.half = Half()
+        one.save(vlm={"max_concurrent": 5})
+        assert (await one.reload()).outcome is Outcome.APPLIED
+        assert one.coordinator.impaired is None
+
+
+async def test_a_part_that_went_back_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        one.gate.half = Half(fails="commit")
+        one.save(vlm={"max_concurrent": 5})
+        [error] = (await one.reload()).errors
+        assert error.hint == "everything is as it was; the log has the details"
+        assert one.coordinator.impaired is None

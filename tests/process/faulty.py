@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
+import anyio.to_thread
 from pydantic import Field
 
 from hotreload import Live, Service
@@ -27,24 +29,35 @@ apply.PART_LIMIT_S = LIMIT_S  # a part that hangs is given up sooner than in ear
 
 
 class Faulty(Sample):
-    """`faults` maps a part to what goes wrong in it, `prepare fails` or `commit is killed`."""
+    """`faults` maps a part to what goes wrong in it: `prepare fails`, `commit fails, undo hangs`."""
 
     faults: Annotated[dict[str, str], Live] = Field(default_factory=dict)
 
 
-async def _go_wrong(how: str) -> None:
-    if how.endswith("hangs"):
+async def _go_wrong(faults: str, stage: str) -> None:
+    how = _fault(faults, stage)
+    if how == "hangs":
         await anyio.sleep_forever()
-    _go_wrong_at_once(how)
+    if how == "is stuck":
+        await anyio.to_thread.run_sync(threading.Event().wait, 3 * LIMIT_S)
+    _go_wrong_at_once(faults, stage)
 
 
-def _go_wrong_at_once(how: str) -> None:
-    if how.endswith("fails"):
-        raise RuntimeError("as it was told to")
-    if how.endswith("is cancelled"):
-        raise asyncio.CancelledError
-    if how.endswith("is killed"):
-        os.kill(os.getpid(), signal.SIGKILL)
+def _go_wrong_at_once(faults: str, stage: str) -> None:
+    match _fault(faults, stage):
+        case "fails":
+            raise RuntimeError("as it was told to")
+        case "is cancelled":
+            raise asyncio.CancelledError
+        case "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case _:
+            pass
+
+
+def _fault(faults: str, stage: str) -> str:
+    told = dict(fault.strip().split(" ", 1) for fault in faults.split(",") if fault)
+    return told.get(stage, "")
 
 
 @dataclass
@@ -57,10 +70,9 @@ class Part:
 
     async def prepare(self, transition: Any) -> Change:
         """Fail if told to."""
-        fault = transition.new.faults.get(self.name, "")
-        if fault.startswith("prepare"):
-            await _go_wrong(fault)
-        return Change(self, fault, transition.generation - 1, transition.generation)
+        faults = transition.new.faults.get(self.name, "")
+        await _go_wrong(faults, "prepare")
+        return Change(self, faults, transition.generation - 1, transition.generation)
 
     def write(self, generation: int) -> None:
         """Write down the generation, and how many tasks there are."""
@@ -73,26 +85,27 @@ class Change:
     """What a part prepared."""
 
     part: Part
-    fault: str
+    faults: str
     old: int
     new: int
 
     def commit(self) -> None:
-        """Fail if told to, before or after the switch."""
-        if self.fault.startswith("commit"):
-            _go_wrong_at_once(self.fault)
+        """Fail if told to, before the switch."""
+        _go_wrong_at_once(self.faults, "commit")
         self.part.write(self.new)
 
-    async def undo(self) -> None:
-        """Go back, and fail if told to."""
+    def revert(self) -> None:
+        """Switch back, then fail if told to."""
         self.part.write(self.old)
-        if self.fault.startswith("undo"):
-            await _go_wrong(self.fault)
+        _go_wrong_at_once(self.faults, "revert")
+
+    async def undo(self) -> None:
+        """Fail if told to."""
+        await _go_wrong(self.faults, "undo")
 
     async def retire(self) -> None:
         """Fail if told to."""
-        if self.fault.startswith("retire"):
-            await _go_wrong(self.fault)
+        await _go_wrong(self.faults, "retire")
 
 
 class FaultyService(Service):

@@ -48,6 +48,9 @@ class Part:
         """Fail if told to."""
         self._fail("commit")
 
+    def revert(self) -> None:
+        """Nothing was switched."""
+
     async def undo(self) -> None:
         """Fail if told to."""
         if self.place == "undo":

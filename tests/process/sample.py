@@ -54,7 +54,11 @@ async def _build(part: Part) -> AsyncIterator[int]:
         case "refuse":
             raise ConnectionRefusedError(111, "Connection refused")
         case "hang":
-            await anyio.sleep_forever()
+            print("building for ever", flush=True)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                print("building was cancelled", flush=True)
         case "cancel":
             raise asyncio.CancelledError
         case "kill":
