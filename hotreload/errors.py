@@ -9,6 +9,7 @@ HotreloadError
 │   ├── LeaseLost            a write carried a fencing token that is no longer the newest
 │   ├── StoreOwned           another process owns the store
 │   └── StoreUnavailable     the store cannot be written (disk full, read-only, corrupt)
+├── SearchRefused            what a search for missing work was asked about does not exist
 ├── ControlSocketUnsafe      the control socket's folder, owner or peer is not to be trusted
 └── ServiceUnreachable       no running service answers
 
@@ -105,6 +106,10 @@ class StoreOwned(QueueError):
 
 class StoreUnavailable(QueueError):
     """The store cannot be read or written now (disk full, read-only, corrupt); nothing acknowledged is lost."""
+
+
+class SearchRefused(HotreloadError):
+    """There is nothing to look through: no such folder, no such account, or no accounts at all."""
 
 
 class ControlSocketUnsafe(HotreloadError):

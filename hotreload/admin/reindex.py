@@ -20,7 +20,8 @@ async def search(control: Control, request: Request) -> tuple[dict[str, Any], in
     """Return what was found and queued, and the status: 202, with `dry_run` 200.
 
     It answers once the search has ended; with `Prefer: wait=N` after N seconds at the latest, with 202, `ended`
-    false and the `id` to ask for. 409 in a drain, where nobody says what should exist, and where many wait already.
+    false and the `id` to ask for. 404 where the folder or account asked for does not exist. 409 in a drain, where
+    nobody says what should exist, and where many wait already.
     """
     body = await read_body(request, {"dry_run": bool, "uri": str, "account": str})
     dry_run, uri = body.get("dry_run", False), body.get("uri") or None
@@ -34,6 +35,8 @@ async def search(control: Control, request: Request) -> tuple[dict[str, Any], in
     ticket = searches.submit(Wanted(uri, repair=not dry_run, retry=not dry_run, account=body.get("account")))
     with anyio.move_on_after(preferred_wait_s(request.headers.get("prefer"))):
         await ticket.wait()
+    if ticket.findings.unknown:
+        raise HTTPException(404, ticket.findings.error)
     done = dry_run and ticket.findings.ended
     return ticket.findings.to_dict(), 200 if done else 202
 

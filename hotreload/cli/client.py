@@ -90,20 +90,24 @@ class Client:
     def reindex(self, wanted: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """Have what is missing looked for; returns the report, `ended` false where it goes on after `timeout_s`.
 
-        `wanted` may have `dry_run`, `uri` and `account`; None counts as not given.
+        `wanted` may have `dry_run`, `uri` and `account`; None counts as not given. What does not exist is refused by
+        content.
         """
         body = {key: value for key, value in wanted.items() if value is not None}
         headers = {"Prefer": _wait(timeout_s)}
         answer = self._call("POST", "/admin/reindex", json=body, headers=headers, timeout=timeout_s + CALL_S)
-        return self._json(answer)
+        return self._by_content(answer, 400, 404)
 
     def jobs(self, method: str, path: str = "", **request: Any) -> dict[str, Any]:
         """Call a route under /admin/jobs; what is refused for what it says (404, 422) is refused by content."""
-        answer = self._call(method, f"/admin/jobs{path}", **request)
+        return self._by_content(self._call(method, f"/admin/jobs{path}", **request), 404, 422)
+
+    def _by_content(self, answer: httpx.Response, *statuses: int) -> dict[str, Any]:
+        """Return the body; these statuses refuse what was asked, not its moment."""
         try:
             return self._json(answer)
         except Failure as failure:
-            if answer.status_code in (404, 422):
+            if answer.status_code in statuses:
                 raise Failure(Exit.REFUSED_BY_CONTENT, failure.message) from None
             raise
 

@@ -83,7 +83,8 @@ def _made(client: Client, found: dict[str, Any], show: Show) -> dict[str, Any]:
 
 
 def _verdict(found: Mapping[str, Any]) -> int:
-    failed = found.get("made", {}).get("failed", [])
+    refused = [{"id": each["id"], "error": f"not queued: {each['reason']}"} for each in found["refused"]]
+    failed = found["made"]["failed"] if "made" in found else refused
     if found["error"]:
         Failure(Exit.REFUSED_BY_CONTENT, f"the search did not come to its end: {found['error']}").show()
     if failed:
@@ -110,6 +111,10 @@ def _view(found: Mapping[str, Any]) -> RenderableType:
     line = f"{found['scanned']} scanned, {count} missing, {found['queued']} queued, {found['in_hand']} in hand"
     line += f", {found['passed_over_count']} passed over" if found["passed_over_count"] else ""
     parts.append(Text(line, "bold"))
+    if found["zombies"]:
+        became = "would be ended" if found["dry_run"] else "ended"
+        tasks = [f"  {each['id']} {each['reason']}" for each in found["zombies"][:SHOWN]]
+        parts.append(Text("\n".join([f"{found['zombies_count']} tasks that nobody works on {became}:", *tasks])))
     if found["dead"]:
         parts.append(Text(f"{found['dead']} failed for good before: hotreload reindex tries them again", "yellow"))
     return Group(*parts)

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import anyio
 
 from hotreload.config.masking import mask_text
+from hotreload.errors import SearchRefused
 from hotreload.recovery.findings import Findings, Making, Wanted
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,10 @@ class Search(Protocol):
     """Who knows what should exist, and has it made."""
 
     async def search(self, wanted: Wanted, findings: Findings) -> None:
-        """Look at everything once, keeping `findings` up to date; may be cancelled at any point."""
+        """Look at everything once, keeping `findings` up to date; may be cancelled at any point.
+
+        SearchRefused where what is wanted does not exist.
+        """
         ...
 
     async def making(self, findings: Findings) -> Making:
@@ -134,6 +138,8 @@ class RecoveryCoordinator:
             with anyio.CancelScope() as scope:
                 self._running = (ticket, scope)
                 await self._search.search(findings.wanted, findings)
+        except SearchRefused as error:
+            findings.unknown, findings.error = True, str(error)
         except Exception as error:
             log.exception("recovery.failed id=%s", findings.id)
             findings.error = self._scrub(f"the search failed: {error!r}")

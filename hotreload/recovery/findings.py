@@ -30,8 +30,11 @@ class Wanted:
     account: str | None = None
 
     def covers(self, entry: str) -> bool:
-        """Say whether an entry is asked for: `uri` itself, or anything in it as a folder."""
-        return self.uri is None or entry == self.uri or entry.startswith(f"{self.uri.rstrip('/')}/")
+        """Say whether an entry is asked for: `uri` itself, with or without a slash at its end, or anything in it."""
+        if self.uri is None:
+            return True
+        top = self.uri.rstrip("/")
+        return entry == top or entry.startswith(f"{top}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,9 @@ class Findings:
     """What one search found; complete once `ended` is set.
 
     `missing` are the entries nobody is at, with their reasons; `in_hand` counts those that are being made or
-    wait for it; `dead` those of `missing` whose job failed for good and was left so. `error` says why a search
-    did not come to its end.
+    wait for it; `dead` those of `missing` whose job failed for good and was left so; `refused` those that could not
+    be queued, with the reason. `zombies` are tasks nobody works on, which a repair ends. `error` says why a search
+    did not come to its end, `unknown` that what it was asked about does not exist.
     """
 
     id: str
@@ -66,12 +70,17 @@ class Findings:
     dead: int = 0
     passed_over: dict[str, str] = field(default_factory=dict[str, str])
     passed_over_count: int = 0
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+    refused_count: int = 0
+    zombies: dict[str, str] = field(default_factory=dict[str, str])
+    zombies_count: int = 0
     missing: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     reasons: Counter[str] = field(default_factory=Counter[str])
     folders: Counter[str] = field(default_factory=Counter[str])
     jobs: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """Ranges of the ids of the jobs that make what was found."""
     error: str | None = None
+    unknown: bool = False
     ended: bool = False
     elapsed_s: float = 0.0
 
@@ -88,6 +97,18 @@ class Findings:
         self.passed_over_count += 1
         if len(self.passed_over) < LISTED:
             self.passed_over[entry] = reason
+
+    def refuse(self, entry: str, reason: str) -> None:
+        """Note a missing entry that could not be queued."""
+        self.refused_count += 1
+        if len(self.refused) < LISTED:
+            self.refused[entry] = reason
+
+    def bury(self, task: str, what: str) -> None:
+        """Note a task nobody works on, and what it was about."""
+        self.zombies_count += 1
+        if len(self.zombies) < LISTED:
+            self.zombies[task] = what
 
     def made_by(self, ids: Iterable[str]) -> None:
         """Note the jobs that make what was found; neighbours share a range, and the last one takes what is too much."""
@@ -118,6 +139,8 @@ class Findings:
             "in_hand": self.in_hand,
             "dead": self.dead,
             "passed_over": self.passed_over_count,
+            "refused": self.refused_count,
+            "zombies": self.zombies_count,
             "ended": self.ended,
             "error": self.error,
             "elapsed_s": round(elapsed_s, 3),
@@ -129,10 +152,18 @@ class Findings:
             "missing": [{"id": entry, "reason": reason} for entry, reason in self.missing],
             "missing_count": self.reasons.total(),
             "folders": dict(self.folders.most_common()),
-            "passed_over": [{"id": entry, "reason": reason} for entry, reason in self.passed_over.items()],
+            "passed_over": _listed(self.passed_over),
             "passed_over_count": self.passed_over_count,
+            "refused": _listed(self.refused),
+            "refused_count": self.refused_count,
+            "zombies": _listed(self.zombies),
+            "zombies_count": self.zombies_count,
         }
 
     def line(self) -> str:
         """Return the figures in one line, for people."""
         return f"{self.scanned} scanned, {self.reasons.total()} missing, {self.queued} queued, {self.in_hand} in hand"
+
+
+def _listed(reasons: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"id": entry, "reason": reason} for entry, reason in reasons.items()]

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from hotreload.clock import now_ms
+from hotreload.errors import SearchRefused
 from hotreload.queue.contract import Enqueued
 from hotreload.queue.holding import Holding
 from hotreload.queue.job import JobState, NewJob
@@ -106,8 +107,11 @@ class QueueSearch:
     async def search(self, wanted: Wanted, findings: Findings) -> None:
         """Run every scan to its end, one after the other; one that fails is told in the report, the others go on.
 
-        Cancelled, what was queued stays queued; run again it queues the rest.
+        Cancelled, what was queued stays queued; run again it queues the rest. SearchRefused for an account: these
+        scans know none.
         """
+        if wanted.account is not None:
+            raise SearchRefused(f"this service has no accounts, so none called {wanted.account}")
         errors: list[str] = []
         for scan in self._scans:
             try:

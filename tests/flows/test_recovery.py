@@ -113,11 +113,17 @@ async def test_a_dry_run_queues_nothing_and_names_the_same(store: SqliteQueue) -
 
 async def test_a_uri_limits_it_to_a_folder_or_an_entry(store: SqliteQueue) -> None:
     tree = Tree(*missing("a/b/1", "a/bc/2", "a/b"))
-    found = await searched(store, tree, uri="a/b/", repair=False)
-    assert [entry for entry, _ in found.missing] == ["a/b/1"]
-    found = await searched(store, tree, uri="a/b", repair=False)
-    assert [entry for entry, _ in found.missing] == ["a/b/1", "a/b"]
-    assert found.scanned == 3
+    for uri in ("a/b/", "a/b"):
+        found = await searched(store, tree, uri=uri, repair=False)
+        assert [entry for entry, _ in found.missing] == ["a/b/1", "a/b"]
+        assert found.scanned == 3
+
+
+async def test_a_search_of_an_account_that_nobody_knows_is_refused(store: SqliteQueue) -> None:
+    async with coordinator(store, Tree(*missing("a"))) as searches:
+        found = await searches.submit(Wanted(account="acme")).wait()
+        assert (found.unknown, found.scanned, found.queued) == (True, 0, 0)
+        assert found.error == "this service has no accounts, so none called acme"
 
 
 async def test_dead_jobs_are_told_left_alone_and_on_demand_tried_again(store: SqliteQueue) -> None:

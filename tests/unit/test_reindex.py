@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import httpx
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from starlette.types import Receive, Scope, Send
 
 from hotreload.admin.app import create_app
 from hotreload.admin.guard import PEER, Peer
 from hotreload.admin.metrics import Metrics
+from hotreload.cli import reindex as verb
 from hotreload.cli.reindex import reindex
+from hotreload.errors import SearchRefused
 from hotreload.lifecycle import Phase
 from hotreload.recovery.coordinator import WAITING, RecoveryCoordinator
 from hotreload.recovery.findings import Findings, Making, Wanted
@@ -127,3 +130,101 @@ def test_waiting_for_a_dry_run_is_wrong_usage() -> None:
 
 def test_a_report_is_json() -> None:
     assert json.loads(json.dumps(Findings("it", Wanted()).to_dict()))["missing"] == []
+
+
+class Unknown(Told):
+    """Knows nothing of what it is asked for."""
+
+    async def search(self, wanted: Wanted, findings: Findings) -> None:
+        """Refuse, once it may."""
+        await self.may.wait()
+        raise SearchRefused(f"no such folder: {wanted.uri}")
+
+
+async def test_what_does_not_exist_is_404() -> None:
+    unknown = Unknown()
+    async with serving(unknown, FakeControl()) as client:
+        begun = await client.post("/admin/reindex", json={"uri": "b"}, headers={"Prefer": "wait=0"})
+        assert begun.status_code == 202
+        unknown.may.set()
+        answer = await client.post("/admin/reindex", json={"uri": "viking://resources/x"})
+        assert (answer.status_code, answer.json()["error"]) == (404, "no such folder: viking://resources/x")
+        found = (await client.get(f"/admin/reindex/{begun.json()['id']}")).json()
+        assert (found["ended"], found["error"]) == (True, "no such folder: b")
+
+
+def report(**changed: Any) -> dict[str, Any]:
+    """Return a report of two missing entries in two folders."""
+    findings = Findings("it", Wanted())
+    findings.miss("a/b", "stale")
+    findings.miss("a/c/d", "empty")
+    findings.scanned = findings.queued = 2
+    findings.end()
+    return findings.to_dict() | changed
+
+
+class Answering:
+    """Stands where the verb has its client: answers with one report."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        self.found = found
+
+    def __enter__(self) -> Answering:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def reindex(self, _asked: Any, *, timeout_s: float) -> dict[str, Any]:
+        """Answer with the report alone."""
+        return {key: value for key, value in self.found.items() if key != "made"}
+
+    def search(self, _search_id: str) -> dict[str, Any]:
+        """Answer with all of it."""
+        return self.found
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], *options: str) -> Result:
+    """Run the verb against a service that answers with this report."""
+    monkeypatch.setattr(verb, "Client", lambda _endpoint: Answering(found))
+    monkeypatch.setattr(verb, "find", lambda _wanted: None)
+    return CliRunner().invoke(reindex, options, standalone_mode=False)
+
+
+def words(done: Result) -> list[list[str]]:
+    """Return the lines of a table without their rules."""
+    return [line.replace("│", " ").split() for line in done.stdout.splitlines()]
+
+
+def test_people_see_what_is_missing_and_how_much_in_each_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = typed(monkeypatch, report())
+    lines = words(done)
+    assert (done.return_value, done.stderr) == (0, "")
+    for row in (["a/b", "stale"], ["a/c/d", "empty"], ["a", "1"], ["a/c", "1"]):
+        assert row in lines, done.stdout
+    assert "2 scanned, 2 missing, 2 queued, 0 in hand" in done.stdout
+
+
+def test_what_failed_is_named_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {"left": 0, "done": 1, "failed": [{"id": "a/b", "error": "boom"}]}
+    done = typed(monkeypatch, report(made=made), "--wait")
+    assert done.return_value == 1
+    assert done.stderr.splitlines() == ["hotreload: 1 failed", "  a/b: boom"]
+
+
+def test_what_could_not_be_queued_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = Findings("it", Wanted())
+    findings.refuse("a/b", "locked")
+    done = typed(monkeypatch, report() | {"refused": findings.to_dict()["refused"]})
+    assert done.return_value == 1
+    assert done.stderr.splitlines() == ["hotreload: 1 failed", "  a/b: not queued: locked"]
+
+
+@pytest.mark.parametrize(("dry_run", "became"), [(True, "would be ended"), (False, "ended")])
+def test_tasks_that_nobody_works_on_are_named(monkeypatch: pytest.MonkeyPatch, dry_run: bool, became: str) -> None:
+    findings = Findings("it", Wanted(repair=not dry_run))
+    findings.bury("t-1", "add_resource viking://resources/a")
+    findings.end()
+    done = typed(monkeypatch, findings.to_dict())
+    said = " ".join(done.stdout.split())
+    assert f"1 tasks that nobody works on {became}: t-1 add_resource viking://resources/a" in said

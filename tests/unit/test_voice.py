@@ -209,3 +209,36 @@ def test_no_time_is_asked_for_beyond_the_end_of_a_drain(
 ) -> None:
     _voice().hold(left_s)
     assert _asked(_heard(manager)) == asked
+
+
+@pytest.mark.anyio
+async def test_the_search_for_missing_work_is_told_while_it_runs_and_once_it_has_ended(manager: socket.socket) -> None:
+    line: str | None = "recovery: 5 scanned"
+    voice = Voice(Notifier(), generation=lambda: 3, degraded=lambda: None, drain=lambda: None, search=lambda: line)
+    said: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(voice.speak)
+        for now in ("recovery: 5 scanned", "recovery: 9 scanned", None):
+            line = now
+            await anyio.sleep(0.1)
+            said += _heard(manager)
+        tasks.cancel_scope.cancel()
+    assert said == [
+        "STATUS=generation 3, started; recovery: 5 scanned",
+        "STATUS=generation 3, started; recovery: 9 scanned",
+        "STATUS=generation 3, started",
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_drain_is_told_and_no_search(manager: socket.socket) -> None:
+    voice = Voice(
+        Notifier(), generation=lambda: 3, degraded=lambda: None, drain=lambda: _draining(5), search=lambda: "recovery"
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(voice.speak)
+        await anyio.sleep(0.1)
+        tasks.cancel_scope.cancel()
+    statuses = [word for word in _heard(manager) if word.startswith("STATUS=")]
+    assert statuses
+    assert not any("recovery" in status for status in statuses)
