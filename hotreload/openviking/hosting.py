@@ -102,7 +102,7 @@ class Hosting:
             serving=self._bound.wait,
             leave_s=LEAVE_S,
             restarts=self._restarts,
-            search=TreeSearch(self._began_s),
+            search=TreeSearch(self._began_s) if "recovery" in self._on else None,
             impaired="; ".join(str(probe) for probe in probes.values() if not probe.ok) or None,
         )
 

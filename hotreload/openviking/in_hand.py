@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
@@ -11,6 +12,7 @@ VECTORS_ONLY: Final = frozenset({"Embedding"})
 ONE_FOLDER: Final = frozenset({"Semantic", "Reindex"})
 """Queues whose messages name one folder, and whether what is below it is meant too."""
 SCHEME: Final = "viking://"
+TASK_ID: Final = re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b")
 Folder = tuple[str, str]
 """An account and a URI."""
 
@@ -21,7 +23,7 @@ class InHand:
     def __init__(self) -> None:
         self._folders: set[Folder] = set()
         self._trees: set[Folder] = set()
-        self._texts: list[str] = []
+        self._ids: set[str] = set()
 
     def holds(self, account: str, uri: str) -> bool:
         """Say whether a message is about this folder, or about a tree it is in."""
@@ -31,12 +33,12 @@ class InHand:
 
     def mentions(self, task_id: str) -> bool:
         """Say whether a message belongs to this task."""
-        return any(task_id in text for text in self._texts)
+        return task_id in self._ids
 
     def take(self, queue: str, message: Mapping[str, Any]) -> None:
         """Note what a message is about; one that cannot be read is about nothing."""
         payload = _payload(message)
-        self._texts.append(json.dumps(payload, default=str))
+        self._ids.update(TASK_ID.findall(json.dumps(payload, default=str)))
         if queue in VECTORS_ONLY:
             return
         account = _account(payload)

@@ -46,6 +46,35 @@ KNOWN: dict[str, dict[str, str]] = {
         "6c4b31a5f5b91b1cbb95a30fa7d66831": "0.5.1",
         "cf269ce4d49f39ba12df423e0869cfc7": "0.5.2",
     },
+    "openviking.service.core:OpenVikingService.reindex": {
+        "f5de64a10813bdd0b5a6e1bb5678c10f": "0.5.0 0.5.1",
+        "f236f43469bb1522e97e4c25d22fb09f": "0.5.2",
+    },
+    "openviking.service.reindex_executor:ReindexExecutor.execute": {
+        "795b10483616922f7c2a9eee783765b0": "0.5.0",
+        "8790799ba331a794bc9c46e7728b2ef6": "0.5.1",
+        "9ce27a949a4d50b0577b79e3b9e54710": "0.5.2",
+    },
+    "openviking.service.task_tracker:TaskTracker.fail": {
+        "a48e321e87f696f6ddb0f2daf2504f4a": "0.5.0",
+        "634c55e45476dbdbd3ff84d36ce8253b": "0.5.1 0.5.2",
+    },
+    "openviking.service.task_tracker:TaskTracker.get": {
+        "3c6098083c604a9e9e6e2583f261d4b0": "0.5.0",
+        "9fcc6d587108945ea9a332de84e35f5f": "0.5.1 0.5.2",
+    },
+    "openviking.service.task_tracker:TaskTracker.has_active_producer": {
+        ABSENT: "0.5.0",
+        "db5e013bf5f0352f21d9308c0c0bb23a": "0.5.1 0.5.2",
+    },
+    "openviking.service.task_tracker:TaskTracker.has_work": {
+        "c7a90ef59fb835f18549d79ca2aff478": "0.5.0",
+        "a416b27c15c6ce4eaf82ee7b1f234dec": "0.5.1 0.5.2",
+    },
+    "openviking.service.task_tracker:TaskTracker.list_tasks": {
+        "ae192951f92e204c9b1de97b512080d2": "0.5.0",
+        "21b8aebb3d7fc1cfa5e6f4d51f6f8e36": "0.5.1 0.5.2",
+    },
     "openviking.service.task_tracker:TaskTracker.wait_for_descendants": {
         "452dcf2a3af40669bbc1fe962e123892": "0.5.0",
         ABSENT: "0.5.1 0.5.2",
@@ -58,6 +87,9 @@ KNOWN: dict[str, dict[str, str]] = {
         ABSENT: "0.5.0",
         "566feb2afa07d1c0dc9caff69400cf1b": "0.5.1 0.5.2",
     },
+    "openviking.storage.abstract_overview:body_for_preview": {
+        "d0bc7ecab0ab3bbdc33c02855bab1605": "0.5.0 0.5.1 0.5.2",
+    },
     "openviking.storage.queuefs.named_queue:NamedQueue.ack": {
         "ed7761ef17a156d30ed6a3865b94ca2d": "0.5.0 0.5.1 0.5.2",
     },
@@ -66,6 +98,9 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "openviking.storage.queuefs.named_queue:NamedQueue.process_dequeued": {
         "38cb740b16ad72d9d287d5bd22608ab6": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.named_queue:NamedQueue.snapshot": {
+        "64aa8ce07383f911a4bfccdf3224501a": "0.5.0 0.5.1 0.5.2",
     },
     "openviking.storage.queuefs.queue_manager:QueueManager._max_concurrent_for_queue": {
         "c5ec80a4288bf9e21a135485d8b1f383": "0.5.0 0.5.1 0.5.2",
@@ -78,6 +113,9 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "openviking.storage.queuefs.queue_manager:QueueManager._worker_async_concurrent": {
         "52cb3a3529dc66c62812137568b3d9d4": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.queuefs.queue_manager:QueueManager.check_status": {
+        "51beae88913752057092ab641fcf9245": "0.5.0 0.5.1 0.5.2",
     },
     "openviking.storage.queuefs.queue_manager:QueueManager.stop": {
         "3bc959fb13881a0102bb713cbd7357ce": "0.5.0",
@@ -114,6 +152,21 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "openviking.storage.queuefs.semantic_processor:SemanticProcessor.__init__": {
         "d7e03260780912c24b950398f4589bdd": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.storage.viking_fs:VikingFS.__init__": {
+        "e4803e642d14b129f7f9ac7bc341382b": "0.5.0",
+        "2987e05b2e9082894be2ba5e4e747468": "0.5.1 0.5.2",
+    },
+    "openviking.storage.viking_fs:VikingFS.read_file_bytes": {
+        "782e5bdfa4cf166df7ef866b8039b14e": "0.5.0",
+        "0adc8c3ba5f17a3c6928404c406d07a6": "0.5.1 0.5.2",
+    },
+    "openviking.storage.viking_fs:VikingFS.stat": {
+        "a5077b437590559a0a1c03cea470b53a": "0.5.0 0.5.1",
+        "a18ac31dc33d7c560ff29322732c0271": "0.5.2",
+    },
+    "openviking.storage.viking_fs:VikingFS.tree": {
+        "e55653172740759aa4a68a6360c2a6cd": "0.5.0 0.5.1 0.5.2",
     },
     "openviking.telemetry.request_wait_tracker:RequestWaitTracker.wait_for_embeddings": {
         "b5741fecfa09bd67e31d2a360bb0984e": "0.5.0",

@@ -83,6 +83,26 @@ FEATURES: tuple[Feature, ...] = (
         ),
     ),
     Feature(
+        "recovery",
+        "nothing that is missing is looked for, and tasks nobody works on stay",
+        (
+            "openviking.storage.viking_fs:VikingFS.tree",
+            "openviking.storage.viking_fs:VikingFS.stat",
+            "openviking.storage.viking_fs:VikingFS.read_file_bytes",
+            "openviking.storage.viking_fs:VikingFS.__init__",
+            "openviking.storage.abstract_overview:body_for_preview",
+            "openviking.storage.queuefs.named_queue:NamedQueue.snapshot",
+            f"{_QUEUE}.check_status",
+            "openviking.service.core:OpenVikingService.reindex",
+            "openviking.service.reindex_executor:ReindexExecutor.execute",
+            "openviking.service.task_tracker:TaskTracker.list_tasks",
+            "openviking.service.task_tracker:TaskTracker.get",
+            "openviking.service.task_tracker:TaskTracker.fail",
+            "openviking.service.task_tracker:TaskTracker.has_work",
+            "openviking.service.task_tracker:TaskTracker.has_active_producer",
+        ),
+    ),
+    Feature(
         "server",
         "the server runs as stock: no reload, no drain, no admin routes",
         (
@@ -92,7 +112,7 @@ FEATURES: tuple[Feature, ...] = (
         ),
     ),
 )
-NEEDS = {"draining": ("limits",), "limits": ("server",), "configuration": ("server",)}
+NEEDS = {"draining": ("limits",), "limits": ("server",), "configuration": ("server",), "recovery": ("server",)}
 """Features that stand on another one."""
 
 
@@ -146,7 +166,7 @@ def probe() -> dict[str, Probe]:
     for feature in FEATURES:
         unknown = tuple(seam for seam in feature.seams if not known(seam, version))
         probes[feature.name] = Probe(feature, unknown)
-    for name in ("limits", "configuration", "draining"):
+    for name in ("limits", "configuration", "draining", "recovery"):
         found = probes[name]
         lacks = tuple(other for other in NEEDS[name] if not probes[other].ok)
         probes[name] = Probe(found.feature, found.unknown, lacks)

@@ -46,6 +46,7 @@ def test_an_unknown_source_switches_off_its_feature_and_what_stands_on_it(
         "limits": False,
         "draining": False,
         "configuration": True,
+        "recovery": True,
         "server": True,
     }
     assert "_worker_async_concurrent" in str(probes["limits"])

@@ -1,10 +1,12 @@
 """What OpenViking's queues are about, and which folders of its tree should have an L0 and an L1."""
 
 import json
+import uuid
 from typing import Any
 
 import pytest
 
+from hotreload.openviking import tree as module
 from hotreload.openviking.in_hand import InHand, parents
 from hotreload.openviking.tree import Tree, needed
 
@@ -47,9 +49,10 @@ def test_a_session_holds_the_memories_of_its_user_and_embedding_holds_nothing() 
 
 
 def test_tasks_are_known_by_any_message_and_damage_is_about_nothing() -> None:
-    found = in_hand("Embedding", task_id="t-1")
-    assert found.mentions("t-1")
-    assert not found.mentions("t-2")
+    task, other = str(uuid.UUID(int=1, version=4)), str(uuid.UUID(int=2, version=4))
+    found = in_hand("Embedding", work=json.dumps({"task_id": task}))
+    assert found.mentions(task)
+    assert not found.mentions(other)
     found.take("Semantic", {"data": "{broken"})
     found.take("Semantic", {"data": 7})
     assert not found.holds(ACME, "viking://resources")
@@ -69,7 +72,10 @@ def test_parents_end_below_the_scheme() -> None:
         ("user/u/peers/p/resources/a", True),
         ("user/u/skills/s", True),
         ("user/u/skills/s/scripts", None),
-        ("user/u/skills", False),
+        ("user/u/skills", None),
+        ("user/u/peers/p/skills", None),
+        ("user/u/peers/p/skills/s", True),
+        ("agent/skills", None),
         ("user/u/memories", False),
         ("user/u/memories/facts/deep", False),
         ("user/u/peers/p/memories/x", False),
@@ -91,9 +97,10 @@ class Files:
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = {f"viking://{name}": body for name, body in files.items()}
         self.unreadable: set[str] = set()
+        self.listed = 0
 
     async def tree(
-        self, root: str, *, node_limit: int, offset: int, level_limit: int | None, **_options: Any
+        self, root: str, *, node_limit: int | None, level_limit: int | None, **_options: Any
     ) -> list[dict[str, Any]]:
         if any(uri == root or (level_limit is None and uri.startswith(f"{root}/")) for uri in self.unreadable):
             raise PermissionError(root)
@@ -102,7 +109,8 @@ class Files:
         files = [uri for name, uri in below.items() if level_limit is None or "/" not in name]
         entries = [{"uri": f"{root}/{name}", "isDir": True} for name in folders]
         entries += [{"uri": uri, "isDir": False, "size": len(self.files[uri])} for uri in files]
-        return entries[offset : offset + node_limit]
+        self.listed += len(entries[:node_limit])
+        return entries[:node_limit]
 
     async def read_file_bytes(self, uri: str, **_options: Any) -> bytes:
         if uri not in self.files:
@@ -118,11 +126,9 @@ def _never(uri: str, reason: str) -> None:
 
 async def faults(files: dict[str, bytes]) -> dict[str, str | None]:
     tree = Tree(Files(files), None)
-    seen: list[int] = []
-    async for _ in tree.read(seen.append, _never):
-        pass
-    assert sum(seen) == len(files)
-    found = {uri: await tree.fault(uri) for uri in tree.suspicious()}
+    parts = [part async for part in tree.read(None, _never)]
+    assert sum(part.entries for part in parts) == len(files)
+    found = {uri: await tree.fault(uri) for part in parts for uri in part.suspicious}
     return {uri.removeprefix("viking://"): fault for uri, fault in found.items()}
 
 
@@ -175,9 +181,31 @@ async def test_what_cannot_be_listed_is_passed_over_and_the_rest_is_read() -> No
     files.unreadable = {"viking://resources/b/d1"}
     passed_over: dict[str, str] = {}
     tree = Tree(files, None)
-    async for _ in tree.read(lambda _entries: None, passed_over.__setitem__):
-        pass
+    found = [uri async for part in tree.read(None, passed_over.__setitem__) for uri in part.suspicious]
     assert list(passed_over) == ["viking://resources/b/d1"]
-    assert {uri for uri in tree.suspicious() if uri.count("/") == 4} == {
+    assert {uri for uri in found if uri.count("/") == 4} == {
         f"viking://{name.removesuffix('/d.md')}" for name in names if "b/d1" not in name
     }
+
+
+@pytest.mark.parametrize("page", [2, 5, 11, 1_000])
+async def test_a_large_tree_is_read_in_parts_and_nothing_of_it_is_lost(
+    page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGE", page)
+    files = {f"resources/a{a}/b{b}/c{c}.md": b"x" for a in range(4) for b in range(4) for c in range(3)}
+    files |= {"resources/a1/.abstract.md": b"text", "resources/a1/.overview.md": b"text", "resources/f.md": b"x"}
+    passed_over: list[str] = []
+    tree = Tree(Files(files), None)
+    parts = [part async for part in tree.read(None, lambda uri, _reason: passed_over.append(uri))]
+    found = [uri for part in parts for uri in part.suspicious]
+    folders = {f"viking://resources/a{a}{below}" for a in range(4) for below in ("", *(f"/b{b}" for b in range(4)))}
+    assert sorted(found) == sorted(folders | {"viking://resources"})
+    assert passed_over == []
+
+
+async def test_only_the_folder_asked_for_is_read() -> None:
+    files = Files({f"resources/{name}/d.md": b"x" for name in ("a", "b/c", "bc")})
+    parts = [part async for part in Tree(files, None).read("viking://resources/b/", _never)]
+    assert {uri for part in parts for uri in part.suspicious} == {"viking://resources/b", "viking://resources/b/c"}
+    assert files.listed == 1
