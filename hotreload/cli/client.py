@@ -13,6 +13,7 @@ import httpx
 
 from hotreload.cli.exits import Exit, Failure
 from hotreload.cli.find import Endpoint
+from hotreload.cli.trusted import TrustedTransport
 from hotreload.errors import ServiceUnreachable
 
 CALL_S: Final = 10.0
@@ -37,7 +38,9 @@ class Client:
         headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
         self._http = httpx.Client(
             base_url=endpoint.url,
-            transport=httpx.HTTPTransport(uds=endpoint.socket) if endpoint.socket else None,
+            transport=(
+                TrustedTransport(endpoint.shown, endpoint.socket, endpoint.trusted) if endpoint.socket else None
+            ),
             headers=headers,
             timeout=CALL_S,
             trust_env=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from hotreload.admin.control_socket import peer_of
 from hotreload.admin.guard import Peer
 from hotreload.admin.place import SOCKET_NAME, Places, check_name
 from hotreload.cli.exits import Exit, Failure
+from hotreload.cli.trusted import check_peer, trusted_uids
 from hotreload.errors import ServiceUnreachable, reason_of
 
 PROBE_S: Final = 2.0
@@ -32,13 +34,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A service to talk to: by `url` and `key`, or by `socket`, whose server `peer` is."""
+    """A service to talk to: by `url` and `key`, or by `socket`, whose server `peer` is and must stay `trusted`."""
 
     shown: str
     url: str
     key: str | None = None
     socket: str | None = None
     peer: Peer | None = None
+    trusted: frozenset[int] = frozenset()
 
 
 def find(wanted: Wanted, environ: Mapping[str, str] = os.environ, places: Places | None = None) -> Endpoint:
@@ -63,28 +66,23 @@ def connect(path: Path, *, default_place: bool = False) -> Endpoint:
     """Return the service behind a control socket; ServiceUnreachable with the reason where there is none to trust.
 
     The folder is opened first and everything goes through its descriptor, so that what is checked is what is
-    used. It stays open for the life of this process, which is short.
+    used. It stays open for the life of this process, which is short. `default_place` is one where anybody may have
+    made the folder: then it must be one's own or root's, and no link.
     """
     path = path.absolute()
+    follow = os.O_NOFOLLOW if default_place else 0
     try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow)
         owner = os.fstat(folder).st_uid
+        if default_place and owner not in (os.geteuid(), 0):
+            raise ServiceUnreachable(f"{path}: its folder belongs to uid {owner}, neither you nor root; not trusted")
         address = f"/proc/self/fd/{folder}/{path.name}"
         peer = _probe(address)
     except OSError as error:
-        raise ServiceUnreachable(f"{path}: {_why(error)}") from error
-    if peer.uid not in trusted_uids(os.geteuid(), owner, default_place=default_place):
-        raise ServiceUnreachable(f"{path}: its server runs as uid {peer.uid}, neither you nor root; not trusted")
-    return Endpoint(shown=str(path), url="http://hotreload", socket=address, peer=peer)
-
-
-def trusted_uids(own: int, folder_owner: int, *, default_place: bool) -> set[int]:
-    """Return the users whose server may be talked to: oneself and root.
-
-    Root may also talk to the user a folder belongs to, where root named the socket or only root could have
-    made the folder; not in a place that anybody can squat.
-    """
-    return {own, 0} | ({folder_owner} if own == 0 and not default_place else set())
+        raise ServiceUnreachable(f"{path}: {_why(error, path.parent)}") from error
+    trusted = trusted_uids(os.geteuid(), owner, default_place=default_place)
+    check_peer(str(path), peer, trusted)
+    return Endpoint(shown=str(path), url="http://hotreload", socket=address, peer=peer, trusted=trusted)
 
 
 def _probe(address: str) -> Peer:
@@ -94,8 +92,12 @@ def _probe(address: str) -> Peer:
         return peer_of(connection)
 
 
-def _why(error: OSError) -> str:
+def _why(error: OSError, folder: Path) -> str:
     match error:
+        case NotADirectoryError() if folder.is_symlink():
+            return "its folder is a symbolic link; not trusted"
+        case OSError(errno=errno.ELOOP):
+            return "its folder is a symbolic link; not trusted"
         case FileNotFoundError():
             return "no such socket"
         case ConnectionRefusedError():
@@ -137,7 +139,7 @@ def _by_name(places: Places, name: str) -> Endpoint:
     reasons: list[str] = []
     for path in candidates:
         try:
-            return connect(path, default_place=_squattable(places, path))
+            return connect(path, default_place=_may_be_anybodys(places, path))
         except ServiceUnreachable as error:
             reasons.append(str(error))
     raise _none_found(f"no service {name!r} is running", reasons)
@@ -148,7 +150,7 @@ def _only_one(places: Places) -> Endpoint:
     reasons: list[str] = []
     for name, path in places.existing():
         try:
-            found.setdefault(name, connect(path, default_place=_squattable(places, path)))
+            found.setdefault(name, connect(path, default_place=_may_be_anybodys(places, path)))
         except ServiceUnreachable as error:
             reasons.append(str(error))
     if len(found) > 1:
@@ -158,8 +160,9 @@ def _only_one(places: Places) -> Endpoint:
     return next(iter(found.values()))
 
 
-def _squattable(places: Places, path: Path) -> bool:
-    return path.parent == places.temporary
+def _may_be_anybodys(places: Places, path: Path) -> bool:
+    """Tell a place whose folder anybody may have made from `/run/NAME`, which only root makes."""
+    return path.parent.parent != places.system
 
 
 def _none_found(message: str, reasons: Sequence[str]) -> ServiceUnreachable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import stat
 import subprocess
@@ -22,7 +23,10 @@ from pydantic import SecretStr
 from hotreload.admin import exchange
 from hotreload.admin import serving as serving_module
 from hotreload.admin.control_socket import bind_control_socket, bind_tcp, peer_of
-from hotreload.errors import ControlSocketUnsafe
+from hotreload.admin.place import Places
+from hotreload.cli import find
+from hotreload.cli.client import Client
+from hotreload.errors import ControlSocketUnsafe, ServiceUnreachable
 from tests.control import FakeControl, Settings, serving
 
 pytestmark = pytest.mark.anyio
@@ -326,6 +330,102 @@ def test_peer_credentials_are_those_of_the_other_end() -> None:
         assert (peer_of(one).pid, peer_of(one).uid) == (os.getpid(), os.geteuid())
     with socket.socket(socket.AF_UNIX) as unconnected:
         assert peer_of(unconnected).uid not in (0, os.geteuid())
+
+
+# --- whom the client talks to -----------------------------------------------------------------------------------
+
+
+class Squatter:
+    """A listener that runs as another user and keeps what it is sent; it can be swapped in at a path."""
+
+    def __init__(self, folder: Path, uid: int) -> None:
+        self.path = folder / "squatted.sock"
+        reading, self._stop = os.pipe()
+        self._told, writing = os.pipe()
+        self.child = os.fork()
+        if self.child == 0:
+            self._listen(uid, reading, writing)
+        os.close(reading)
+        os.close(writing)
+        assert os.read(self._told, 9) == b"listening"
+
+    def _listen(self, uid: int, reading: int, writing: int) -> None:
+        try:
+            os.close(self._stop)
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+                listener.bind(str(self.path))
+                listener.listen()
+                os.write(writing, b"listening")
+                while reading not in select.select([reading, listener], [], [])[0]:
+                    connection, _ = listener.accept()
+                    os.write(writing, b"<" + connection.recv(65536) + b">")
+        finally:
+            os._exit(0)
+
+    def heard(self) -> bytes:
+        """End it; return what each connection sent, in brackets."""
+        os.close(self._stop)
+        os.waitpid(self.child, 0)
+        with os.fdopen(self._told, "rb") as told:
+            return told.read()
+
+
+@needs_root
+async def test_a_server_swapped_in_after_the_check_is_sent_nothing(short_path: Path) -> None:
+    folder = short_path / "run"
+    async with serving(FakeControl(), socket=folder / "s.sock"):
+        open_wide(short_path)
+        open_wide(folder)
+        squatter = await anyio.to_thread.run_sync(Squatter, folder, NOBODY)
+        with Client(await anyio.to_thread.run_sync(find.connect, folder / "s.sock")) as client:
+            assert (await anyio.to_thread.run_sync(client.status))["generation"] == 8
+        with Client(await anyio.to_thread.run_sync(find.connect, folder / "s.sock")) as client:
+            squatter.path.replace(folder / "s.sock")
+            for call in (client.status, lambda: client.check("ov.conf", b'{"secret": 1}', timeout_s=1)):
+                with pytest.raises(ServiceUnreachable, match=f"runs as uid {NOBODY}, neither you nor root"):
+                    await anyio.to_thread.run_sync(call)
+            with pytest.raises(ServiceUnreachable, match="not trusted"):
+                await anyio.to_thread.run_sync(read_events, client)
+        with pytest.raises(ServiceUnreachable, match="not trusted"):
+            find.connect(folder / "s.sock", default_place=True)
+    assert squatter.heard() == b"<>" * 4
+
+
+def read_events(client: Client) -> None:
+    with client.events() as events:
+        next(events)
+
+
+@needs_root
+@pytest.mark.parametrize("place", ["temporary", "user"])
+async def test_a_default_folder_made_by_another_user_is_not_even_connected_to(short_path: Path, place: str) -> None:
+    temporary, user = short_path / f"hotreload-{os.geteuid()}", short_path / "xdg"
+    folder = temporary if place == "temporary" else user / "hotreload"
+    folder.mkdir(parents=True)
+    os.chown(folder, NOBODY, NOBODY)
+    open_wide(short_path)
+    squatter = await anyio.to_thread.run_sync(Squatter, folder, NOBODY)
+    squatter.path.rename(folder / "summaries.sock")
+    places = Places(os.geteuid(), None, short_path / "none", user, temporary)
+    for wanted in (find.Wanted(name="summaries"), find.Wanted()):
+        with pytest.raises(ServiceUnreachable, match=f"folder belongs to uid {NOBODY}"):
+            find.find(wanted, {}, places)
+    assert squatter.heard() == b""
+
+
+def test_a_default_folder_that_is_a_link_is_not_followed(short_path: Path) -> None:
+    temporary = short_path / "hotreload-0"
+    (short_path / "real").mkdir(mode=0o700)
+    temporary.symlink_to(short_path / "real")
+    control = bind_control_socket(short_path / "real" / "summaries.sock")
+    places = Places(os.geteuid(), None, short_path / "none", None, temporary)
+    with pytest.raises(ServiceUnreachable, match="symbolic link; not trusted"):
+        find.find(find.Wanted(name="summaries"), {}, places)
+    assert find.connect(temporary / "summaries.sock").trusted == {os.geteuid(), 0}  # named: it is the user's word
+    control.close()
 
 
 # --- over TCP ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from hotreload.admin.control_socket import bind_tcp
 from hotreload.cli import run_verb
 from hotreload.cli.exits import Exit
-from hotreload.cli.find import trusted_uids
+from hotreload.cli.trusted import trusted_uids
 from hotreload.cli.verbs import root
 from hotreload.config.fields import Effect
 from hotreload.errors import ConfigInvalid, Problem, StoreOwned
