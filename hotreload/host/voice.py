@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 
+from hotreload.host import logs
 from hotreload.lifecycle import Phase
 from hotreload.reload.report import Outcome, ReloadReport
 from hotreload.systemd.notifier import Notifier
@@ -50,7 +51,7 @@ class StartUp:
     def failed(self, error: Exception) -> None:
         """The process ends without having been ready: say why."""
         self.end()
-        self.notifier.status(f"cannot start: {error}")
+        self.notifier.status(logs.scrub(f"cannot start: {error}"))
 
     def _ask(self) -> None:
         while not self._over.is_set() and (left_s := self._ends - time.monotonic()) > 0:
