@@ -12,7 +12,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, cast
 
 from hotreload.config.fields import FieldRule
 from hotreload.config.masking import MASK, embedded, mask_text, mask_tree, texts
@@ -84,6 +84,12 @@ class Scrubber:
                 self._held[generation] = found
             self._forms = None
 
+    def learn_written(self, data: Mapping[str, object], rule: Callable[[str], FieldRule]) -> None:
+        """Remember what is secret in a file that nobody has validated yet: by rule, by name and by shape."""
+        with self._lock:
+            self._remember(secrets_in(dict(_flat(data)), rule) | secrets_in({"": data}, FieldRule))
+            self._forms = None
+
     def release(self, in_use: Collection[int]) -> None:
         """Hold only the generations that still are in use."""
         with self._lock:
@@ -108,6 +114,14 @@ class Scrubber:
             self._spelled = {secret: self._spelled.get(secret) or spell(secret) for secret in known}
             self._forms = _ordered(self._spelled.values())
             return self._forms
+
+
+def _flat(data: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flat(cast("Mapping[str, object]", value), f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def spell(secret: str) -> Spelled:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,11 +16,13 @@ import anyio
 from hotreload.clock import now_ms
 from hotreload.config.document import Document, parse
 from hotreload.config.redact import Redactor, load_key
+from hotreload.config.scrubbing import Scrubber
+from hotreload.config.settings import SECTION
 from hotreload.config.store import SnapshotStore
 from hotreload.errors import ConfigError, ConfigUnreadable, Problem
 from hotreload.host import logs
 from hotreload.host.cut import NOTE, Note
-from hotreload.host.last_known_good import LastKnownGood
+from hotreload.host.last_known_good import NAME, LastKnownGood
 from hotreload.host.voice import StartUp
 from hotreload.lifecycle import Lifecycle
 from hotreload.queue.sqlite import SqliteQueue
@@ -101,7 +104,7 @@ async def _start(name: str, source: Source[Any], options: RunOptions, start_up: 
     cut_since_ms = note.since_ms if note else None
     store = await anyio.to_thread.run_sync(partial(SqliteQueue.open, state_dir / STORE, cut_since_ms=cut_since_ms))
     (state_dir / NOTE).unlink(missing_ok=True)
-    keeper = LastKnownGood(state_dir)
+    keeper = LastKnownGood(state_dir, source.path)
     if degraded is None:
         await anyio.to_thread.run_sync(keeper.keep, document.raw)
     return Started(
@@ -126,38 +129,65 @@ async def _first_candidate(source: Source[Any]) -> tuple[Candidate[Any], Documen
     document: Document | None = None
     try:
         document = await load(source.path, duplicates=source.duplicates)
+        _scrub_what_is_written(document, source)
         return build_candidate(document, source), document, None
     except ConfigError as error:
-        section = document.data.get("hotreload") if document else None
-        kept = LastKnownGood(state_folder(source.path, _stated(section, "state_dir"))).read()
-        if kept is None or not _wants_last_known_good(source, section, kept):
-            raise
-        log.error("start.config_refused the last-known-good is used instead\n%s", error)
-        document = parse(source.path, kept, duplicates=source.duplicates)
-        return build_candidate(document, source), document, f"runs on the last-known-good file: {error.problems[0]}"
+        refused = error
+    kept = _last_known_good(source, document, refused)
+    _scrub_what_is_written(kept, source)
+    try:
+        candidate = build_candidate(kept, source)
+    except ConfigError as error:
+        raise _beside(refused, error.problems) from None
+    log.error("start.config_refused the last-known-good is used instead\n%s", refused)
+    return candidate, kept, f"runs on the last-known-good file: {refused.problems[0]}"
 
 
-def _stated(section: object, key: str) -> Any:
-    return cast("dict[str, Any]", section).get(key) if isinstance(section, dict) else None
+def _last_known_good(source: Source[Any], document: Document | None, refused: ConfigError) -> Document:
+    """Return the file applied last where it is asked for; raises `refused` where not, or where there is none.
+
+    Asked are the sources in their order; where nothing can be read of the broken file, the kept one instead of it.
+    """
+    own = source.own_model.merge(_own_section(document)).data
+    asked = own.get("last_known_good", None if document is None else False)
+    if asked not in (True, None):
+        raise refused
+    try:
+        raw = LastKnownGood(state_folder(source.path, own.get("state_dir"))).read()
+        kept = parse(source.path, raw, duplicates=source.duplicates)
+    except FileNotFoundError:
+        raise refused from None
+    except OSError as error:
+        raise _beside(refused, [Problem("", f"cannot be read: {error.strerror}")]) from None
+    except ConfigError as error:
+        raise _beside(refused, error.problems) from None
+    if asked is None and _own_section(kept).get("last_known_good") is not True:
+        raise refused
+    return kept
 
 
-def _wants_last_known_good(source: Source[Any], section: object, kept: bytes) -> bool:
-    """Ask the sources in their order: option, environment, what is readable of the broken file, the kept file."""
-    if source.own_options.get("last_known_good"):
-        return True
-    named = os.environ.get("OVCONF__HOTRELOAD__LAST_KNOWN_GOOD")
-    if named is not None:
-        return named.lower() in ("1", "true", "yes", "on")
-    if section is not None:
-        return _stated(section, "last_known_good") is True
-    return _stated(parse(source.path, kept, duplicates="warn").data.get("hotreload"), "last_known_good") is True
+def _own_section(document: Document | None) -> dict[str, Any]:
+    section: object = document.data.get(SECTION) if document else None
+    return cast("dict[str, Any]", section) if isinstance(section, dict) else {}
 
 
-def state_folder(config: Path, stated: str | Path | None) -> Path:
+def _beside(refused: ConfigError, more: Sequence[Problem]) -> ConfigError:
+    """Return the first refusal, and below it why the copy of the last applied file is no help."""
+    note = "the last-known-good file cannot be used either: "
+    return type(refused)([*refused.problems, *(replace(each, file=NAME, message=note + each.message) for each in more)])
+
+
+def _scrub_what_is_written(document: Document, source: Source[Any]) -> None:
+    """Keep what a file holds out of all that is said before it is known to be valid."""
+    known = Scrubber()
+    known.learn_written(document.data, source.rule)
+    logs.scrub_with(known.scrub)
+
+
+def state_folder(config: Path, stated: object) -> Path:
     """Return the state folder: as stated, else `$STATE_DIRECTORY`, else `.hotreload` beside the file."""
-    stated = os.environ.get("OVCONF__HOTRELOAD__STATE_DIR") or stated
-    if stated:
-        return config.parent / stated
+    if isinstance(stated, (str, Path)):
+        return config.parent / Path(stated).expanduser()
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(given) / "hotreload" if given else config.parent / ".hotreload"
 
