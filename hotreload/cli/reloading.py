@@ -146,6 +146,8 @@ def _show_verdict(report: dict[str, Any], as_json: bool) -> int:
     first = errors[0] if errors else "see the report"
     more = [*errors[1:], *(f"warning: {problem_line(warning)}" for warning in report["warnings"])]
     stays = f", generation {report['generation']} stays" if report["generation"] else ""  # 0: nothing is running
+    if stays:
+        more.append(f"id {report['id']}")
     failure = Failure(code, f"{report['outcome']}{stays}: {first}", more)
     failure.show()
     return code

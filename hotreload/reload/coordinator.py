@@ -150,12 +150,12 @@ class ReloadCoordinator:
         good = report.outcome in (Outcome.APPLIED, Outcome.UNCHANGED, Outcome.VALID)
         log.log(
             logging.INFO if good else logging.ERROR,
-            "reload.%s id=%s trigger=%s generation=%d: %s",
+            "reload.%s id=%s trigger=%s generation=%d%s",
             report.outcome.value,
             report.id,
             report.trigger.kind.value,
             report.generation,
-            report.summary(),
+            report.detail(),
         )
         if not ticket.dry_run:
             self._heard(report, document)

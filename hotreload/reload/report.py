@@ -128,12 +128,16 @@ class ReloadReport:
         }
 
     def summary(self) -> str:
-        """Return one line a person can read: outcome, generation and the first reason."""
-        text = f"reload {self.outcome.value}, generation {self.generation}"
+        """Return one line a person can read: outcome, id, generation and the first reason."""
+        return f"reload {self.outcome.value} (id {self.id}), generation {self.generation}{self.detail()}"
+
+    def detail(self) -> str:
+        """Return what a summary says after the generation: the first reason, or the changes, and what is pending."""
+        text = ""
         if self.errors:
-            text += f": {self.errors[0]}"
+            text = f": {self.errors[0]}"
         elif self.outcome in (Outcome.APPLIED, Outcome.VALID) and self.changes:
-            text += ": " + ", ".join(f"{c.path} {c.old} → {c.new}" for c in self.changes)
+            text = ": " + ", ".join(f"{c.path} {c.old} → {c.new}" for c in self.changes)
         if self.pending_restart:
             text += f"; pending restart: {', '.join(p.path for p in self.pending_restart)}"
         return text

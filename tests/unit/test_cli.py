@@ -262,7 +262,8 @@ def test_a_plan_that_is_refused_is_told_below_its_errors(ask: Ask, running: Runn
     running.control.changes = (Change("embedding.dim", 8, 16, Effect.REFUSED),)
     code, out, err = ask("check", "--against-running", "--socket", running.socket)
     assert code == Exit.REFUSED_BY_CONTENT
-    assert err == "hotreload: rejected, generation 8 stays: embedding.dim: cannot be changed here\n"
+    assert err.splitlines()[0] == "hotreload: rejected, generation 8 stays: embedding.dim: cannot be changed here"
+    assert err.splitlines()[1].startswith("  id ")
     assert ["embedding.dim", "8", "16", "refused"] in [line.split() for line in out.splitlines()]
     assert out.splitlines()[-1] == "unchanged: 3 fields"
     running.control.changes = ()  # the file itself is broken: there is no plan
@@ -337,7 +338,8 @@ def test_all_errors_and_warnings_come_below_the_first_line(ask: Ask, running: Ru
     running.control.outcome = Outcome.REJECTED
     running.control.errors = (Problem("a", "one"), Problem("b", "two", "ov.conf", 2, 3))
     _, _, err = ask("reload", "--socket", running.socket)
-    assert err.splitlines()[1:] == ["  ov.conf:2:3: b: two"]
+    [(ticket, _)] = running.control.submitted
+    assert err.splitlines()[1:] == ["  ov.conf:2:3: b: two", f"  id {ticket.id}"]
 
 
 def test_json_is_one_document_whatever_comes_of_it(ask: Ask, running: Running) -> None:
