@@ -25,6 +25,10 @@ from hotreload.drain.sentinel import Sentinel
 from hotreload.lifecycle import Flushed, Lifecycle, Phase, Window
 
 log = logging.getLogger(__name__)
+TEND_S = 0.5
+MARK_S = 1.0
+ASK_S = 0.05
+"""How long before the last resort would flush a loop asks for it that is not blocked."""
 STOPPING_S = 0.1
 """What is kept between the last moment of work that was left to finish and the flush, for it to stop."""
 
@@ -32,7 +36,7 @@ STOPPING_S = 0.1
 class DrainCoordinator:
     """Runs the one drain of a process.
 
-    `request` and `hurry` may be called from a signal handler. The first request fixes the deadline; later ones
+    `request` and `signalled` may be called from a signal handler. The first request fixes the deadline; later ones
     change nothing. `run` waits for the request and returns when everything is durable; `record` is called with
     the report, in the last resort's thread, before that. `hold` is told the seconds left, in that thread as well, each
     second whatever the loop does.
@@ -44,6 +48,7 @@ class DrainCoordinator:
         lifecycle: Lifecycle,
         parts: Sequence[Drainable],
         budget: Callable[[], Budget],
+        mark: Callable[[float], object],
         record: Callable[[DrainReport], None],
         wake: Callable[[Callable[[], object]], object],
         last_resort: Callable[[DrainCoordinator], LastResort] = LastResort,
@@ -53,6 +58,7 @@ class DrainCoordinator:
         self._lifecycle = lifecycle
         self._parts = parts
         self._budget = budget
+        self._mark = mark
         self._record = record
         self._wake = wake
         self._last_resort = last_resort(self)
@@ -62,7 +68,9 @@ class DrainCoordinator:
         self._flushed = threading.Event()
         self._flushed_on_loop = anyio.Event()
         self._stage: anyio.CancelScope | None = None
+        self._signals = 0
         self._hurried = 0
+        self._failed = False
         self._marks: dict[str, float] = {}
         self._at_start = 0
         self.id = uuid.uuid4().hex
@@ -81,28 +89,56 @@ class DrainCoordinator:
         if self._sentinel is not None:
             self._sentinel.expect(self._budget().deadline_s)
 
+    @property
+    def impaired(self) -> str | None:
+        """What keeps the deadline from being enforced whatever happens, None where it is."""
+        return self._sentinel.impaired if self._sentinel is not None else None
+
+    async def tend(self) -> None:
+        """Until cancelled: see now and then that the sentinel can do its work."""
+        while self._sentinel is not None:
+            await anyio.sleep(TEND_S)
+            self._sentinel.tend(self.deadline.ends if self.deadline else None)
+
     def request(self, reason: str, deadline_s: float | None = None) -> None:
         """Ask for the drain; only the first call counts. Takes no lock: safe in a signal handler."""
+        self._begin(reason, deadline_s, time.monotonic())
+
+    def signalled(self, signal_name: str) -> None:
+        """Hear a stop signal: the first asks for the drain, or joins the one that somebody else asked for.
+
+        The second ends the grace at once, the third the interrupting, none the flushing. For signal handlers.
+        """
+        self._signals += 1
+        if self._signals > 1:
+            self._last_resort.hurry()
+            self._wake(self._end_stage)
+            return
+        arrived = self._sentinel.arrived() if self._sentinel else None
+        self._begin(signal_name, None, arrived or time.monotonic())
+
+    def fail(self) -> None:
+        """The host ends by an error: from now on the deadline is enforced, as what is cancelled may not stop."""
+        self._failed = True
+        self.request("the host failed")
+
+    def _begin(self, reason: str, deadline_s: float | None, started: float) -> None:
         if self.deadline is not None:
             return
         budget = self._budget()
         if deadline_s is not None:
             budget = replace(budget, deadline_s=deadline_s)
         self.reason = reason
-        arrived = self._sentinel.arrived() if self._sentinel else None
-        self.deadline = Deadline.starting(arrived or time.monotonic(), budget)
+        self.deadline = Deadline.starting(started, budget)
         self._lifecycle.window = Window(self.deadline.grace_ends, self.deadline.flush_at - STOPPING_S)
         self._last_resort.arm(self.deadline)
         if self._sentinel is not None:
             self._sentinel.arm(self.deadline.ends)
         self._wake(self._requested.set)
 
-    def hurry(self) -> None:
-        """A further signal: the second ends the grace at once, the third the interrupting, none the flushing."""
-        self._wake(self._end_stage)
-
     def _end_stage(self) -> None:
         self._hurried += 1
+        self._last_resort.heeded()
         if self._stage is not None:
             self._stage.cancel()
 
@@ -119,7 +155,7 @@ class DrainCoordinator:
             await self._bounded(1, deadline.grace_ends, grace)
         if self._running():
             self._enter(Phase.INTERRUPTING)
-            await self._bounded(2, deadline.flush_at, interrupt)
+            await self._bounded(2, deadline.flush_at - ASK_S, interrupt)
         self._enter(Phase.FLUSHING)
         self._last_resort.flush_now()
         await self._flushed_on_loop.wait()
@@ -157,6 +193,11 @@ class DrainCoordinator:
 
     # --- called in the last resort's thread -------------------------------------------------------------
 
+    def began(self) -> None:
+        """Have the begin noted on the disk (see `Ending`): a kill from now on interrupts jobs, it crashes none."""
+        if self.deadline is not None and not self._failed:
+            self._mark(min(MARK_S, max(0.05, self.deadline.flush_at - time.monotonic())))
+
     def waiting(self) -> None:
         """Tell whoever may end this process how long it still needs (see `Ending`)."""
         if self.deadline is not None:
@@ -176,7 +217,7 @@ class DrainCoordinator:
 
     def exit_code(self) -> int:
         """0 when everything is back in the queue, else 1 (see `Ending`)."""
-        return 1 if self.report is None or self.report.lost else 0
+        return 1 if self._failed or self.report is None or self.report.lost else 0
 
     def _make_report(self, deadline: Deadline, flushed: Flushed, stuck: list[str], began: float) -> DrainReport:
         now = time.monotonic()

@@ -7,84 +7,126 @@ deadline, and leaves a note where a drain was cut, by it or by anybody, for the 
 
     this process                      shared: deadline_s · arrived · ends · flushed                  sentinel
     signal ──(C handler)──→ pipe ─────────────────────────────────────────────────→ arrived = now, waits for ends
-
-Run as a script (`sentinel.py PIPE SHARED PID NOTE`) it is the sentinel: standard library only, isolated, a few MB.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
+import logging
 import os
-import select
 import signal
-import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
-SLACK_S = 0.04
-"""Later than `faulthandler` in this process, which tells the stacks where it was armed."""
-DOUBLE = struct.Struct("d")
-DEADLINE_S, ARRIVED, ENDS, FLUSHED = range(0, 32, 8)
-REASONS = {0: "request", int(signal.SIGTERM): "SIGTERM", int(signal.SIGINT): "SIGINT"}
+from hotreload.drain import forked, sentinel_process
+from hotreload.drain.sentinel_process import ARRIVED, DEADLINE_S, ENDS, FLUSHED, Shared
 
-
-class Shared:
-    """Four numbers both processes see, each written by one side."""
-
-    def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, 32)
-
-    def get(self, place: int) -> float:
-        """Read one; 0.0 where nothing was written."""
-        return DOUBLE.unpack_from(self._map, place)[0]
-
-    def put(self, place: int, value: float) -> None:
-        """Write one."""
-        DOUBLE.pack_into(self._map, place, value)
+log = logging.getLogger(__name__)
+HANDLED_S = 0.25
+"""After this the handler of a signal has run: the main thread runs Python."""
+STARTS_MOST = 4
 
 
 class Sentinel:
-    """This process' side.
+    """This process' side; `start`, `tend` and `close` on the main thread, the rest from any, signal handlers included.
 
     Without Linux' memfd and pidfd, outside the main thread, or where somebody has the wake-up descriptor already,
-    nothing is started and every call does nothing.
+    nothing is started and every call does nothing; `impaired` says so. In a forked child as well.
     """
 
-    def __init__(self, note: os.PathLike[str]) -> None:
+    def __init__(self, note: os.PathLike[str], *about: str) -> None:
+        """`note` is where a cut drain is noted, with what it is `about` (pairs of key and value)."""
         self._note = os.fspath(note)
+        self._about = about
         self._shared: Shared | None = None
         self._pipe = -1
         self._process: subprocess.Popen[bytes] | None = None
+        self._deadline_s = 0.0
+        self._started = 0
+        self._kept_to_parent: Callable[[], None] = lambda: None
+        self.impaired: str | None = None
 
     def start(self, deadline_s: float) -> None:
         """Start the process; a drain asked for by a signal has `deadline_s` until `expect` says otherwise."""
-        with suppress(OSError, ValueError, AttributeError):
-            self._start(deadline_s)
-
-    def _start(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._started += 1
         reads, pipe = os.pipe()
         os.set_blocking(pipe, False)
-        before = signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
-        if before != -1:
-            signal.set_wakeup_fd(before)
+        try:
+            self._shared = self._begin(reads, deadline_s)
+            before = signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
+        except (OSError, ValueError, AttributeError) as error:
+            self._lack(f"cannot be started: {error}", pipe)
+        else:
+            self._pipe = pipe
+            self._kept_to_parent = forked.in_child(self._let_go)
+            if before != -1:
+                signal.set_wakeup_fd(before)
+                self._lack("cannot hear signals: something else has their wake-up descriptor", -1)
+        finally:
             os.close(reads)
-            os.close(pipe)
-            return
+
+    def _begin(self, reads: int, deadline_s: float) -> Shared:
         fd = os.memfd_create("hotreload-drain")
-        os.ftruncate(fd, 32)
-        shared = Shared(fd)
-        shared.put(DEADLINE_S, deadline_s)
-        script = [sys.executable, "-I", "-S", __file__, str(reads), str(fd), str(os.getpid()), self._note]
-        self._process = subprocess.Popen(script, pass_fds=(reads, fd), stdin=subprocess.DEVNULL, start_new_session=True)
-        os.close(reads)
-        os.close(fd)
-        self._shared, self._pipe = shared, pipe
+        try:
+            os.ftruncate(fd, 32)
+            shared = Shared(fd)
+            shared.put(DEADLINE_S, deadline_s)
+            script = [
+                sys.executable,
+                "-I",
+                "-S",
+                sentinel_process.__file__,
+                str(reads),
+                str(fd),
+                str(os.getpid()),
+                self._note,
+            ]
+            self._process = subprocess.Popen(
+                [*script, *self._about], pass_fds=(reads, fd), stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        finally:
+            os.close(fd)
+        return shared
+
+    def _lack(self, why: str, pipe: int) -> None:
+        if pipe >= 0:
+            os.close(pipe)
+            self._shared = None
+        self.impaired = f"the drain's sentinel {why}; C code that keeps the interpreter can outlast the deadline"
+        log.warning("drain.sentinel %s", self.impaired)
+
+    def tend(self, ends: float | None) -> None:
+        """See that it works, now and then; `ends` is that of a drain that runs, None without one.
+
+        A sentinel that is gone is started anew. A signal that came and asked for no drain was somebody else's: it is
+        forgotten. The wake-up descriptor is taken back where it was given up, and left where it was taken.
+        """
+        if self._process is None or self._shared is None:
+            return
+        if self._process.poll() is not None and self._started < STARTS_MOST:
+            log.warning("drain.sentinel_gone status=%d", self._process.returncode)
+            self._stop()
+            self.start(self._deadline_s)
+            if ends is not None:
+                self.arm(ends)
+            return
+        arrived = self._shared.get(ARRIVED)
+        if ends is None and arrived and time.monotonic() - arrived > HANDLED_S:
+            self._shared.put(ARRIVED, 0.0)
+        before = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
+        if before in (-1, self._pipe):
+            self.impaired = None
+        else:
+            signal.set_wakeup_fd(before)
+            if self.impaired is None:
+                self._lack("does not hear signals any more: something else took their wake-up descriptor", -1)
 
     def expect(self, deadline_s: float) -> None:
         """Set what the next signal has."""
+        self._deadline_s = deadline_s
         if self._shared is not None:
             self._shared.put(DEADLINE_S, deadline_s)
 
@@ -106,62 +148,24 @@ class Sentinel:
 
     def close(self) -> None:
         """Let the sentinel end."""
-        if self._shared is not None:
-            self._shared = None
-            with suppress(ValueError):
-                signal.set_wakeup_fd(-1)
-            os.close(self._pipe)
+        self._stop()
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.5)
 
-
-def watch(pipe: int, shared: Shared, pid: int, note: str) -> None:
-    """Be the sentinel until the process is gone, or closes the pipe."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:  # gone before this one began: it never served
-        return
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    poll.register(process, select.POLLIN)
-    reason, since_ms = "", 0
-    while True:
-        armed = shared.get(ARRIVED)
-        heard = shared.get(ENDS)  # else no Python ran since the signal, and none will tell the stacks
-        left_s = (heard + SLACK_S if heard else armed + shared.get(DEADLINE_S)) - time.monotonic()
-        ready = dict(poll.poll(max(0.0, left_s * 1000) if armed else None))
-        words = os.read(pipe, 512) if pipe in ready else b""
-        if process in ready or (pipe in ready and not words):
-            break
-        asked = [REASONS[word] for word in words if word in REASONS]
-        if asked and not armed:
-            shared.put(ARRIVED, time.monotonic())
-            reason, since_ms = asked[0], int(time.time() * 1000)
-        elif armed and not ready:
-            leave_note(note, reason, since_ms, shared)
-            signal.pidfd_send_signal(process, signal.SIGKILL)
+    def _stop(self) -> None:
+        if self._shared is None:
             return
-    if shared.get(ARRIVED):
-        leave_note(note, reason, since_ms, shared)
+        self._kept_to_parent()
+        self._shared = None
+        with suppress(ValueError):
+            before = signal.set_wakeup_fd(-1)
+            if before not in (-1, self._pipe):
+                signal.set_wakeup_fd(before)
+        os.close(self._pipe)
 
-
-def leave_note(note: str, reason: str, since_ms: int, shared: Shared) -> None:
-    """Write what is known of a drain that was cut."""
-    if shared.get(FLUSHED):
-        return
-    deadline_s = shared.get(ENDS) - shared.get(ARRIVED) if shared.get(ENDS) else shared.get(DEADLINE_S)
-    with open(f"{note}.new", "w", encoding="utf-8") as file:
-        json.dump({"reason": reason, "since_ms": since_ms, "deadline_s": round(deadline_s, 3)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f"{note}.new", note)
-
-
-if __name__ == "__main__":
-    for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)
-    with suppress(OSError):
-        os.nice(-10)  # where it may: code that keeps the GIL keeps a processor as well
-    watch(int(sys.argv[1]), Shared(int(sys.argv[2])), int(sys.argv[3]), sys.argv[4])
-    os._exit(0)
+    def _let_go(self) -> None:
+        self._stop()
+        if self._process is not None:
+            self._process.returncode = 0  # it is not this child's to wait for
+            self._process = None

@@ -82,7 +82,8 @@ class HostControl:
     @property
     def degraded(self) -> str | None:
         """Why the process runs on less than it was given, None where it does not."""
-        return self._started.degraded or self._reload.impaired or self._parts.impaired
+        lacks = (self._started.degraded, self._reload.impaired, self._parts.impaired, self._drain.impaired)
+        return next((lack for lack in lacks if lack), None)
 
     @property
     def phase(self) -> Phase:

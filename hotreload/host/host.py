@@ -60,6 +60,7 @@ class Host:
             lifecycle=self._lifecycle,
             parts=parts.drainables,
             budget=self._budget,
+            mark=started.store.mark_draining,
             record=self._records.keep_drain,
             wake=lambda call: self._wake(call),  # noqa: PLW0108 - bound when the loop is known
             sentinel=Sentinel(started.state_dir / cut.NOTE) if self._own.drain_sentinel else None,
@@ -102,14 +103,18 @@ class Host:
 
     # --- running ----------------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> DrainReport:
+    async def run(
+        self, *, last: bool = False, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> DrainReport:
         """Serve until a drain has ended and return its report; what does not stop even then is fenced.
 
-        The main thread's signals are ours meanwhile; SIGHUP for good: afterwards it is ignored.
+        The main thread's signals are ours meanwhile; SIGHUP for good: afterwards it is ignored. With `last` SIGTERM
+        and SIGINT are as well: the process ends now. Where it fails, or is cancelled, it has the time of a drain to
+        stop, then the process is ended; until `leave`.
         """
         self._wake = asyncio.get_running_loop().call_soon_threadsafe
         self._drain.start()
-        with on_termination(self._terminated):
+        with on_termination(self._drain.signalled, last=last):
             async with anyio.create_task_group() as tasks:
                 try:
                     await self._open(tasks)
@@ -117,6 +122,9 @@ class Host:
                     tasks.start_soon(self._become_ready, name="ready")
                     report = await self._drain.run()
                     self._feed.publish("drain", report.to_dict())
+                except BaseException:
+                    self._drain.fail()
+                    raise
                 finally:
                     await self._reload.close(CUT_S)  # whoever waits for a verdict gets it while there is a socket
                     self._feed.close()
@@ -140,6 +148,7 @@ class Host:
         tasks.start_soon(self._follow_file, name="watch")
         tasks.start_soon(self._voice.speak, name="voice")
         tasks.start_soon(self._publish_figures, name="figures")
+        tasks.start_soon(self._drain.tend, name="sentinel")
         tasks.start_soon(self._recovering.run, name="recovery")
         if early.take(self._heard_hangup):
             self._hung_up()
@@ -180,12 +189,6 @@ class Host:
     def _hung_up(self) -> None:
         self._reload.submit(Trigger(TriggerKind.SIGNAL, "SIGHUP", now_ms()))
 
-    def _terminated(self, signal_name: str) -> None:
-        if self._drain.deadline is None:
-            self._drain.request(signal_name)
-        else:
-            self._drain.hurry()
-
     # --- what the flows tell ------------------------------------------------------------------------------------
 
     def _began(self, _ticket: Ticket) -> None:
@@ -216,7 +219,6 @@ class Host:
             self._started.start_up.end()
             self._recovering.stop()
             self._started.store.refuse_new()
-            self._records.write_behind(self._started.store.mark_draining)
         self._voice.entered(phase)
         self._feed.publish("drain", self._drain.progress())
 

@@ -51,21 +51,20 @@ async def serve(
     host: Host | None = None
     try:
         host = Host(started, parts(started))
-        report = await host.run()
+        report = await host.run(last=end is not None)
     except (*CANNOT_START, BaseExceptionGroup) as error:
         code = refused_start(error, started)
         if code is None:
             raise
-        if host is not None:
-            host.leave()
         return code
     finally:
         await anyio.to_thread.run_sync(started.store.close)
+        if end is None and host is not None:
+            host.leave()
     dead = sum(depth.dead for depth in started.store.depths()) if options.until_idle else 0
     code = EX_CONTENT if report.lost or dead else EX_OK
     if end is not None:
         end(code)
-    host.leave()
     return code
 
 

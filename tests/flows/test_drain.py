@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import functools
+import io
+import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
 
 from hotreload.drain import last_resort
 from hotreload.drain.coordinator import DrainCoordinator
-from hotreload.drain.deadline import Budget
+from hotreload.drain.deadline import Budget, Deadline
 from hotreload.drain.last_resort import LastResort
 from hotreload.drain.report import DrainReport
 from hotreload.lifecycle import Lifecycle, Phase
@@ -25,11 +29,14 @@ pytestmark = pytest.mark.anyio
 class Drain:
     """A coordinator over real parts, with the exit of the process recorded instead of taken."""
 
-    def __init__(self, *parts: Work, deadline_s: float = 5.0, grace_s: float | None = None) -> None:
+    def __init__(
+        self, *parts: Work, deadline_s: float = 5.0, grace_s: float | None = None, guard_gil: bool = False
+    ) -> None:
         self.lifecycle = Lifecycle()
         self.phases: list[Phase] = []
         self.kept: list[DrainReport] = []
         self.exited = threading.Event()
+        self.marked = threading.Event()
         self.codes: list[int] = []
         self.held: list[float] = []
         self.held_often = threading.Event()
@@ -38,9 +45,10 @@ class Drain:
             lifecycle=self.lifecycle,
             parts=parts,
             budget=lambda: Budget(deadline_s, grace_s),
+            mark=lambda _within_s: self.marked.set(),
             record=self.kept.append,
             wake=asyncio.get_running_loop().call_soon_threadsafe,
-            last_resort=functools.partial(LastResort, exit_process=self._exit, guard_gil=False),
+            last_resort=functools.partial(LastResort, exit_process=self._exit, guard_gil=guard_gil),
             hold=self._hold,
         )
         self.coordinator.start()
@@ -131,7 +139,7 @@ async def test_a_second_signal_ends_the_grace_a_third_the_interrupting_and_the_f
     work = Work(jobs=["a"], deaf=True)
     drain = Drain(work, deadline_s=60)
     began = time.monotonic()
-    drain.coordinator.request("SIGTERM")
+    drain.coordinator.signalled("SIGTERM")
     reports: list[DrainReport] = []
 
     async def run() -> None:
@@ -140,13 +148,94 @@ async def test_a_second_signal_ends_the_grace_a_third_the_interrupting_and_the_f
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
         await drain.reaches(Phase.GRACE)
-        drain.coordinator.hurry()
+        drain.coordinator.signalled("SIGTERM")
         await drain.reaches(Phase.INTERRUPTING)
-        drain.coordinator.hurry()
+        drain.coordinator.signalled("SIGINT")
     assert time.monotonic() - began < 10
     assert work.asked == ["quiesce", "idle", "interrupt", "flush"]
     assert reports[0].abandoned == ["a"]
     assert reports[0].lost == 0
+
+
+async def test_the_first_signal_joins_a_drain_that_another_way_began() -> None:
+    work = Work(jobs=["a"])
+    drain = Drain(work, deadline_s=60)
+
+    def stop_as_an_orchestrator_does() -> None:
+        drain.coordinator.signalled("SIGTERM")
+        assert drain.lifecycle.phase is Phase.GRACE
+        work.end("a")
+
+    drain.coordinator.request("http")
+    report = await drained(drain, stop_as_an_orchestrator_does)
+    assert drain.phases == [Phase.QUIESCING, Phase.GRACE, Phase.FLUSHING, Phase.STOPPED]
+    assert (report.reason, report.finished) == ("http", ["a"])
+
+
+@pytest.mark.parametrize(("signals", "within_s"), [(2, 8.0), (3, 4.0)])
+async def test_further_signals_shorten_the_time_of_a_blocked_loop(signals: int, within_s: float) -> None:
+    """Of 60 s: a fifth, 5 s at most, to interrupt after the second; none after the third."""
+    drain = Drain(Work(jobs=["a"]), deadline_s=60)
+    began = time.monotonic()
+    for _ in range(signals):
+        drain.coordinator.signalled("SIGTERM")
+    assert drain.exited.wait(30)
+    assert time.monotonic() - began < within_s
+    [report] = drain.kept
+    assert (report.forced, report.abandoned, report.lost) == (True, ["a"], 0)
+
+
+async def test_a_signal_that_the_loop_heeded_leaves_a_phase_its_time() -> None:
+    work = Work(jobs=["a"], deaf=True)
+    drain = Drain(work, deadline_s=7.0, grace_s=5.5)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(drain.run)
+        drain.coordinator.signalled("SIGTERM")
+        await drain.reaches(Phase.GRACE)
+        drain.coordinator.signalled("SIGTERM")  # a blocked loop would have 0.8 s from here on
+        await drain.reaches(Phase.STOPPED)
+    [report] = drain.kept
+    assert report.elapsed_s > 5
+    assert not report.forced
+
+
+async def test_the_begin_is_noted_while_the_loop_is_blocked() -> None:
+    drain = Drain(Work(jobs=["a"]), deadline_s=60)
+    drain.coordinator.request("SIGTERM")
+    assert drain.marked.wait(10)  # blocks the event loop
+    drain.coordinator.leave()
+
+
+@pytest.mark.parametrize("stderr", [None, io.StringIO()])
+async def test_the_end_needs_no_stderr(stderr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr)
+    drain = Drain(Work(jobs=["a"]), deadline_s=0.6, guard_gil=True)
+    drain.coordinator.request("SIGTERM")
+    assert drain.exited.wait(30)
+    faulthandler.cancel_dump_traceback_later()
+    assert drain.codes == [0]
+
+
+async def test_the_process_ends_whatever_its_end_raises() -> None:
+    class Broken:
+        def began(self) -> None:
+            raise KeyboardInterrupt
+
+        waiting = began
+
+        def flush(self, *, stuck: list[str]) -> None:
+            raise MemoryError(stuck)
+
+        def exit_code(self) -> int:
+            raise SystemExit(0)
+
+    ended = threading.Event()
+    codes: list[int] = []
+    last_resort = LastResort(Broken(), exit_process=lambda code: (codes.append(code), ended.set()), guard_gil=False)
+    last_resort.start()
+    last_resort.arm(Deadline.starting(time.monotonic(), Budget(0.4)))
+    assert ended.wait(30)
+    assert codes == [1]
 
 
 async def test_a_later_request_changes_neither_deadline_nor_reason() -> None:
@@ -209,6 +298,5 @@ async def test_progress_is_readable_from_the_request_on() -> None:
     progress = drain.coordinator.progress()
     assert progress is not None
     assert progress["remaining"] == [{"part": "work", "id": "a", "what": "work", "waiting": False, "why": ""}]
-    drain.coordinator.hurry()
-    drain.coordinator.hurry()
+    work.end("a")
     await drain.run()

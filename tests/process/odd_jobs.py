@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import multiprocessing
 import os
 import select
 import signal
@@ -71,9 +72,23 @@ def with_gil(_seconds: float) -> None:
     sum(itertools.repeat(1, 10**12))
 
 
+def forks(_seconds: float) -> None:
+    """Fork workers, which `multiprocessing` ends with SIGTERM."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(abs, range(4))
+
+
 STRAYS: Final[list[asyncio.Task[None]]] = []
 """Tasks that jobs began beside themselves and left behind."""
-BLOCKING: Final = {"without_gil": without_gil, "busy": busy, "with_gil": with_gil}
+BLOCKING: Final = {"without_gil": without_gil, "busy": busy, "with_gil": with_gil, "forks": forks}
+
+
+def take_signals(way: str, number: int) -> None:
+    """Take a signal away from the service, as libraries do."""
+    if way == "handles":
+        signal.signal(number, lambda *_heard: None)
+    else:
+        asyncio.get_running_loop().add_signal_handler(number, lambda: None)
 
 
 @service.worker("odd", limit=lambda conf: conf.limit)
@@ -86,6 +101,10 @@ async def odd(job: Job[Odd], conf: Settings) -> int:
         await anyio.sleep(0.1)
         tell(conf, "S", job.id, way)
         BLOCKING[way](job.payload.seconds)
+        return 0
+    if way in ("handles", "listens"):
+        take_signals(way, int(job.payload.seconds))
+        tell(conf, "S", job.id, way)
         return 0
     for step in job.resume(range(1, STEPS + 1)):
         tell(conf, "S", job.id, step)

@@ -122,14 +122,22 @@ async def test_what_breaks_once_it_is_ready_is_told_whole(short_path: Path) -> N
 
 
 async def test_a_sentinel_whose_process_is_gone_leaves_without_a_word(short_path: Path) -> None:
-    from hotreload.drain import sentinel
+    from hotreload.drain import sentinel_process
 
     gone = await anyio.run_process([sys.executable, "-c", "import os; print(os.getpid())"])
     memory = short_path / "shared"
     memory.write_bytes(bytes(32))
     with memory.open("r+b") as shared, socket.socket() as pipe:
         fds = (pipe.fileno(), shared.fileno())
-        command = [sys.executable, "-I", "-S", sentinel.__file__, *map(str, fds), gone.stdout.decode().strip(), "/x"]
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            sentinel_process.__file__,
+            *map(str, fds),
+            gone.stdout.decode().strip(),
+            "/x",
+        ]
         done = await anyio.to_thread.run_sync(
             lambda: subprocess.run(command, pass_fds=fds, capture_output=True, check=False, timeout=10)
         )
