@@ -30,6 +30,7 @@ from hotreload.admin.exchange import (
 )
 from hotreload.admin.guard import Caller, Policy, Refusal, judge
 from hotreload.clock import now_ms
+from hotreload.errors import QueueError
 from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -53,7 +54,7 @@ def create_app(control: Control, *, streams: int = STREAMS) -> Starlette:
     ]
     return Starlette(
         routes=[Route(path, handler, methods=[method]) for method, path, handler in table],
-        exception_handlers={HTTPException: answer_error, Exception: answer_error},
+        exception_handlers=dict.fromkeys((HTTPException, QueueError, Exception), answer_error),
     )
 
 

@@ -14,9 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hotreload.config.document import MAX_BYTES
+from hotreload.errors import QueueDraining, StoreUnavailable
 
 BODY_LIMIT: Final = 64 * 1024
 BODY_S: Final = 10.0
+RETRY_AFTER_S: Final = "5"
 _ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
@@ -25,6 +27,8 @@ async def answer_error(_request: Request, error: Exception) -> Response:
     """Return `{"error": "…"}` with the status the error stands for; nothing of an unexpected one is shown."""
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    if isinstance(error, (QueueDraining, StoreUnavailable)):
+        return JSONResponse({"error": str(error)}, 503, headers={"Retry-After": RETRY_AFTER_S})
     return JSONResponse({"error": "internal error; the service's log says more"}, 500)
 
 

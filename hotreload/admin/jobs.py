@@ -1,4 +1,4 @@
-"""The queue over HTTP: the routes under /admin/jobs."""
+"""The queue over HTTP: the routes under /admin/jobs. 503 where the store cannot be read or written now."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from starlette.requests import Request
 
 from hotreload.admin.control import Control, Jobs
 from hotreload.admin.exchange import read_body
-from hotreload.errors import QueueDraining
 from hotreload.queue.job import JobState
 
 PAGE_MOST: Final = 1_000
-RETRY_AFTER_S: Final = "5"
 JSON_VALUE: Final = (dict, list, str, int, float, bool, type(None))
 Answer = Callable[[Control, Request], Awaitable[tuple[Any, int]]]
 
@@ -55,8 +53,6 @@ async def add(control: Control, request: Request) -> tuple[Any, int]:
             priority=body.get("priority", 0),
             delay_s=body.get("delay_s", 0.0),
         )
-    except QueueDraining as error:
-        raise HTTPException(503, str(error), headers={"Retry-After": RETRY_AFTER_S}) from error
     except ValidationError as error:
         places = [f"{'.'.join(map(str, one['loc'])) or 'payload'}: {one['msg']}" for one in error.errors()]
         raise HTTPException(422, f"the payload does not fit: {'; '.join(places)}") from error

@@ -82,7 +82,8 @@ class HostControl:
     @property
     def degraded(self) -> str | None:
         """Why the process runs on less than it was given, None where it does not."""
-        lacks = (self._started.degraded, self._reload.impaired, self._parts.impaired, self._drain.impaired)
+        mine = (self._started.store.trouble, self._started.degraded)
+        lacks = (*mine, self._reload.impaired, self._parts.impaired, self._drain.impaired)
         return next((lack for lack in lacks if lack), None)
 
     @property

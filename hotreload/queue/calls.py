@@ -19,7 +19,7 @@ Verb = Callable[[apsw.Connection, Sequence[A]], Sequence[R | BaseException]]
 class Call(Generic[A, R]):
     """One caller's wish and, once done, its outcome."""
 
-    __slots__ = ("abandoned", "arg", "error", "future", "loop", "result", "verb")
+    __slots__ = ("abandoned", "arg", "error", "future", "loop", "owed", "result", "verb")
 
     def __init__(self, verb: Verb[A, R], arg: A) -> None:
         self.verb = verb
@@ -29,6 +29,13 @@ class Call(Generic[A, R]):
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[R] | None = None
         self.abandoned: Callable[[R], None] | None = None
+        self.owed = False
+        """True where it is to be done again until the store took it."""
+
+    def give_back(self) -> None:
+        """Have undone what was done for the caller, who will not hear of it."""
+        if self.abandoned is not None:
+            self.abandoned(cast("R", self.result))
 
     def unwanted(self) -> bool:
         """True where the caller was cancelled before its turn."""
@@ -43,8 +50,8 @@ class Call(Generic[A, R]):
                 future.set_result(cast("R", self.result))
             else:
                 future.set_exception(self.error)
-        elif self.error is None and self.abandoned is not None:
-            self.abandoned(cast("R", self.result))
+        elif self.error is None:
+            self.give_back()
 
 
 class SyncCall(Call[A, R]):

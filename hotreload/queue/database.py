@@ -64,6 +64,7 @@ class Database:
         self._opens = opens
         self._opened = opened
         self._connection: apsw.Connection | None = None
+        self._unsynced = False
 
     def connection(self) -> apsw.Connection:
         """Return the open connection; an apsw.Error where the file cannot be opened now.
@@ -82,14 +83,22 @@ class Database:
             run(connection, PRAGMAS).fetchall()  # a statement after one with rows runs as those are read
             connection.wal_autocheckpoint(0)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # closing is part of a drain
+            if self._unsynced:
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._opened(connection)
         except BaseException:
             connection.close(True)
             raise
+        self._unsynced = False
         return connection
 
     def failed(self, error: BaseException) -> None:
-        """Undo what is half-way; drop the connection where `error` says that it is not to be trusted further."""
+        """Undo what is half-way; drop the connection where `error` says that it is not to be trusted further.
+
+        After a failed fsync the kernel may take pages for written that never were (lwn.net/Articles/752063): the
+        next connection writes all of the WAL anew, into the file, before anything builds on it.
+        """
+        self._unsynced = self._unsynced or isinstance(error, apsw.IOError)
         if self._connection is None:
             return
         if self._connection.in_transaction:

@@ -22,6 +22,7 @@ from hotreload.queue.database import Connect, Database, as_error, connect
 from hotreload.queue.drained import Drained
 from hotreload.queue.exchange import Exchange, Exchanges
 from hotreload.queue.guard import run_guarded
+from hotreload.queue.health import Health
 from hotreload.queue.job import Backoff, JobRow, JobState, NewJob, Verdict, decide
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.lock import StoreLock
@@ -48,7 +49,9 @@ class SqliteQueue(Tended, Drained):
 
     Any number of event loops and threads of the one owning process may use it. Every write waits for its
     turn in the writer's thread and returns once it is on the disk; where the store cannot be written the call
-    raises StoreUnavailable, nothing of it happened, and the next call tries anew.
+    raises StoreUnavailable and the next call tries anew. Nothing of it happened then, unless the disk failed in the
+    last moment, as it made the commit durable: it may have happened, what was claimed goes back by itself, and
+    calling again is safe. `trouble` says why the last write failed; it is None once one worked again.
     """
 
     recovered: Recovered
@@ -86,6 +89,7 @@ class SqliteQueue(Tended, Drained):
             blocked=self._waking.blocked,
             unblock=self._waking.everyone,
         )
+        self._health = Health()
         self._lock = StoreLock(path)
         self._reader = Reader(path, opens)
         database = Database(path, opens, opened=self._opened)
@@ -95,7 +99,7 @@ class SqliteQueue(Tended, Drained):
             database.close()
             self._lock.release()
             raise
-        self._writer = Writer(database, self._ledger, self._upkeep)
+        self._writer = Writer(database, self._ledger, self._upkeep, self._health)
 
     @classmethod
     def open(
@@ -129,6 +133,11 @@ class SqliteQueue(Tended, Drained):
             cut_since_ms=cut_since_ms,
         )
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the store cannot be written now, None where it can; tried by itself every second meanwhile."""
+        return self._health.trouble
+
     def _begin(self, database: Database, cut_since_ms: int | None) -> Recovered:
         try:
             return recover(database.connection(), self._ledger, self._now_ms(), cut_since_ms)
@@ -141,7 +150,13 @@ class SqliteQueue(Tended, Drained):
         self._ledger.load(connection)
         highest = one(connection, "SELECT coalesce(max(id), 0) FROM hotreload_jobs")
         self._verbs.next_id = max(self._verbs.next_id, highest + 1, (fact(connection, LAST_ID) or 0) + 1)
-        connection.set_wal_hook(self._upkeep.wrote)
+        connection.set_wal_hook(self._wrote)
+
+    def _wrote(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        """Note a commit that is on the disk; SQLite's WAL hook. One that changed nothing says nothing of the disk."""
+        self._upkeep.wrote(pages)
+        self._health.worked()
+        return apsw.SQLITE_OK
 
     # The verbs of `Queue`.
 

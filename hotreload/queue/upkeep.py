@@ -56,11 +56,10 @@ class StoreUpkeep:
         self._more = False
         self.suspended = False
 
-    def wrote(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        """Note a commit; SQLite's WAL hook."""
+    def wrote(self, pages: int) -> None:
+        """Note a commit; the WAL has so many pages now."""
         self._wal_pages = pages
         self._busy_at = self._monotonic()
-        return apsw.SQLITE_OK
 
     def due(self, *, idle: bool) -> bool:
         """Say whether `run` has something to do now."""

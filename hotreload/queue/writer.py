@@ -24,7 +24,9 @@ import apsw
 from hotreload.errors import StoreUnavailable
 from hotreload.queue.calls import AnyCall, Call, SyncCall, Verb, deliver
 from hotreload.queue.database import REOPENED_AFTER, Database, as_error
+from hotreload.queue.health import Health
 from hotreload.queue.ledger import Ledger
+from hotreload.queue.recover import PUT_FACT
 from hotreload.queue.sql import run
 
 log = logging.getLogger(__name__)
@@ -53,10 +55,12 @@ class Upkeep(Protocol):
 class Writer:
     """The thread, its lanes and its transactions. Started by the constructor, ended by `close`."""
 
-    def __init__(self, database: Database, ledger: Ledger, upkeep: Upkeep) -> None:
+    def __init__(self, database: Database, ledger: Ledger, upkeep: Upkeep, health: Health) -> None:
         self._database = database
         self._ledger = ledger
         self._upkeep = upkeep
+        self._health = health
+        self._owed: list[AnyCall] = []
         self._inbox: SimpleQueue[tuple[AnyCall | None, bool]] = SimpleQueue()
         self._urgent: deque[AnyCall] = deque()
         self._normal: deque[AnyCall] = deque()
@@ -93,8 +97,10 @@ class Writer:
         return cast("R", call.result)
 
     def post(self, verb: Verb[A, R], arg: A) -> None:
-        """Do `verb` in a next group; nobody waits for the outcome."""
-        self._put(SyncCall(verb, arg), urgent=False)
+        """Do `verb` in a next group, or in a later one until the store can be written; nobody waits for the outcome."""
+        call = SyncCall(verb, arg)
+        call.owed = True
+        self._put(call, urgent=False)
 
     def nudge(self) -> None:
         """Have the writer ask for upkeep anew."""
@@ -133,45 +139,69 @@ class Writer:
         """Move what waits into its lane; wait where nothing does."""
         if not (self._urgent or self._normal or self._closing):
             try:
-                self._file(*self._inbox.get(timeout=self._upkeep.wait_s()))
+                self._file(*self._inbox.get(timeout=self._wait_s()))
             except Empty:
                 return
         for _ in range(self._inbox.qsize()):
             self._file(*self._inbox.get())
+
+    def _wait_s(self) -> float | None:
+        wait_s = self._health.wait_s()
+        return self._upkeep.wait_s() if wait_s is None else wait_s
 
     def _file(self, call: AnyCall | None, urgent: bool) -> None:
         if call is not None:
             (self._urgent if urgent else self._normal).append(call)
 
     def _maintain(self, *, idle: bool) -> None:
+        wait_s = self._health.wait_s()
+        if wait_s is not None:
+            if wait_s <= 0 and idle:
+                self._transact([SyncCall(_probe, None)])
+            return
         if not self._upkeep.due(idle=idle):
             return
         try:
             self._upkeep.run(self._database.connection())
         except Exception as error:  # noqa: BLE001 - whatever it is, callers must go on to be served
-            log.warning("store.upkeep_failed error=%r", error)
             self._ledger.dropped()
             self._database.failed(error)
+            found = as_error(error, self._database.path)
+            self._health.failed(found)
+            if not isinstance(found, StoreUnavailable):
+                log.warning("store.upkeep_failed error=%r", error)
 
     def _group(self, calls: list[AnyCall]) -> None:
         """Make one transaction of `calls`: durable for all that did not fail by themselves, or for none."""
         calls = [call for call in calls if not call.unwanted()]
-        if not calls:
-            return
+        if calls:
+            self._transact(calls)
+
+    def _transact(self, calls: list[AnyCall]) -> None:
+        calls, self._owed = [*self._owed, *calls], []
+        committing = False
         try:
             connection = self._database.connection()
             run(connection, "BEGIN IMMEDIATE")
             self._perform(connection, calls)
             self._ledger.write(connection)
+            committing = True
             run(connection, "COMMIT")
         except BaseException as error:  # noqa: BLE001 - the thread must live, the callers must hear
             self._ledger.dropped()
             self._database.failed(error)
-            for call in calls:
-                call.error = as_error(error, self._database.path)
+            self._failed(calls, error, committing=committing)
         else:
             self._ledger.committed()
         deliver(calls)
+
+    def _failed(self, calls: Sequence[AnyCall], error: BaseException, *, committing: bool) -> None:
+        for call in calls:
+            if committing and call.error is None:
+                call.give_back()
+            call.error = as_error(error, self._database.path)
+            self._health.failed(call.error)
+        self._owed = [call for call in calls if call.owed and isinstance(call.error, StoreUnavailable)]
 
     def _perform(self, connection: apsw.Connection, calls: Sequence[AnyCall]) -> None:
         if len(calls) == 1:  # nobody to protect: the transaction is the savepoint
@@ -209,3 +239,10 @@ class Writer:
                 call.error = outcome
             else:
                 call.result = outcome
+
+
+def _probe(connection: apsw.Connection, calls: Sequence[None]) -> Sequence[None]:
+    """Write something, as any caller would: whether the disk takes it is the question."""
+    run(connection, PUT_FACT, ("probed", 1))
+    run(connection, PUT_FACT, ("probed", 0))
+    return calls

@@ -137,8 +137,7 @@ class Pool:
             self._places.give_back(wanted)
             if not isinstance(error, StoreUnavailable):
                 raise
-            log.error("pool.exchange_failed pool=%s error=%s", self.name, error)
-            await anyio.sleep(RETRY_STORE_S)
+            await anyio.sleep(RETRY_STORE_S)  # the store itself logs that it is in trouble, and that it is back
             return True
         self.hand.settled(len(ended))
         for entry, state in zip(ended, done.states, strict=True):

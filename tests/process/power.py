@@ -1,4 +1,4 @@
-"""A disk that loses power: below SQLite, everything that was not synced is kept, lost or torn, as chance has it."""
+"""Disks below SQLite: one that loses power (what was not synced is kept, lost or torn), one that fails."""
 
 from __future__ import annotations
 
@@ -106,4 +106,39 @@ class _File(apsw.VFSFile):
         with self.disk.turn:
             self.disk.operate()
             self.platter.sync()
+        super().xSync(flags)
+
+
+class FailingDisk(apsw.VFS):
+    """A file layer over the system's own whose writes or syncs fail as long as they are told to."""
+
+    def __init__(self) -> None:
+        self.name = f"failing{next(_names)}"
+        self.write_error: type[apsw.Error] | None = None
+        self.sync_error: type[apsw.Error] | None = None
+        super().__init__(self.name, base="")
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
+        return _FailingFile(self, name, flags)
+
+    def connect(self, path: str) -> apsw.Connection:
+        """Open a connection; see `Disk.connect`."""
+        connection = apsw.Connection(path, vfs=self.name)
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+        return connection
+
+
+class _FailingFile(apsw.VFSFile):
+    def __init__(self, disk: FailingDisk, name: Any, flags: list[int]) -> None:
+        self.disk = disk
+        super().__init__("", name, flags)
+
+    def xWrite(self, data: Any, offset: int) -> None:
+        if self.disk.write_error is not None:
+            raise self.disk.write_error("as told")
+        super().xWrite(data, offset)
+
+    def xSync(self, flags: int) -> None:
+        if self.disk.sync_error is not None:
+            raise self.disk.sync_error("as told")
         super().xSync(flags)
