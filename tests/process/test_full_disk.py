@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
-import shlex
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
 from hotreload.cli.exits import Exit
+from hotreload.host.start import STORE
 from hotreload.queue.job import JobState
 from hotreload.queue.sqlite import SqliteQueue
 
@@ -28,6 +26,7 @@ pytestmark = pytest.mark.anyio
 TARGET = "tests.process.steady:service"
 QUEUES = ("loop", "thread", "process")
 DISK_KB = 4_096
+DEADLINE_S = 4.0
 TMPFS = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size={DISK_KB}k tmpfs "$0" && exec "$@"')
 
 
@@ -79,7 +78,7 @@ async def steady(folder: Path, way: str) -> AsyncIterator[tuple[Running, Disk]]:
     """Serve with the state on a disk of its own."""
     state = folder / "state"
     state.mkdir(exist_ok=True)
-    put(folder / "ov.conf", hotreload={"state_dir": str(state), "drain_deadline_s": 4.0})
+    put(folder / "ov.conf", hotreload={"state_dir": str(state), "drain_deadline_s": DEADLINE_S})
     before = (*TMPFS, str(state)) if way == "tmpfs" else ()
     async with serving(folder, target=TARGET, before=before) as service:
         yield service, Disk(way, service.process.pid, state)
@@ -110,12 +109,11 @@ async def test_a_service_outlives_a_full_disk(short_path: Path, way: str) -> Non
         disk.fill()
         trouble = await wait_until(lambda: degraded(service), 10, "degraded")
         assert "nothing acknowledged is lost" in trouble
-        refused = await service.http.post("/admin/jobs", json={"queue": "loop", "payload": 1})
+        much = "x" * 60_000  # a little may fit in what earlier writes gave back
+        refused = await service.http.post("/admin/jobs", json={"queue": "loop", "payload": much})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         assert "nothing acknowledged is lost" in refused.json()["error"]
-        for verb in ("pause", "resume"):
-            assert (await service.http.post(f"/admin/jobs/{verb}", json={"queue": "loop"})).status_code == 503
-        done = await service.verb("jobs", "add", "loop", "1")
+        done = await service.verb("jobs", "add", "loop", f'"{much}"')
         assert (done.returncode, b"nothing acknowledged is lost" in done.stderr) == (Exit.REFUSED_BY_STATE, True)
         await anyio.sleep(2.5)
         assert (await service.http.get("/readyz")).status_code == 200
@@ -134,7 +132,8 @@ async def test_a_service_outlives_a_full_disk(short_path: Path, way: str) -> Non
         assert [(job["state"], job["attempts"]) for job in jobs] == [("done", 0)] * 9
         assert sum(job["interruptions"] for job in jobs) > 0
         said = [line for line in service.spoken.lines if "store." in line]
-        assert [("unavailable" in line, "available" in line) for line in said] == [(True, True), (False, True)], said
+        assert ["unavailable" in line for line in said] == [True, False] * (len(said) // 2), said
+        assert len(said) == 2 or way == "tmpfs", said
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -148,12 +147,10 @@ async def test_a_drain_on_a_full_disk_ends_in_time_and_costs_nothing(short_path:
         with anyio.fail_after(10):
             await service.process.wait()
         took_s = time.monotonic() - began
-        kept = short_path / "kept"
-        assert took_s < 4.0 + 1.0, "\n".join(service.spoken.lines)
+        assert took_s < DEADLINE_S + 0.1, "\n".join(service.spoken.lines)
     if way == "tmpfs":
         return  # its disk is gone with it
-    store = SqliteQueue.open(short_path / "state" / "queue.db")
+    store = SqliteQueue.open(short_path / "state" / STORE)
     jobs = await store.jobs()
     assert [(job.state, job.attempts) for job in jobs] == [(JobState.READY, 0)] * 6
-    assert not kept.exists()
     assert store.close()
