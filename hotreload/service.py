@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 import anyio
 from pydantic import TypeAdapter
 
+from hotreload.admin.place import check_name
 from hotreload.config.model import Validated
 from hotreload.config.settings import LiveSettings, SettingsModel
 from hotreload.errors import ConfigInvalid
@@ -50,13 +51,13 @@ class Worker:
 class Service:
     """A service, declared at import and run by `hotreload run MODULE:ATTR`.
 
-    `name` is also that of its default control socket; `settings` is a `LiveSettings` model of `ov.conf`.
-    Declaring two workers or resources of one name is a ValueError, a handler that asks for a resource nobody
-    declared one as well, at the start.
+    `name` is also that of its default control socket; `settings` is a `LiveSettings` model of `ov.conf`. A name that
+    cannot be part of a path, and two workers or resources of one name, are a ValueError; a handler that asks for a
+    resource nobody declared is one as well, at the start.
     """
 
     def __init__(self, name: str, *, settings: type[LiveSettings], version: str = "0") -> None:
-        self.name = name
+        self.name = check_name(name)
         self.version = version
         self.settings = settings
         self._workers: dict[str, Worker] = {}
