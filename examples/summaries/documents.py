@@ -169,6 +169,30 @@ def split(suffix: str, text: str) -> list[Section]:
     return _grouped(parts) or [Section("empty", "")]
 
 
+def in_pieces(sections: Iterable[Section], chars: int) -> list[Section]:
+    """Return the sections, each longer than `chars` as several; none of the text is left out."""
+    found: list[Section] = []
+    for section in sections:
+        texts = pieces(section.text, chars)
+        if len(texts) > 1:
+            found += [Section(f"{section.title} ({n} of {len(texts)})", text) for n, text in enumerate(texts, 1)]
+        else:
+            found.append(section)
+    return found
+
+
+def pieces(text: str, chars: int) -> list[str]:
+    """Cut a text into pieces of up to `chars`, at the ends of lines where it can be."""
+    found = [""]
+    for line in text.splitlines(keepends=True):
+        for at in range(0, len(line), chars):
+            part = line[at : at + chars]
+            if len(found[-1]) + len(part) > chars:
+                found.append("")
+            found[-1] += part
+    return found
+
+
 def _python_parts(text: str) -> list[Section] | None:
     try:
         tree = ast.parse(text, filename=_PARSED_AS)

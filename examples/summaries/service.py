@@ -33,13 +33,15 @@ async def summarise(job: Job[Document], conf: OvConf, client: Model) -> None:
         await to_thread.run_sync(_forget, document, conf)
         return
     vlm = conf.vlm
+    sections = client.sections(text)
+    state = f"{text.digest} {len(sections)}"  # a source that changed meanwhile, or was cut otherwise, begins anew
     kept: dict[str, Any] = job.cursor or {}
-    notes: list[str] = kept["notes"] if kept.get("digest") == text.digest else []
-    for section in job.resume(text.sections, loop=text.digest):  # a source that changed meanwhile begins anew
+    notes: list[str] = kept["notes"] if kept.get("state") == state else []
+    for section in job.resume(sections, loop=state):
         notes.append(await client.note(document.id, section, vlm))
-        await job.checkpoint({"digest": text.digest, "notes": notes})
+        await job.checkpoint({"state": state, "notes": notes})
         vlm = job.refresh().vlm  # a new pace or model counts from the next call on
-    overview = await job.step(f"merge {text.digest}", lambda: client.merge(document.id, notes, vlm))
+    overview = await job.step(f"merge {state}", lambda: client.merge(document.id, notes, vlm))
     await to_thread.run_sync(
         lambda: workspace.write(
             conf.storage.workspace,

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sysconfig
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from examples.summaries import extract, workspace
-from examples.summaries.documents import MAX_SECTIONS, Document, Section, find, read, split
+from examples.summaries.documents import MAX_SECTIONS, Document, Section, find, pieces, read, split
+from examples.summaries.model import PROMPT_CHARS, Chat
 from examples.summaries.service import service
-from examples.summaries.settings import Documents
+from examples.summaries.settings import VLM, Documents
 
 PYTHON = '''"""Says what it is for. And more."""
 import json
@@ -94,6 +103,48 @@ def test_damaged_documents_are_summarised_like_others(tmp_path: Path, raw: bytes
 
 def test_section_title_stands_in_where_nothing_is_said() -> None:
     assert extract.note(Section("empty", "")) == "- empty"
+
+
+@given(st.text(), st.integers(1, 50))
+def test_pieces_are_the_whole_text(text: str, chars: int) -> None:
+    found = pieces(text, chars)
+    assert "".join(found) == text
+    assert all(len(piece) <= chars for piece in found)
+
+
+@asynccontextmanager
+async def chat(answer: Callable[[str], str]) -> AsyncIterator[tuple[Chat, list[str]]]:
+    """Yield the client of an endpoint in this process, and the prompts it was sent."""
+    prompts: list[str] = []
+
+    async def complete(request: Request) -> JSONResponse:
+        prompt = (await request.json())["messages"][1]["content"]
+        prompts.append(prompt)
+        return JSONResponse({"choices": [{"message": {"content": answer(prompt)}}]})
+
+    app = Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost/v1") as http:
+        yield Chat(http), prompts
+
+
+@pytest.mark.anyio
+async def test_an_endpoint_is_sent_every_word_however_long(tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(20_000)]
+    text = read(document(tmp_path, "long.txt", "\n".join(words).encode()))
+    conf = VLM(pace_s=0)
+    async with chat(lambda prompt: " ".join(prompt.split()[-1200:])) as (client, prompts):
+        sections = client.sections(text)
+        notes = [await client.note("long.txt", section, conf) for section in sections]
+        assert len(prompts) == len(sections) > 1
+        assert sorted(re.findall(r"word\d+", " ".join(prompts))) == sorted(words)
+        prompts.clear()
+        assert await client.merge("long.txt", notes, conf)
+        assert len(prompts) > 1
+        assert all(len(prompt) <= PROMPT_CHARS + 100 for prompt in prompts)
+        assert set(re.findall(r"word\d+", " ".join(notes))) <= set(re.findall(r"word\d+", " ".join(prompts)))
+    async with chat(lambda prompt: prompt) as (client, _):
+        with pytest.raises(ValueError, match="do not get shorter"):
+            await client.merge("long.txt", [section.text for section in sections], conf)
 
 
 @pytest.mark.parametrize("value", ["http://h:abc", "127.0.0.1:9000/v1", "ftp://h/v1", "http://", ""])

@@ -19,7 +19,8 @@ import httpx
 from anyio.abc import ByteReceiveStream, Process
 from anyio.streams.text import TextReceiveStream
 
-from examples.summaries.documents import Document, find, read
+from examples.summaries.documents import Document, find, in_pieces, read
+from examples.summaries.model import PROMPT_CHARS
 from examples.summaries.settings import Documents
 
 ROOT = Path(__file__).parents[2]
@@ -183,8 +184,8 @@ class Home:
         return list(find(Documents(path=self.folder / "documents", limit=0, min_bytes=0)))
 
     def calls_needed(self) -> int:
-        """Return the calls all documents take: one a section, one to merge."""
-        return sum(len(read(document).sections) + 1 for document in self.documents())
+        """Return the calls all documents take of an endpoint: one a section or piece of one, one to merge."""
+        return sum(len(in_pieces(read(document).sections, PROMPT_CHARS)) + 1 for document in self.documents())
 
     def unsummarised(self) -> list[str]:
         """Return the documents without both summaries."""
