@@ -1,30 +1,42 @@
-"""Jobs read whole snapshots while reloads go on."""
+"""Jobs of a real pool read whole snapshots, and values that belong to them, while reloads go on."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from pydantic import TypeAdapter
 
-from hotreload import Live, LiveSettings
+from hotreload import Job, Live, LiveSettings
 from hotreload.config.redact import Redactor
 from hotreload.config.settings import SettingsModel
 from hotreload.config.store import SnapshotStore
 from hotreload.lifecycle import Lifecycle, Phase
+from hotreload.queue.job import NewJob
+from hotreload.queue.sqlite import SqliteQueue
 from hotreload.reload.attempt import Flow
 from hotreload.reload.coordinator import ReloadCoordinator
 from hotreload.reload.load import load
 from hotreload.reload.report import Outcome, Trigger, TriggerKind
 from hotreload.reload.validate import Source, build_candidate, first_snapshot
+from hotreload.workers.execution import Execution, runner
+from hotreload.workers.job import Surroundings
+from hotreload.workers.kind import Kind
+from hotreload.workers.limits import Limit
+from hotreload.workers.pool import Pool
+from hotreload.workers.resize import Resize
+from hotreload.workers.resources import Resource
 from tests.counts import counted, patience_s
 
-READERS = 50
-RELOADS = 200
+RELOADS = counted("SNAPSHOTS", 200)
 READS = counted("READS", 100_000)
+READS_A_JOB = 50
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(patience_s(120, READS, 100_000))]
 
 
@@ -36,7 +48,45 @@ class Twins(LiveSettings):
     three: Annotated[int, Live] = 0
 
 
-async def test_no_reader_ever_sees_a_mixture(tmp_path: Path) -> None:
+class Client:
+    """A shared value built from one snapshot."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.ended = False
+
+
+class Readers:
+    """Jobs that read: each one snapshot and one client, from its start to its end."""
+
+    def __init__(self, snapshots: SnapshotStore[Any]) -> None:
+        self._snapshots = snapshots
+        self.reads = 0
+        self.seen: set[int] = set()
+        self.clients: list[Client] = []
+
+    async def client(self, conf: Twins) -> AsyncGenerator[Client]:
+        client = Client(conf.one)
+        self.clients.append(client)
+        yield client
+        client.ended = True
+
+    async def work(self, job: Job[int], conf: Twins, client: Client) -> None:
+        for _ in range(READS_A_JOB):
+            fields = set[int]()
+            for name in ("one", "two", "three"):
+                fields.add(getattr(conf, name))
+                await anyio.lowlevel.checkpoint()
+            assert fields == {client.number}, "a mixture"
+            assert not client.ended, "ended under a job"
+            self.reads += 1
+        self.seen.add(client.number)
+        newest = job.refresh()
+        assert newest.one == newest.two == newest.three >= conf.one
+        assert self._snapshots.current.generation == newest.one + 1
+
+
+async def test_no_job_ever_sees_a_mixture(tmp_path: Path, figures: Callable[[str], None]) -> None:
     path = tmp_path / "ov.conf"
 
     def save(number: int) -> None:
@@ -48,39 +98,59 @@ async def test_no_reader_ever_sees_a_mixture(tmp_path: Path) -> None:
     snapshots = SnapshotStore(first_snapshot(build_candidate(await load(path), source), redactor))
     lifecycle = Lifecycle()
     lifecycle.move(Phase.RUNNING)
-    coordinator = ReloadCoordinator(
-        Flow(source, snapshots, [], redactor), lifecycle, began=lambda _: None, heard=lambda _r, _d: None
+    store = SqliteQueue.open(tmp_path / "q.db")
+    readers = Readers(snapshots)
+    resource = Resource("client", readers.client, ("",))
+    around = Surroundings(
+        queue=store,
+        kind=Kind("reads", TypeAdapter(int)),
+        newest=lambda: snapshots.current,
+        draining=lambda: lifecycle.draining,
+        window=lambda: None,
     )
-    reads = 0
-    seen: set[int] = set()
-    done = False
+    limit = Limit(20)
+    execution = Execution(runner(readers.work), around, [resource])
+    pool = Pool(name="reads", queue=store, execution=execution, limit=limit, window=around.window)
+    outcomes: list[str] = []
+    ended = anyio.Semaphore(0)
 
-    async def job() -> None:
-        """Take one snapshot, read it in steps, then take the newest."""
-        nonlocal reads
-        while reads < READS or not done:
-            snapshot = snapshots.current
-            settings, fields = snapshot.settings, set[int]()
-            for name in ("one", "two", "three"):
-                fields.add(getattr(settings, name))
-                await anyio.lowlevel.checkpoint()
-            assert len(fields) == 1, "a mixture"
-            assert snapshot.leaves["one"] in fields
-            assert snapshot.generation == fields.pop() + 1
-            seen.add(snapshot.generation)
-            reads += 1
-            await anyio.sleep(0.001)  # the threads that read the file need the interpreter too
+    def tell(_queue: str, outcome: str) -> None:
+        outcomes.append(outcome)
+        ended.release()
 
+    pool.on_ended(tell)
+    wake = asyncio.get_running_loop().call_soon_threadsafe
+    store.on_ready(lambda _queue: wake(pool.wake) and None)
+    resize = Resize("workers.reads", limit, lambda conf: 5 + conf.one % 40)
+    coordinator = ReloadCoordinator(
+        Flow(source, snapshots, [resize, resource], redactor),
+        lifecycle,
+        began=lambda _: None,
+        heard=lambda _report, _document: None,
+    )
+    jobs = 0
     async with anyio.create_task_group() as tasks:
+        await resource.start(tasks, snapshots.current.settings)
         tasks.start_soon(coordinator.run, name="reloads")
-        async with anyio.create_task_group() as jobs:
-            for _ in range(READERS):
-                jobs.start_soon(job)
-            for number in range(1, RELOADS + 1):
-                save(number)
-                report = await coordinator.submit(Trigger(TriggerKind.SIGNAL, "SIGHUP", 0)).wait()
-                assert (report.outcome, report.generation) == (Outcome.APPLIED, number + 1)
-            done = True
+        tasks.start_soon(pool.run, name="pool")
+        for number in range(1, RELOADS + 1):
+            wanted = (
+                READS * number // RELOADS // READS_A_JOB + 1
+            )  # as many jobs are there as this reload has its share of
+            await store.enqueue([NewJob("reads", job) for job in range(jobs, wanted)])
+            jobs = max(jobs, wanted)
+            save(number)
+            report = await coordinator.submit(Trigger(TriggerKind.SIGNAL, "SIGHUP", 0)).wait()
+            assert (report.outcome, report.generation) == (Outcome.APPLIED, number + 1)
+        with anyio.fail_after(60):
+            for _ in range(jobs):
+                await ended.acquire()
+        await anyio.wait_all_tasks_blocked()
+        alive = [client.number for client in readers.clients if not client.ended]
         tasks.cancel_scope.cancel()
-    assert reads >= READS
-    assert len(seen) > RELOADS // 2
+    store.close()
+    assert set(outcomes) == {"done"}
+    assert readers.reads >= READS
+    assert alive == [RELOADS]
+    assert len(readers.seen) > RELOADS // 2
+    figures(f"{readers.reads:,} reads by {jobs:,} jobs under {RELOADS} reloads, {len(readers.seen)} generations seen")
