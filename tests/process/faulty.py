@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 from pydantic import Field
 
-from hotreload import Live, Service
+from hotreload import Job, Live, Service
 from hotreload.host.parts import Parts
 from hotreload.host.start import Started
 from hotreload.reload import apply
@@ -119,3 +119,16 @@ class FaultyService(Service):
 
 
 service = FaultyService("sample", settings=Faulty, version="1")
+
+
+@service.resource(rebuilt_by=("value",))
+async def client(conf: Faulty) -> AsyncIterator[int]:
+    """Build what jobs share."""
+    yield conf.value
+
+
+@service.worker("work", limit=lambda conf: conf.limit)
+async def work(_job: Job[int], conf: Faulty, client: int) -> None:
+    """Hold a place in the pool, and what goes with the settings."""
+    await anyio.sleep(conf.hold_s)
+    assert client == conf.value
