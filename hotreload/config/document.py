@@ -137,7 +137,7 @@ def _decode(path: Path, raw: bytes) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = raw[: error.start].decode("utf-8-sig", errors="replace")
+        before = error.object[: error.start].decode()  # its object has no byte-order mark any more
         place = position(before, len(before))
     else:
         if text.strip():

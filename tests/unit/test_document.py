@@ -145,6 +145,22 @@ def test_a_missing_brace_in_the_middle_is_suspected_by_its_indentation() -> None
     assert "line 2, column 10" in found.hint
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize(
+    ("raw", "line", "column"),
+    [
+        (b'\xff{"a": 1}', 1, 1),
+        (b'{"a": "\xff"}', 1, 8),
+        (b'{\n "a": "\xc3\xa9\xf0\x9f\x94\x91 \xff"}', 2, 11),
+        (b'{"a": "\xc3', 1, 8),
+    ],
+)
+def test_bytes_that_are_not_utf8_are_placed_after_a_byte_order_mark_too(
+    mark: bytes, raw: bytes, line: int, column: int
+) -> None:
+    assert place(mark + raw) == (line, column)
+
+
 def test_bytes_that_are_not_utf8_are_placed() -> None:
     assert place(b'{"\xc3\xa9": 1,\n "b": "\xff"}') == (2, 8)
     assert place(b'\xff\xfe{\x00"\x00') == (1, 1)
