@@ -6,9 +6,11 @@ No secret gets into one: neither a value in or above a secret field, nor a valid
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Final, cast
 
 from pydantic_core import ErrorDetails
@@ -71,6 +73,13 @@ class Explainer:
             problem = self._problem(error, data, secrets)
             found.setdefault(problem.path, []).append(problem)
         return [_joined(problems) for problems in list(found.values())[:MOST]]
+
+    def explain_defect(self, error: Exception, data: Mapping[str, Any]) -> Problem:
+        """Return the problem of an error that pydantic lets through: a validator may raise anything."""
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"a validator failed: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+        hint = "a validator refuses a value with ValueError"
+        return Problem(self._section, scrub(message, self._secrets(data)), hint=hint)
 
     def full(self, path: str) -> str:
         """Return a path of the model's tree as a path of the whole."""

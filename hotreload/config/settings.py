@@ -145,6 +145,8 @@ class SettingsModel(Generic[S]):
             settings = anchor_defaults(self._build(anchored), folder)
         except ValidationError as error:
             problems = self._explainer.explain(error.errors(include_url=False), data)
+        except Exception as error:  # noqa: BLE001 - a validator may raise anything: the file is refused with it
+            problems = [self._explainer.explain_defect(error, data)]
         else:
             values = {self._full(".".join(keys)): value for keys, value in leaf_values(settings).items()}
             return Validated(settings, values, warnings)

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
@@ -147,7 +147,7 @@ def from_text(leaf: Leaf, text: str) -> object:
     for convert in (attempt.as_itself, attempt.as_json):
         try:
             return convert()
-        except (ValidationError, ValueError, RecursionError):
+        except Exception:  # noqa: BLE001 - whatever a validator raises; the whole tree is validated later
             continue
     return text
 

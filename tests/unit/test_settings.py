@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     RootModel,
@@ -213,6 +214,48 @@ def test_a_rule_across_fields_stands_at_its_section() -> None:
 def test_no_problem_shows_a_secret(data: dict[str, Any]) -> None:
     assert refused(data)
     assert PASSWORD not in repr(refused(data))
+
+
+def _listed(text: str) -> str:
+    return {"a": "b"}[text]
+
+
+class Careless(LiveSettings):
+    """Validators that raise what pydantic lets through."""
+
+    limits: Annotated[dict[str, Any], Field(default_factory=dict)]
+    table: Annotated[str, BeforeValidator(_listed)] = "a"
+    password: Annotated[str, Secret] = ""
+
+    @model_validator(mode="after")
+    def _looks_up(self) -> Careless:
+        if self.limits:
+            raise KeyError(f"{self.limits['of']} for {self.password}")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"limits": {"x": 1}}, "a validator failed: KeyError: 'of' (test_settings.py:"),
+        ({"limits": {"of": 1}, "password": PASSWORD}, "a validator failed: KeyError: '1 for ***' (test_settings.py:"),
+        ({"table": "c"}, "a validator failed: KeyError: 'c' (test_settings.py:"),
+    ],
+)
+def test_a_validator_that_raises_anything_refuses_the_file(data: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        SettingsModel(Careless, environ={}).validate(data, HERE)
+    (problem,) = caught.value.problems
+    assert problem.message.startswith(says)
+    assert caught.value.__context__ is None
+
+
+def test_a_validator_that_raises_anything_for_a_variable_refuses_it_later() -> None:
+    known = SettingsModel(Careless, environ={"OVCONF__TABLE": "c"})
+    merged = known.merge({})
+    assert merged.data == {"table": "c"}
+    with pytest.raises(ConfigInvalid, match="a validator failed: KeyError"):
+        known.validate(merged.data, HERE)
 
 
 def test_unknown_keys_are_warned_about_with_the_nearest_name() -> None:
