@@ -19,7 +19,7 @@ from hotreload.config.model import Merged, Validated, leaf_values
 from hotreload.config.paths import anchor_defaults, anchor_input, path_leaves
 from hotreload.config.problems import Explainer, get
 from hotreload.config.schema import json_schema
-from hotreload.config.sources import CredentialsSource, EnvironmentSource, Found, put
+from hotreload.config.sources import Beside, CredentialsSource, EnvironmentSource, Found, put
 from hotreload.config.unknown import unknown_keys
 from hotreload.errors import ConfigInvalid, Problem
 
@@ -119,11 +119,11 @@ class SettingsModel(Generic[S]):
         """Return the rule of one leaf; an unknown path needs a restart."""
         return rule_for(self._rules, path)
 
-    def merge(self, file_data: Mapping[str, Any]) -> Merged:
-        """Lay environment, credentials and options over what the file says."""
+    def merge(self, file_data: Mapping[str, Any], beside: Beside | None = None) -> Merged:
+        """Lay environment, credentials and options over what the file says; without `beside` it reads credentials."""
         data = _copy(file_data)
         environment = EnvironmentSource(self.model, self._section, self._environ)
-        credentials = CredentialsSource(self.model, self._section, self._environ)
+        credentials = CredentialsSource(self.model, self._section, self._environ, beside)
         provenance = {path: "file" for path, leaf in self._leaves.items() if _is_set(data, leaf.keys)}
         errors: list[Problem] = []
         for source in (environment, credentials):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -31,6 +32,8 @@ CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
 MAX_CREDENTIAL: Final = 1024 * 1024
 
 Found = dict[tuple[str, ...], Any]
+Beside = Mapping[Path, bytes | str]
+"""What stands in each file beside the configuration that exists, or why that cannot be read."""
 
 
 class EnvironmentSource(PydanticBaseSettingsSource):
@@ -79,36 +82,45 @@ class EnvironmentSource(PydanticBaseSettingsSource):
 
 
 class CredentialsSource(PydanticBaseSettingsSource):
-    """Files in `$CREDENTIALS_DIRECTORY`, named by the dotted path of a secret field; one trailing newline is cut."""
+    """Files in `$CREDENTIALS_DIRECTORY`, named by the dotted path of a secret field; one trailing newline is cut.
+
+    `beside` is what they hold, where somebody has read them already.
+    """
 
     origin: Final = "credential"
 
     def __init__(
-        self, settings_cls: type[BaseSettings], section: str = "", environ: Mapping[str, str] | None = None
+        self,
+        settings_cls: type[BaseSettings],
+        section: str = "",
+        environ: Mapping[str, str] | None = None,
+        beside: Beside | None = None,
     ) -> None:
         super().__init__(settings_cls)
         folder = (os.environ if environ is None else environ).get(CREDENTIALS)
-        self._folder = Path(folder) if folder else None
+        self._beside = beside
         above = (section,) if section else ()
         secret = [leaf for leaf in leaves(settings_cls).values() if leaf.rule.secret]
-        self._files = {".".join((*above, *leaf.keys)): leaf for leaf in secret}
+        named = {".".join((*above, *leaf.keys)): leaf for leaf in secret} if folder else {}
+        self._files = {Path(folder or "") / name: leaf for name, leaf in named.items()}
 
     def files(self) -> list[Path]:
         """Return the files that count, whether they exist or not."""
-        return [self._folder / name for name in self._files] if self._folder else []
+        return list(self._files)
 
     def read(self) -> tuple[Found, list[Problem]]:
         """Return the value of each secret leaf that has a file, and the files that cannot be used."""
         found: Found = {}
         problems: list[Problem] = []
-        for name, leaf in self._files.items() if self._folder else ():
-            try:
-                found[leaf.keys] = from_text(leaf, _read_credential(Path(self._folder or ""), name))
-            except FileNotFoundError:
+        beside = {path: _content(path) for path in self._files} if self._beside is None else self._beside
+        for path, leaf in self._files.items():
+            if (content := beside.get(path)) is None:
                 continue
-            except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
-                problems.append(Problem(name, f"the credential file {name} cannot be used: {reason}"))
+            text, reason = _text(content)
+            if reason is None:
+                found[leaf.keys] = from_text(leaf, text)
+            else:
+                problems.append(Problem(path.name, f"the credential file {path.name} cannot be used: {reason}"))
         return found, problems
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
@@ -190,16 +202,29 @@ def _tree(found: Found, problems: list[Problem]) -> dict[str, Any]:
     return nested(found)
 
 
-def _read_credential(folder: Path, name: str) -> str:
-    with (folder / name).open("rb") as file:
-        raw = file.read(MAX_CREDENTIAL + 1)
-    if len(raw) > MAX_CREDENTIAL:
-        raise ValueError(f"larger than {MAX_CREDENTIAL} bytes")
+def _content(path: Path) -> bytes | str | None:
+    """Read a file, or say why not; None where there is none. A pipe is not waited for."""
     try:
-        return raw.decode().removesuffix("\n")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            return file.read(MAX_CREDENTIAL + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else "no regular file"
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _text(content: bytes | str) -> tuple[str, str | None]:
+    """Return the text of a credential, and what is wrong with it."""
+    if isinstance(content, str):
+        return "", content
+    if len(content) > MAX_CREDENTIAL:
+        return "", f"larger than {MAX_CREDENTIAL} bytes"
+    try:
+        text = content.decode().removesuffix("\n")
     except UnicodeDecodeError:
-        pass
-    raise ValueError("not UTF-8")
+        return "", "not UTF-8"
+    return text, None if text else "it is empty; remove it where no secret is meant"
 
 
 def _unknown(name: str, known: set[str]) -> Problem:

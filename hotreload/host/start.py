@@ -18,6 +18,7 @@ from hotreload.config.document import Document, parse
 from hotreload.config.redact import Redactor, load_key
 from hotreload.config.scrubbing import Scrubber
 from hotreload.config.settings import SECTION
+from hotreload.config.sources import Beside
 from hotreload.config.store import SnapshotStore
 from hotreload.errors import ConfigError, ConfigUnreadable, Problem
 from hotreload.host import logs
@@ -26,6 +27,7 @@ from hotreload.host.last_known_good import NAME, LastKnownGood
 from hotreload.host.voice import StartUp
 from hotreload.lifecycle import Lifecycle
 from hotreload.queue.sqlite import SqliteQueue
+from hotreload.reload.beside import contents, load_beside
 from hotreload.reload.load import load
 from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
 from hotreload.reload.route import Versions, survey
@@ -127,28 +129,29 @@ async def _start(name: str, source: Source[Any], options: RunOptions, start_up: 
 async def _first_candidate(source: Source[Any]) -> tuple[Candidate[Any], Document, str | None]:
     """Return the candidate of the file, or with `last_known_good` that of the file applied last, and why."""
     document: Document | None = None
+    beside = contents(await load_beside(source.files_beside()))
     try:
         document = await load(source.path, duplicates=source.duplicates)
         _scrub_what_is_written(document, source)
-        return build_candidate(document, source), document, None
+        return build_candidate(document, source, beside), document, None
     except ConfigError as error:
         refused = error
-    kept = _last_known_good(source, document, refused)
+    kept = _last_known_good(source, document, beside, refused)
     _scrub_what_is_written(kept, source)
     try:
-        candidate = build_candidate(kept, source)
+        candidate = build_candidate(kept, source, beside)
     except ConfigError as error:
         raise _beside(refused, error.problems) from None
     log.error("start.config_refused the last-known-good is used instead\n%s", refused)
     return candidate, kept, f"runs on the last-known-good file: {refused.problems[0]}"
 
 
-def _last_known_good(source: Source[Any], document: Document | None, refused: ConfigError) -> Document:
+def _last_known_good(source: Source[Any], document: Document | None, beside: Beside, refused: ConfigError) -> Document:
     """Return the file applied last where it is asked for; raises `refused` where not, or where there is none.
 
     Asked are the sources in their order; where nothing can be read of the broken file, the kept one instead of it.
     """
-    own = source.own_model.merge(_own_section(document)).data
+    own = source.own_model.merge(_own_section(document), beside).data
     asked = own.get("last_known_good", None if document is None else False)
     if asked not in (True, None):
         raise refused
@@ -204,8 +207,9 @@ async def check(source: Source[Any]) -> ReloadReport:
     """Validate a file as a reload would, with nothing running to compare it with; nothing is started or kept."""
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    beside = contents(await load_beside(source.files_beside()))
     try:
-        warnings = build_candidate(await load(source.path, duplicates=source.duplicates), source).warnings
+        warnings = build_candidate(await load(source.path, duplicates=source.duplicates), source, beside).warnings
     except ConfigError as error:
         problems = error.problems
     return ReloadReport(

@@ -23,6 +23,7 @@ from hotreload.config.model import Merged, Validated
 from hotreload.config.problems import Explainer
 from hotreload.config.schema import json_schema
 from hotreload.config.scrubbing import scrub, secrets_in
+from hotreload.config.sources import Beside
 from hotreload.config.unknown import unknown_keys
 from hotreload.errors import ConfigInvalid, Problem
 from hotreload.openviking import fields
@@ -72,8 +73,9 @@ class OpenVikingModel:
             return replace(found, effect=Effect.RESTART, reason=reason)
         return found
 
-    def merge(self, file_data: Mapping[str, Any]) -> Merged:
+    def merge(self, file_data: Mapping[str, Any], beside: Beside | None = None) -> Merged:
         """Return the file as it is: OpenViking has no other source for it."""
+        del beside
         return Merged(file_data, dict.fromkeys(written_leaves(file_data), "file"))
 
     def validate(self, data: Mapping[str, Any], folder: Path) -> Validated[Settings]:

@@ -12,9 +12,11 @@ from typing import Any
 
 from hotreload.config.document import Document, parse
 from hotreload.config.redact import Redactor
+from hotreload.config.sources import Beside
 from hotreload.config.store import Snapshot, SnapshotStore
 from hotreload.errors import ConfigError, Problem
 from hotreload.reload.apply import PartFailed, Ready, Reloadable, commit, owner_of, prepare, retire
+from hotreload.reload.beside import contents, load_beside
 from hotreload.reload.load import SETTLE_S, Reading, load, read_in_thread
 from hotreload.reload.plan import Plan
 from hotreload.reload.report import Converging, Outcome, PendingRestart, ReloadReport, Trigger
@@ -83,8 +85,9 @@ class Attempt:
         try:
             with self._stage("load"):
                 document = self.document = await self._load()
+                beside = await self._load_beside()
             with self._stage("validate"):
-                candidate = build_candidate(document, self.flow.source)
+                candidate = build_candidate(document, self.flow.source, beside)
             self.flow.redactor.learn(candidate.leaves, self.flow.source.rule)
             self._warnings = (*self.flow.warnings(), *candidate.warnings)
             with self._stage("plan"):
@@ -113,6 +116,12 @@ class Attempt:
         finally:
             if not self.dry_run and self._reading is not None and not self._reading.absent:
                 self.flow.taken({source.path: self._reading.version})
+
+    async def _load_beside(self) -> Beside:
+        readings = await load_beside(self.flow.source.files_beside(), twice=False)
+        if not self.dry_run:
+            self.flow.taken({path: reading.version for path, reading in readings.items()})
+        return contents(readings)
 
     async def _read(self, path: Path) -> Reading:
         self._reading = await read_in_thread(path)

@@ -72,7 +72,7 @@ async def load(
     With `twice` a file written this moment is looked at again; somebody who asks after writing needs no such wait.
     A cancellation leaves a reading thread behind at most. `read` and `wall` are seams for tests.
     """
-    quiet = _Quiet(settle_s, wall)
+    quiet = Quiet(settle_s, wall)
     looks = _Looks(path, duplicates, read or read_in_thread, deadline_s)
     began = since = anyio.current_time()
     absent = False
@@ -93,7 +93,7 @@ async def load(
         await anyio.sleep(CONFIRM_S)
 
 
-class _Quiet:
+class Quiet:
     """Watches for how long the file has looked the same."""
 
     def __init__(self, settle_s: float, wall: Callable[[], float]) -> None:
@@ -112,6 +112,12 @@ class _Quiet:
         """Tell whether a file that parses changed under the read, or was written this moment and not yet seen twice."""
         seen, self._last = self._last, self._key(reading)
         return reading.torn or (twice and self._last != seen and 0 <= self._age(reading) < CONFIRM_S)
+
+    def rests(self, reading: Reading, *, twice: bool) -> bool:
+        """Tell whether a file that says nothing of its own end may be taken as it is."""
+        if reading.absent:
+            return True
+        return not self.is_fresh(reading, twice=twice) if reading.raw else self.is_settled(reading)
 
     def _age(self, reading: Reading) -> float:
         return self._wall() - (math.inf if reading.changed_at is None else reading.changed_at)

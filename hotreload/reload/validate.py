@@ -18,7 +18,7 @@ from hotreload.config.masking import mask_text
 from hotreload.config.model import Merged, Validated
 from hotreload.config.redact import Redactor
 from hotreload.config.settings import SECTION, HotreloadSettings, SettingsModel
-from hotreload.config.sources import variable
+from hotreload.config.sources import Beside, variable
 from hotreload.config.store import Snapshot
 from hotreload.errors import ConfigInvalid, Problem
 from hotreload.reload.plan import Owner, Plan, make_plan, nobody, pin, same, with_values
@@ -39,8 +39,11 @@ class ConfigModel(Protocol[S_co]):
         """Return the rule of one leaf; an unknown path needs a restart."""
         ...
 
-    def merge(self, file_data: Mapping[str, Any]) -> Merged:
-        """Lay the other sources (environment, credentials, options) over what the file says; never raise."""
+    def merge(self, file_data: Mapping[str, Any], beside: Beside | None = None) -> Merged:
+        """Lay the other sources (environment, credentials, options) over what the file says; never raise.
+
+        `beside` is what the other files hold; None: they are read now.
+        """
         ...
 
     def validate(self, data: Mapping[str, Any], folder: Path) -> Validated[S_co]:
@@ -73,6 +76,10 @@ class Source(Generic[S_co]):
         """Return every file that counts, `path` first, whether it exists or not; a change of any is a trigger."""
         return list(dict.fromkeys([self.path, *self.more_files(), *self.own_model.credential_files()]))
 
+    def files_beside(self) -> list[Path]:
+        """Return what counts but `path`."""
+        return self.files()[1:]
+
     def rule(self, path: str) -> FieldRule:
         """Return the rule of a leaf of the target's or of our own section."""
         return (self.own_model if _is_own(path) else self.model).rule(path)
@@ -93,11 +100,14 @@ class Candidate(Generic[S_co]):
     warnings: tuple[Problem, ...] = ()
 
 
-def build_candidate(document: Document, source: Source[S]) -> Candidate[S]:
-    """Merge the sources and validate all of the file; ConfigInvalid with every problem and its place."""
+def build_candidate(document: Document, source: Source[S], beside: Beside | None = None) -> Candidate[S]:
+    """Merge the sources and validate all of the file; ConfigInvalid with every problem and its place.
+
+    `beside` is what the source's other files hold; None: they are read now.
+    """
     target_data, own_data = _split(document.data)
-    own = source.own_model.merge(cast("dict[str, Any]", own_data) if isinstance(own_data, dict) else {})
-    merged = _joined(source.model.merge(target_data), own)
+    own = source.own_model.merge(cast("dict[str, Any]", own_data) if isinstance(own_data, dict) else {}, beside)
+    merged = _joined(source.model.merge(target_data, beside), own)
     if not isinstance(own_data, dict):
         wrong = _placed_value(document, merged, Problem(SECTION, "must be an object"))
         merged = replace(merged, errors=[*merged.errors, wrong])

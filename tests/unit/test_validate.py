@@ -255,7 +255,8 @@ class Foreign:
     def rule(self, path: str) -> FieldRule:
         return FieldRule(path)
 
-    def merge(self, file_data: Any) -> Merged:
+    def merge(self, file_data: Any, beside: Any = None) -> Merged:
+        del beside
         assert "hotreload" not in file_data
         return Merged(file_data, {})
 

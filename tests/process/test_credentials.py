@@ -1,0 +1,140 @@
+"""Secrets in files of their own are read with the same care as the configuration: never half, never waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from hotreload.reload.beside import contents, load_beside
+from hotreload.reload.load import Reading
+from tests.process.serving import Running, put, serving
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def served(folder: Path, **conf: Any) -> AsyncIterator[tuple[Running, Path]]:
+    """Run the sample service with a credential for its password."""
+    credentials = folder / "credentials"
+    credentials.mkdir()
+    (credentials / "password").write_text("first secret")
+    put(folder / "ov.conf", **conf)
+    async with serving(folder, environ={"CREDENTIALS_DIRECTORY": str(credentials)}) as service:
+        yield service, credentials / "password"
+
+
+async def shown(service: Running) -> str:
+    return (await service.get("/admin/config"))["settings"]["password"]
+
+
+async def test_a_rotation_and_a_hangup_are_one_applied_reload(short_path: Path) -> None:
+    async with served(short_path) as (service, password):
+        for number in range(5):
+            new = password.with_name(".new")
+            new.write_text(f"secret number {number}")
+            new.replace(password)
+            service.process.send_signal(signal.SIGHUP)
+            await service.until("a verdict", lambda reloads, number=number: len(reloads) > number)
+            await service.rest()
+        await anyio.sleep(1.2)  # two looks of the watch
+        assert [(each["outcome"], len(each["changes"])) for each in service.reloads] == [("applied", 1)] * 5
+
+
+@pytest.mark.parametrize("watch", [True, False])
+async def test_a_secret_that_is_being_written_is_waited_for(short_path: Path, watch: bool) -> None:
+    async with served(short_path, hotreload={"watch": watch}) as (service, password):
+        before = await shown(service)
+        with password.open("w") as file:
+            service.process.send_signal(signal.SIGHUP)
+            await anyio.sleep(0.3)
+            assert await shown(service) == before
+            file.write("second secret")
+        await service.until("a verdict", lambda reloads: len(reloads) == 1)
+        await service.rest()
+        await anyio.sleep(1.2)
+        assert [each["outcome"] for each in service.reloads] == ["applied"]
+        assert await shown(service) != before
+
+
+async def test_a_secret_that_is_none_is_refused_and_named(short_path: Path) -> None:
+    async with served(short_path, hotreload={"watch": False}) as (service, password):
+        before = await shown(service)
+        for make, reason in (
+            (password.touch, "it is empty; remove it where no secret is meant"),
+            (lambda: os.mkfifo(password), "is not a regular file"),
+            (password.mkdir, "is not a regular file"),
+        ):
+            password.unlink()
+            make()
+            with anyio.fail_after(10):
+                report = await service.reload()
+            assert (report["outcome"], report["generation"]) == ("rejected", 1)
+            assert [error["message"] for error in report["errors"]] == [
+                f"the credential file password cannot be used: {reason}"
+            ]
+            assert await shown(service) == before
+        password.rmdir()
+        assert (await service.reload())["outcome"] == "applied"
+        assert await shown(service) is None
+
+
+async def test_a_dry_run_reads_them_too_and_changes_nothing(short_path: Path) -> None:
+    async with served(short_path, hotreload={"watch": False}) as (service, password):
+        password.write_text("second secret")
+        report = await service.reload(json={"dry_run": True})
+        assert [change["path"] for change in report["changes"]] == ["password"]
+        assert (await service.reload())["outcome"] == "applied"
+
+
+async def look(*paths: Path, **options: Any) -> tuple[dict[Path, Reading], float]:
+    began = anyio.current_time()
+    readings = await load_beside(paths, **{"settle_s": 0.2, "deadline_s": 1.0, **options})
+    return readings, anyio.current_time() - began
+
+
+async def test_none_are_no_look(tmp_path: Path) -> None:
+    assert (await look())[0] == {}
+    readings, _ = await look(tmp_path / "absent", settle_s=3600, deadline_s=3600)
+    assert contents(readings) == {}
+    assert readings[tmp_path / "absent"].version == ()
+
+
+async def test_one_that_says_something_is_taken_a_new_one_only_the_same_twice(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"one")
+    for age_s, twice, least_s in ((5, True, 0.0), (0, True, 0.05), (0, False, 0.0)):
+        readings, took_s = await look(
+            path, settle_s=3600, deadline_s=3600, wall=lambda age_s=age_s: path.stat().st_mtime + age_s, twice=twice
+        )
+        assert contents(readings) == {path: b"one"}
+        assert took_s >= least_s
+
+
+async def test_an_empty_one_is_looked_at_until_it_rests(tmp_path: Path) -> None:
+    path, other = tmp_path / "secret", tmp_path / "other"
+    path.touch()
+    other.write_bytes(b"x")
+    readings, took = await look(path, other)
+    assert contents(readings) == {path: b"", other: b"x"}
+    assert took >= 0.2
+    async with anyio.create_task_group() as tasks:
+
+        async def write() -> None:
+            await anyio.sleep(0.1)
+            path.write_bytes(b"whole")
+
+        tasks.start_soon(write)
+        readings, _ = await look(path, other, settle_s=0.8)
+    assert contents(readings) == {path: b"whole", other: b"x"}
+
+
+def test_what_cannot_be_said_is_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    assert contents({path: Reading((1,), raw=b"half", torn=True)}) == {path: "still being written"}
