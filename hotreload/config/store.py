@@ -8,7 +8,7 @@ values in half of all cases, one snapshot a job in none).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from hotreload.config.settings import HotreloadSettings
@@ -37,7 +37,7 @@ class Snapshot(Generic[S]):
 
 
 class SnapshotStore(Generic[S]):
-    """Holds the running snapshot; `swap` is the only way to replace it."""
+    """Holds the running snapshot; `swap` is the only way to change a value."""
 
     def __init__(self, first: Snapshot[S]) -> None:
         self._current = first
@@ -46,6 +46,10 @@ class SnapshotStore(Generic[S]):
     def current(self) -> Snapshot[S]:
         """The running snapshot; take it once, at the start of a job or request."""
         return self._current
+
+    def relabel(self, provenance: Mapping[str, str]) -> None:
+        """Note that the running values come from elsewhere now; they, and the generation, stay as they are."""
+        self._current = replace(self._current, provenance=provenance)
 
     def swap(self, new: Snapshot[S]) -> None:
         """Replace the running snapshot whole; its generation must be the next one."""

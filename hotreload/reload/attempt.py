@@ -102,6 +102,7 @@ class Attempt:
         if self.dry_run:
             return self.report(Outcome.VALID)
         if not self._plan.live:
+            self.flow.snapshots.relabel(new.provenance)
             return self.report(Outcome.UNCHANGED)
         return await self._apply(new)
 

@@ -93,6 +93,22 @@ async def test_a_dry_run_reads_them_too_and_changes_nothing(short_path: Path) ->
         assert (await service.reload())["outcome"] == "applied"
 
 
+async def test_a_secret_that_moves_is_unchanged_and_comes_from_elsewhere_now(short_path: Path) -> None:
+    async with served(short_path, hotreload={"watch": False}, place="here") as (service, password):
+        for where, saved in (("credential", {}), ("file", {"password": "first secret"})):
+            put(service.conf, hotreload={"watch": False}, place="there", **saved)
+            if where == "file":
+                password.unlink()
+            dry_run = await service.reload(json={"dry_run": True})
+            assert (dry_run["outcome"], dry_run["changes"]) == ("valid", [])
+            report = await service.reload()
+            assert (report["outcome"], report["generation"]) == ("unchanged", 1)
+            config = await service.get("/admin/config")
+            assert config["provenance"]["password"] == where
+            assert config["provenance"]["place"] == "file"
+            assert (config["settings"]["place"], config["generation"]) == ("here", 1)
+
+
 async def look(*paths: Path, **options: Any) -> tuple[dict[Path, Reading], float]:
     began = anyio.current_time()
     readings = await load_beside(paths, **{"settle_s": 0.2, "deadline_s": 1.0, **options})
