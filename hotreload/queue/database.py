@@ -10,6 +10,7 @@ from typing import Final
 import apsw
 
 from hotreload.errors import HotreloadError, StoreUnavailable
+from hotreload.queue import guard
 from hotreload.queue.sql import run
 
 Connect = Callable[[str], apsw.Connection]
@@ -86,6 +87,7 @@ class Database:
             if self._unsynced:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._opened(connection)
+            guard.install(connection)
         except BaseException:
             connection.close(True)
             raise

@@ -387,10 +387,39 @@ async def test_own_rows_and_progress_are_durable_together_or_not_at_all(store: S
     assert await queue.write(lambda connection: connection.execute("SELECT count(*) FROM effects").get) == 1
 
 
-@pytest.mark.parametrize("sql", ["COMMIT", " rollback", "END TRANSACTION", "BEGIN"])
-async def test_a_function_cannot_end_the_transaction_of_others(queue: SqliteQueue, sql: str) -> None:
-    with pytest.raises(ValueError, match="SAVEPOINT"):
-        await queue.write(lambda connection: connection.execute(sql))
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COMMIT",
+        " rollback",
+        "END TRANSACTION",
+        "BEGIN",
+        "/* x */ COMMIT",
+        "-- x\n ROLLBACK",
+        "; COMMIT",
+        "SELECT 1; /**/ END",
+        "/* x */ RELEASE hotreload_caller",
+        "ROLLBACK TO hotreload_caller",
+        "ATTACH ':memory:' AS more",
+        "DETACH main",
+        "PRAGMA synchronous = OFF",
+        "PRAGMA writable_schema = 1",
+        "PRAGMA wal_checkpoint(TRUNCATE)",
+    ],
+)
+@pytest.mark.parametrize("neighbours", [0, 3])
+async def test_a_function_cannot_reach_beyond_its_own_rows(queue: SqliteQueue, sql: str, neighbours: int) -> None:
+    async def refused() -> None:
+        with pytest.raises(ValueError, match=r"SAVEPOINT|not for a function"):
+            await queue.write(lambda connection: list(connection.execute(sql)) and None)
+
+    async with anyio.create_task_group() as group:
+        for number in range(neighbours):
+            group.start_soon(queue.enqueue, new(number))
+            if number == 1:
+                group.start_soon(refused)
+    await refused()
+    assert [depth.ready for depth in queue.depths()] == [neighbours] * bool(neighbours)
     await queue.write(lambda connection: connection.execute("SAVEPOINT s; ROLLBACK TO s; RELEASE s") and None)
     assert len((await queue.enqueue(new(1))).ids) == 1
 
@@ -683,14 +712,20 @@ async def test_a_disk_that_refuses_fails_all_that_wait_and_is_tried_again(
 
 
 async def test_a_full_file_refuses_and_recovers(store: Store) -> None:
-    queue = store.open()
+    made: list[apsw.Connection] = []
+
+    def opens(path: str) -> apsw.Connection:
+        made.append(connect(path))
+        return made[-1]
+
+    queue = store.open(opens=opens)
     row = await one_of(queue)
-    pages = await queue.write(lambda connection: connection.execute("PRAGMA page_count").get)
-    await queue.write(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").get)
+    pages = made[0].execute("PRAGMA page_count").get
+    made[0].execute(f"PRAGMA max_page_count = {pages}").fetchall()
     with pytest.raises(StoreUnavailable, match="full"):
         await queue.enqueue(new("x" * 100_000))
     await queue.checkpoint(row, 1)
-    await queue.write(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").get)
+    made[0].execute("PRAGMA max_page_count = 1000000").fetchall()
     assert len((await queue.enqueue(new("x" * 100_000))).ids) == 1
 
 
