@@ -47,7 +47,8 @@ class _Annotator:
 
     def _union(self, node: Schema, word: str, path: str, seen: tuple[str, ...]) -> Schema:
         options = [
-            self.annotate(option, path, seen) if self._is_section(option, seen) else option for option in node[word]
+            self.annotate(option, path, seen) if self._is_section(option, seen) else self._leaf(option, path)
+            for option in node[word]
         ]
         kept = {key: value for key, value in node.items() if key not in ("discriminator", "default")}
         return {**kept, word: options}

@@ -512,14 +512,25 @@ def test_the_schema_marks_every_leaf() -> None:
 def _unmarked(properties: dict[str, Any], known: SettingsModel[OvConf], above: str) -> list[str]:
     missing: list[str] = []
     for key, node in properties.items():
-        inner = node.get("properties") or next(
-            (o["properties"] for o in node.get("anyOf", []) if "properties" in o), None
-        )
-        if inner:
-            missing += _unmarked(inner, known, f"{above}{key}.")
-        elif "x-reload" not in node:
-            missing.append(f"{above}{key}")
+        for option in [node] if "properties" in node else node.get("anyOf", [node]):
+            if inner := option.get("properties"):
+                missing += _unmarked(inner, known, f"{above}{key}.")
+            elif "x-reload" not in option and "x-reload" not in node:
+                missing.append(f"{above}{key}")
     return missing
+
+
+def test_every_member_of_a_union_has_its_mark() -> None:
+    class Either(LiveSettings):
+        either: Annotated[str | Storage | None, Live] = None
+        backup: Annotated[Backup | None, Live, Secret] = None
+
+    either, backup = (SettingsModel(Either).schema()["properties"][key]["anyOf"] for key in ("either", "backup"))
+    assert [member.get("x-reload") for member in either] == ["live", None, "live"]
+    assert either[1]["properties"]["workspace"]["x-reload"] == "live"
+    assert [member["type"] for member in backup] == ["object", "null"]
+    assert (backup[1]["x-reload"], backup[1]["x-secret"]) == ("live", True)
+    assert backup[0]["properties"]["folder"]["x-secret"] is True
 
 
 def test_a_flood_of_mistakes_is_cut() -> None:
