@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hotreload.config.fields import Effect, Live, Mark, Restart, Secret
+    from hotreload.config.fields import Effect, Live, Mark, Public, Refused, Restart, Secret
     from hotreload.config.settings import LiveSettings
     from hotreload.errors import (
         ConfigError,
@@ -50,8 +50,10 @@ _HOME = {
     "PassedOver": "recovery.scan",
     "Present": "recovery.scan",
     "Problem": "errors",
+    "Public": "config.fields",
     "QueueDraining": "errors",
     "QueueError": "errors",
+    "Refused": "config.fields",
     "Restart": "config.fields",
     "Secret": "config.fields",
     "Service": "service",
@@ -77,8 +79,10 @@ __all__ = [
     "PassedOver",
     "Present",
     "Problem",
+    "Public",
     "QueueDraining",
     "QueueError",
+    "Refused",
     "Restart",
     "Secret",
     "Service",
