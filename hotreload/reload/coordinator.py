@@ -68,7 +68,7 @@ class ReloadCoordinator:
         self._asked = anyio.Event()
         self._running: Ticket | None = None
         self._closed = False
-        self._serving = anyio.CancelScope()
+        self._serving: anyio.CancelScope | None = None  # made in `run`: a coordinator may be made before its loop is
         self._ended: anyio.Event | None = None
         self._not_undone: dict[str, str] = {}
         self.pending_restart = pending_restart
@@ -104,8 +104,9 @@ class ReloadCoordinator:
         """Serve tickets, oldest first, until closed or cancelled; nobody is left asleep then."""
         self._ended = anyio.Event()
         try:
-            with self._serving:
-                await self._serve_all()
+            with anyio.CancelScope() as self._serving:
+                if not self._closed:
+                    await self._serve_all()
         finally:
             self._refuse_all()
             self._ended.set()
@@ -115,7 +116,8 @@ class ReloadCoordinator:
 
         What was prepared is undone; nobody waits for that longer than `within_s` seconds.
         """
-        self._serving.cancel()
+        if self._serving is not None:
+            self._serving.cancel()
         with anyio.move_on_after(within_s, shield=True):
             if self._ended is not None:
                 await self._ended.wait()
