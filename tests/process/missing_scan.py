@@ -1,70 +1,38 @@
-"""Search COUNT entries of a service that has only a scan, every thousandth missing; print what it took as JSON.
+"""A service that has little more than a scan: `entries` of them, every thousandth missing, and nobody who makes them.
 
-    python -m tests.process.missing_scan COUNT FOLDER [--files]
-
-With `--files` the entries are the documents of the example `summaries` below FOLDER/documents, made before.
+hotreload run tests.process.missing_scan:service --config ov.conf
 """
 
-from __future__ import annotations
-
-import json
-import sys
-import time
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import anyio
-from pydantic import TypeAdapter
+from anyio import sleep_forever
 
-from examples.summaries.service import without_summary
-from examples.summaries.settings import Documents, OvConf, Storage
-from hotreload import Missing, Present
-from hotreload.queue.sqlite import SqliteQueue
-from hotreload.recovery.coordinator import RecoveryCoordinator
-from hotreload.recovery.findings import Wanted
-from hotreload.recovery.scan import QueueSearch, Scan, Seen
+from hotreload import Job, Live, LiveSettings, Missing, Present, Service
 
 EVERY = 1_000
 FOLDER = 1_000
 
 
-def _peak_kb() -> int:
-    """Return the most memory this program held; `ru_maxrss` would count what its parent held before the exec."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+class Settings(LiveSettings):
+    """How many entries there are."""
+
+    entries: Annotated[int, Live] = 0
 
 
-async def entries(count: int) -> AsyncIterator[Seen]:
-    """Yield the entries, one by one, as the slowest scan would tell them."""
-    for number in range(count):
+service = Service("entries", settings=Settings)
+
+
+@service.worker("made", limit=1)
+async def make(job: Job[str], conf: Settings) -> None:
+    """Take one, and keep it."""
+    del job, conf
+    await sleep_forever()
+
+
+@service.recovers("made")
+async def unmade(conf: Settings) -> AsyncIterator[Missing[str] | Present]:
+    """Yield the entries one by one, as the slowest scan would tell them."""
+    for number in range(conf.entries):
         name = f"folder{number // FOLDER}/entry{number}"
-        yield Present() if number % EVERY else Missing(name, "no abstract", {"name": name})
-
-
-async def main(count: int, folder: Path, *, files: bool) -> None:
-    """Search as a service does, and look at the progress meanwhile."""
-    store = SqliteQueue.open(folder / "queue.db")
-    conf = OvConf(
-        documents=Documents(path=folder / "documents", limit=0, min_bytes=0), storage=Storage(workspace=folder / "w")
-    )
-    scan = Scan("semantic", without_summary if files else lambda _conf: entries(count), TypeAdapter(Any))
-    searches = RecoveryCoordinator(QueueSearch([scan], store, lambda: conf))
-    seen: set[int] = set()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(searches.run)
-        began = time.monotonic()
-        ticket = searches.submit(Wanted())
-        while not ticket.findings.ended:
-            seen.add(searches.reports[0]["scanned"])
-            with anyio.move_on_after(0.01):
-                await ticket.wait()
-        took_s = time.monotonic() - began
-        tasks.cancel_scope.cancel()
-    store.close()
-    peak_mb = _peak_kb() / 1024
-    print(json.dumps({**ticket.findings.summary(), "took_s": took_s, "peak_mb": peak_mb, "looks": len(seen)}))
-
-
-if __name__ == "__main__":
-    anyio.run(lambda: main(int(sys.argv[1]), Path(sys.argv[2]), files="--files" in sys.argv))
+        yield Present() if number % EVERY else Missing(name, "no abstract", name)

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
+import shutil
+import subprocess
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
+import httpx
 import pytest
 
 from tests.counts import counted
-from tests.process.running import ROOT, Endpoint, Home, Summaries, endpoint, summaries, wait_until
+from tests.process.running import HOTRELOAD, ROOT, Endpoint, Home, Summaries, endpoint, started, summaries, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 WHOLE = counted("SUMMARIES", 1_000)
-ENTRIES = counted("ENTRIES", 100_000)
+ENTRIES = counted("ENTRIES", 1_000_000)
+FILES = counted("FILES", 10_000)
 OTHERS = 500
 CALLS = 2
 """What one of these documents takes: one section, one to merge."""
@@ -88,10 +93,34 @@ async def calls(model: Endpoint) -> int:
     return (await model.gauges())["calls"]
 
 
-def tree_of(folder: Path, model: Endpoint, **vlm: Any) -> tuple[Tree, list[str]]:
-    home = Home.make(folder, [], api_base=model.url, **vlm)
-    tree = Tree(home)
-    return tree, tree.add(WHOLE, summarised=True)
+@dataclass
+class Summarised:
+    """A home whose documents were summarised by a service that ran until nothing was left to do."""
+
+    tree: Tree
+    whole: list[str]
+
+    def copied(self, folder: Path, model: Endpoint, **vlm: Any) -> tuple[Tree, list[str]]:
+        """Return a copy that asks this model, with times and store as they were."""
+        shutil.copytree(self.tree.home.folder, folder, dirs_exist_ok=True)
+        home = Home(folder, {**self.tree.home.settings})
+        home.write(home.set("vlm", api_base=f"{model.url}/v1", **vlm))
+        return Tree(home, self.tree.made), list(self.whole)
+
+
+@pytest.fixture(scope="module")
+def summarised() -> Iterator[Summarised]:
+    """Have a real service summarise documents; it extracts, so that no model is called."""
+    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
+    tree = Tree(Home.make(folder, [], api_base=None, max_concurrent=32))
+    whole = tree.add(WHOLE, summarised=False)
+    arguments = ("--config", str(tree.home.conf), "--socket", str(tree.home.socket), "--until-idle")
+    subprocess.run(
+        [*HOTRELOAD, "run", "examples.summaries.service:service", *arguments], cwd=ROOT, check=True, capture_output=True
+    )
+    assert tree.home.unsummarised() == []
+    yield Summarised(tree, whole)
+    shutil.rmtree(folder)
 
 
 async def reindex(service: Summaries, *options: str) -> dict[str, Any]:
@@ -114,9 +143,12 @@ async def idle(service: Summaries) -> bool:
     return not any(queue["ready"] or queue["running"] for queue in (await service.status())["queues"])
 
 
-async def test_a_start_makes_again_exactly_what_is_missing(short_path: Path) -> None:
+async def test_a_start_makes_again_exactly_what_is_missing(
+    summarised: Summarised, short_path: Path, figures: Callable[[str], None]
+) -> None:
+    """The rows of the jobs that made them are still in the store."""
     async with endpoint() as model:
-        tree, whole = tree_of(short_path, model, max_concurrent=32)
+        tree, whole = summarised.copied(short_path, model, max_concurrent=32)
         expected = tree.damage(random.Random(7), whole)
         left = {name: tree.summary(name).stat().st_mtime_ns for name in whole if name not in expected}
         async with summaries(tree.home) as service:
@@ -129,12 +161,15 @@ async def test_a_start_makes_again_exactly_what_is_missing(short_path: Path) -> 
             assert 'hotreload_recovery_missing{reason="stale"} 25.0' in metrics
             assert (await reindex(service))["missing"] == []
             assert await calls(model) == 175 * CALLS
+            figures(f"{WHOLE} summaries made by a run; 175 damaged, added or touched; made again after a start: 175")
         assert left == {name: tree.summary(name).stat().st_mtime_ns for name in left}
 
 
-async def test_reindex_beside_500_running_jobs_queues_exactly_what_is_missing(short_path: Path) -> None:
+async def test_reindex_beside_500_running_jobs_queues_exactly_what_is_missing(
+    summarised: Summarised, short_path: Path, figures: Callable[[str], None]
+) -> None:
     async with endpoint() as model:
-        tree, whole = tree_of(short_path, model, max_concurrent=OTHERS)
+        tree, whole = summarised.copied(short_path, model, max_concurrent=OTHERS)
         async with summaries(tree.home) as service:
             assert (await searched(service))["missing"] == 0
             await model.behave(hang=True)
@@ -155,6 +190,7 @@ async def test_reindex_beside_500_running_jobs_queues_exactly_what_is_missing(sh
             again = await reindex(service, "--wait")
             assert (again["missing"], again["queued"], again["in_hand"]) == ([], 0, 0)
             assert await calls(model) == (OTHERS + 175) * CALLS
+            figures(f"of {WHOLE} summaries 175 made again beside {OTHERS} running jobs; queued by a second search: 0")
 
 
 async def _running(model: Endpoint, count: int) -> bool:
@@ -206,22 +242,75 @@ async def _made(model: Endpoint) -> bool:
     return await calls(model) == 5 * CALLS
 
 
-@pytest.mark.parametrize("kind", ["told", "files"])
-async def test_a_search_of_many_entries_stays_small_and_shows_progress(short_path: Path, kind: str) -> None:
-    """100,000 entries here; HOTRELOAD_ENTRIES=1000000 makes it the million. Documents are a tenth of that."""
-    count = ENTRIES if kind == "told" else ENTRIES // 10
-    missing = count // 1_000
-    if kind == "files":
-        missing = count
+@asynccontextmanager
+async def talking(socket: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Talk to a service over its control socket."""
+    transport = httpx.AsyncHTTPTransport(uds=str(socket))
+    async with httpx.AsyncClient(transport=transport, base_url="http://hotreload", timeout=30) as http:
+        yield http
+
+
+async def followed(http: httpx.AsyncClient) -> tuple[dict[str, Any], list[int]]:
+    """Search, and look at the status meanwhile; return the figures, and the progress that was shown."""
+    await http.post("/admin/reindex", json={}, headers={"Prefer": "wait=0"})
+    shown: list[int] = []
+
+    async def ended() -> Any:
+        newest = (await http.get("/admin/status")).json()["recovery"][0]
+        shown.append(newest["scanned"])
+        return newest if newest["ended"] else None
+
+    return await wait_until(ended, 280, "the search has ended", every_s=0.05), shown
+
+
+def peak_mb(pid: int) -> float:
+    """Return the most memory a process has held since it began."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
+
+
+@asynccontextmanager
+async def service_of_entries(home: Path, count: int) -> AsyncIterator[tuple[int, httpx.AsyncClient]]:
+    """Run a service whose scan tells so many entries; yields its process and a client."""
+    (home / "ov.conf").write_text(json.dumps({"entries": count, "hotreload": {"recovery": "off"}}))
+    socket = home / "run/control.sock"
+    command = ("run", "tests.process.missing_scan:service", "--config", str(home / "ov.conf"), "--socket", str(socket))
+    async with started(*HOTRELOAD, *command) as (process, spoken), talking(socket) as http:
+        await spoken.line("listening on")
+        yield process.pid, http
+
+
+@asynccontextmanager
+async def service_of_files(home: Path, count: int) -> AsyncIterator[tuple[int, httpx.AsyncClient]]:
+    """Run the example over so many documents without a summary, and a model that never answers."""
+    async with endpoint() as model:
+        made = Home.make(home, [], api_base=model.url, max_concurrent=1)
+        made.write(made.set("hotreload", recovery="off"))
+        await model.behave(hang=True)
         for number in range(count):
-            folder = short_path / "documents" / f"f{number // 1000}"
+            folder = home / "documents" / f"f{number // 1000}"
             if number % 1000 == 0:
-                folder.mkdir(parents=True)
+                folder.mkdir()
             (folder / f"d{number}.md").touch()
-    command = [sys.executable, "-m", "tests.process.missing_scan", str(count), str(short_path)]
-    done = await anyio.run_process([*command, *(["--files"] if kind == "files" else [])], cwd=ROOT)
-    found = json.loads(done.stdout)
-    print(f"{kind}: {count} entries in {found['took_s']:.1f} s, {found['peak_mb']:.0f} MB, seen {found['looks']} times")
-    assert (found["scanned"], found["missing"], found["queued"]) == (count, missing, missing)
-    assert found["peak_mb"] < 200
-    assert found["looks"] > 1
+        async with summaries(made) as service:
+            yield service.process.pid, service.http
+
+
+@pytest.mark.parametrize("kind", ["told", "files"])
+async def test_a_search_of_many_entries_stays_small_and_shows_progress(
+    short_path: Path, kind: str, figures: Callable[[str], None]
+) -> None:
+    """A million that a scan only tells, and files that the example finds without a summary, all to be queued."""
+    count = ENTRIES if kind == "told" else FILES
+    missing = ENTRIES // 1_000 if kind == "told" else count
+    serving = service_of_entries if kind == "told" else service_of_files
+    async with serving(short_path, count) as (pid, http):
+        began = time.monotonic()
+        found, shown = await followed(http)
+        took_s = time.monotonic() - began
+        peak = peak_mb(pid)
+    assert (found["scanned"], found["missing"], found["queued"], found["error"]) == (count, missing, missing, None)
+    assert peak < 200
+    assert shown == sorted(shown)
+    assert len({scanned for scanned in shown if 0 < scanned < count}) > 1, shown
+    figures(f"{count} entries in {took_s:.1f} s, at most {peak:.0f} MB, progress seen {len(set(shown))} times")
