@@ -34,6 +34,8 @@ class Forked:
         self.pid = int(told.recv(16))
         self._told = told
         self._code: int | None = None
+        self.gone_at = 0.0
+        """The monotonic second at which its parent saw it gone, once `returncode` is there."""
 
     @classmethod
     async def start(cls, warm: Path, order: Mapping[str, Any]) -> "Forked":
@@ -49,7 +51,8 @@ class Forked:
         """Its exit code, None while it runs."""
         if self._code is None:
             with suppress(BlockingIOError):
-                self._code = int(self._told.recv(16, socket.MSG_DONTWAIT))
+                code, gone_at = self._told.recv(64, socket.MSG_DONTWAIT).split()
+                self._code, self.gone_at = int(code), float(gone_at)
         return self._code
 
     async def wait(self) -> int:

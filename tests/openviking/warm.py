@@ -6,7 +6,8 @@ server imports itself, as `python -m MODULE` would; tests about the first moment
     python warm.py ADDRESS
 
 prints a line once it listens at ADDRESS, and leaves when its standard input is closed. A client sends one order
-(`command`, `cwd`, `env`, and the files `log` and `errors`), and is told the process id, then the exit code.
+(`command`, `cwd`, `env`, and the files `log` and `errors`), and is told the process id, then the exit code and the
+monotonic second at which the process was gone.
 """
 
 import gc
@@ -17,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any, NoReturn
 
 ORDER_BYTES = 1 << 17
@@ -51,7 +53,8 @@ def look_after(client: socket.socket) -> NoReturn:
         client.close()
         become(order)
     client.send(str(pid).encode())
-    client.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
+    status = os.waitpid(pid, 0)[1]
+    client.send(f"{os.waitstatus_to_exitcode(status)} {time.monotonic()}".encode())
     os._exit(0)
 
 
