@@ -90,7 +90,7 @@ class Execution:
         return self._scrubbed(payload) if isinstance(payload, Failed) else Job(row, payload, self._around)
 
     async def run(self, job: Job[Any]) -> Verdict:
-        """Run the handler on one snapshot and say how it ended. Cancelled, it raises the cancellation on."""
+        """Run the handler on one snapshot and say how it ended. Cancelled by no word of the pool, it raises that on."""
         settings = self._around.newest().settings
         try:
             if not self._resources:

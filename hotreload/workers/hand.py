@@ -30,6 +30,11 @@ class Running:
         """Until when its code said to need (monotonic), None where it said nothing."""
         return self.job.needed_until if self.job else None
 
+    @property
+    def stopping(self) -> bool:
+        """True once its code was told to stop."""
+        return self.job is not None and self.job.stopping
+
     def stop_soon(self) -> None:
         """Let its code stop at the next point where it can be told."""
         if self.job is not None:

@@ -9,6 +9,7 @@ Two scopes: the exchange, which a drain keeps to its end, and the work, which it
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections import deque
@@ -109,6 +110,7 @@ class Pool:
                 exchange.start_soon(self._exchange_until_over, self._work, name=f"exchange {self.queue_name}")
                 await self._over.wait()
         finally:
+            gc.unfreeze()
             with anyio.CancelScope(shield=True):
                 await self._execution.close()
 
@@ -196,7 +198,12 @@ class Pool:
     # --- Drainable ---------------------------------------------------------------------------------------------
 
     def quiesce(self) -> None:
-        """Claim nothing more, interrupt what said it cannot finish in time; idempotent."""
+        """Claim nothing more, interrupt what said it cannot finish in time; idempotent.
+
+        What lives now is frozen for the collector: with 10,000 jobs a third of the time to cancel them went into
+        looking through them again and again.
+        """
+        gc.freeze()
         self._quiesced = True
         self._at_quiesce = {entry.row.id for entry in self.hand.all()}
         window = self._window()

@@ -50,6 +50,8 @@ class Runners:
             while entry is not None:
                 entry.scope, entry.task = scope, task
                 await self._run(entry)
+                if entry.stopping:
+                    return
                 if task is not None and task.cancelling() and anyio.current_effective_deadline() != -math.inf:
                     await _forget_cancel(task)
                 again = copy_context() == context and len(self._idle) < IDLE_MOST and not self._closed

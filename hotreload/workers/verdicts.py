@@ -25,7 +25,7 @@ def verdict_on(error: BaseException, job: Job[Any], *, stopped: bool) -> Verdict
     nothing now; inside of exception groups as well. All else, SystemExit included, is the job's failure.
     """
     if stopped:
-        if not isinstance(error, StopHere):
+        if not isinstance(error, (StopHere, asyncio.CancelledError)):
             log.warning("job.interrupted job=%s error=%r", job.id, error)
         return Interrupted()
     found = interruption(error)

@@ -81,22 +81,59 @@ async def idle_dispatch(queue: SqliteQueue) -> float:
 
 
 async def _with_sleepers(queue: SqliteQueue, count: int, then: Callable[[Pool], Awaitable[float]]) -> float:
-    async def sleeps(job: Job[Any], _settings: Any) -> None:
-        nonlocal begun
-        begun += 1
-        if begun == count:
-            all_begun.set()
+    async def sleeps(_job: Job[Any], _settings: Any) -> None:
+        begun()
         await anyio.sleep_forever()
 
-    begun, all_begun = 0, anyio.Event()
+    begun, all_begun = countdown(count)
     await queue.enqueue([NewJob("a", {"n": 1})] * count)
     async with pool_of(queue, sleeps, count) as pool:
         await all_begun.wait()
         return await then(pool)
 
 
-async def cancel_10_000(queue: SqliteQueue) -> float:
-    """Measure the interruption of 10,000 running jobs and their way back into the queue; ms."""
+def countdown(count: int) -> tuple[Callable[[], None], anyio.Event]:
+    """Return what is to be called `count` times, and the event that is set then."""
+    left, over = count, anyio.Event()
+
+    def call() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            over.set()
+
+    return call, over
+
+
+async def cancel_and_checkpoint(queue: SqliteQueue) -> float:
+    """Measure the end of 10,000 running jobs: each keeps its progress, is cancelled, is back in the queue; ms."""
+    count, go = 10_000, anyio.Event()
+    begun, all_begun = countdown(count)
+    kept, all_kept = countdown(count)
+
+    async def keeps(job: Job[Any], _settings: Any) -> None:
+        begun()
+        await go.wait()
+        await job.checkpoint({"at": 5})
+        kept()
+        await anyio.sleep_forever()
+
+    await queue.enqueue([NewJob("a", {"n": 1})] * count)
+    async with pool_of(queue, keeps, count) as pool:
+        await all_begun.wait()
+        began = time.perf_counter()
+        go.set()
+        await all_kept.wait()
+        pool.quiesce()
+        await pool.interrupt()
+        flushed = await anyio.to_thread.run_sync(pool.flush, 30.0)
+        took_ms = (time.perf_counter() - began) * 1_000
+    assert len(flushed.checkpointed) == count
+    return took_ms
+
+
+async def cancel(queue: SqliteQueue) -> float:
+    """Measure the same with the progress on the disk already, as a drain finds it; ms."""
 
     async def drain(pool: Pool) -> float:
         began = time.perf_counter()
@@ -132,11 +169,15 @@ def _kilobytes() -> float:
         return int(file.read().split()[1]) * resource.getpagesize() / 1024
 
 
+POOL_10, POOL_100 = (f"no-op jobs through the pool, limit {limit}, jobs/s" for limit in (10, 100))
+DISPATCH = "idle dispatch, median, ms"
+CANCEL = "10,000 running: checkpoint + cancel + requeue, ms"
 MEASURES: dict[str, Measure] = {
-    "no-op jobs through the pool, limit 10, jobs/s": noop_jobs(10),
-    "no-op jobs through the pool, limit 100, jobs/s": noop_jobs(100),
-    "idle dispatch, median, ms": idle_dispatch,
-    "10,000 running: interrupt + requeue, ms": cancel_10_000,
+    POOL_10: noop_jobs(10),
+    POOL_100: noop_jobs(100),
+    DISPATCH: idle_dispatch,
+    CANCEL: cancel_and_checkpoint,
+    "10,000 running: cancel + requeue, ms": cancel,
 }
 APART: dict[str, Measure] = {
     "memory of a running job, KB": memory_running,

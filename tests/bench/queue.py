@@ -21,7 +21,7 @@ from typing import Any
 
 from hotreload.queue.job import Done, NewJob
 from hotreload.queue.sqlite import SqliteQueue
-from tests.bench.pool import APART, MEASURES
+from tests.bench.pool import APART, CANCEL, DISPATCH, MEASURES, POOL_10, POOL_100
 
 PAYLOAD = {"uri": "viking://resources/a/b", "n": 1}
 Round = Callable[[Path], float]
@@ -88,49 +88,96 @@ async def cycles(queue: SqliteQueue) -> float:
     return per_s(5_000, began)
 
 
-async def in_flight(queue: SqliteQueue) -> float:
-    """Checkpoint 10,000 running jobs and put them back; ms."""
-    await queue.enqueue([NewJob("a", PAYLOAD)] * 10_000)
-    rows = await queue.claim("a", 10_000)
-    began = time.perf_counter()
-    await asyncio.gather(*(queue.checkpoint(row, {"at": 5}) for row in rows))
-    queue.requeue_running(["a"], 10)
-    return (time.perf_counter() - began) * 1_000
+class Backlogs:
+    """Stores with so many jobs waiting, built once; every round claims from each and puts back what it took."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
-def claims_with(pending: int) -> Callable[[SqliteQueue], Awaitable[float]]:
-    """Measure the median of claims of one job with so many waiting; ms."""
+    def round(self, pending: int) -> Round:
+        """Make a round: the median of claims of one job, ms."""
+        path = self._folder / f"{pending}.db"
 
-    async def run(queue: SqliteQueue) -> float:
-        for _ in range(pending // 1_000):
-            await queue.enqueue([NewJob("a", PAYLOAD)] * 1_000)
-        times: list[float] = []
-        for _ in range(200):
-            began = time.perf_counter()
-            await queue.claim("a", 1)
-            times.append((time.perf_counter() - began) * 1_000)
-        return statistics.median(times)
+        async def measured(queue: SqliteQueue) -> float:
+            if not queue.depths():
+                for _ in range(pending // 1_000):
+                    await queue.enqueue([NewJob("a", PAYLOAD)] * 1_000)
+            times: list[float] = []
+            for _ in range(200):
+                began = time.perf_counter()
+                await queue.claim("a", 1)
+                times.append((time.perf_counter() - began) * 1_000)
+            return statistics.median(times)
 
-    return run
+        def run(_folder: Path) -> float:
+            queue = SqliteQueue.open(path)
+            try:
+                return asyncio.run(measured(queue))
+            finally:
+                queue.close()
+
+        return run
 
 
 def huey(folder: Path) -> float:
     """Enqueue one by one; jobs/s."""
-    storage: Any = importlib.import_module("huey.storage").SqliteStorage(filename=str(folder / "huey.db"), fsync=True)
+    storage = _huey(folder)
     return _one_by_one(lambda: storage.enqueue(b"x" * 40))
+
+
+def huey_cycles(folder: Path) -> float:
+    """Enqueue, take (which forgets the job) one by one; jobs/s."""
+    storage = _huey(folder)
+
+    def cycle() -> None:
+        storage.enqueue(b"x" * 40)
+        assert storage.dequeue()
+
+    return _one_by_one(cycle)
+
+
+def _huey(folder: Path) -> Any:
+    return importlib.import_module("huey.storage").SqliteStorage(filename=str(folder / "huey.db"), fsync=True)
 
 
 def litequeue(folder: Path) -> float:
     """Enqueue one by one; jobs/s."""
+    queue = _litequeue(folder)
+    return _one_by_one(lambda: queue.put("x" * 40))
+
+
+def litequeue_cycles(folder: Path) -> float:
+    """Enqueue, take, acknowledge one by one; jobs/s."""
+    queue = _litequeue(folder)
+
+    def cycle() -> None:
+        queue.put("x" * 40)
+        queue.done(queue.pop().message_id)
+
+    return _one_by_one(cycle)
+
+
+def _litequeue(folder: Path) -> Any:
     queue: Any = importlib.import_module("litequeue").LiteQueue(str(folder / "lite.db"))
     queue.conn.execute("PRAGMA synchronous = FULL")
-    return _one_by_one(lambda: queue.put("x" * 40))
+    return queue
 
 
 def persistqueue(folder: Path) -> float:
     """Enqueue one by one; jobs/s."""
     queue: Any = importlib.import_module("persistqueue").SQLiteQueue(str(folder), auto_commit=True)
     return _one_by_one(lambda: queue.put(PAYLOAD))
+
+
+def persistqueue_cycles(folder: Path) -> float:
+    """Enqueue, take, acknowledge one by one; jobs/s."""
+    queue: Any = importlib.import_module("persistqueue").SQLiteAckQueue(str(folder), auto_commit=True)
+
+    def cycle() -> None:
+        queue.put(PAYLOAD)
+        queue.ack(queue.get())
+
+    return _one_by_one(cycle)
 
 
 def queuefs(folder: Path) -> float:
@@ -154,50 +201,86 @@ def _one_by_one(put: Callable[[], object]) -> float:
     return per_s(1_000, began)
 
 
-PEERS: dict[str, tuple[str, Round]] = {
-    "huey": ("huey, enqueue, jobs/s", huey),
-    "litequeue": ("litequeue, enqueue, jobs/s", litequeue),
-    "persistqueue": ("persist-queue, enqueue, jobs/s", persistqueue),
-    "openviking": ("OpenViking QueueFS, enqueue + claim + ack, jobs/s", queuefs),
+PEERS: dict[str, dict[str, Round]] = {
+    "huey": {"huey, enqueue, jobs/s": huey, "huey, enqueue + take, jobs/s": huey_cycles},
+    "litequeue": {
+        "litequeue, enqueue, jobs/s": litequeue,
+        "litequeue, enqueue + claim + ack, jobs/s": litequeue_cycles,
+    },
+    "persistqueue": {
+        "persist-queue, enqueue, jobs/s": persistqueue,
+        "persist-queue, enqueue + claim + ack, jobs/s": persistqueue_cycles,
+    },
+    "openviking": {"OpenViking QueueFS, enqueue + claim + ack, jobs/s": queuefs},
 }
 ENQUEUE, CYCLES = "enqueue, 100 callers, jobs/s", "enqueue + claim + ack, batches of 100, jobs/s"
 CLAIM = "claim p50 with {:,} pending, ms"
+PENDING = (1_000, 100_000, 1_000_000)
 OURS: dict[str, Round] = {
     ENQUEUE: ours(enqueue_100_callers),
     "enqueue, 1 caller, jobs/s": ours(enqueue_1_caller),
     CYCLES: ours(cycles),
     **{name: ours(measure) for name, measure in MEASURES.items()},
     **{name: apart(name) for name in APART},
-    "10,000 in flight: checkpoint + requeue, ms": ours(in_flight),
-    **{CLAIM.format(pending): ours(claims_with(pending)) for pending in (1_000, 100_000, 1_000_000)},
 }
-RATIOS = (
-    ("enqueue, 100 callers ÷ huey", ENQUEUE, "huey"),
-    ("enqueue, 100 callers ÷ litequeue", ENQUEUE, "litequeue"),
-    ("enqueue, 100 callers ÷ persist-queue", ENQUEUE, "persistqueue"),
-    ("enqueue + claim + ack ÷ OpenViking QueueFS", CYCLES, "openviking"),
-)
+AT_LEAST: dict[str, float] = {POOL_10: 8_000, POOL_100: 20_000}
+AT_MOST: dict[str, float] = {DISPATCH: 1.5, CANCEL: 300}
+BEST_ENQUEUE, QUEUEFS = "÷ the best peer: enqueue, 100 callers", "÷ OpenViking QueueFS: enqueue + claim + ack"
+BEST_CYCLES, BACKLOG = "÷ the best peer: enqueue + claim + ack", "claim with 1,000,000 pending ÷ with 1,000"
+
+
+def ratios(medians: dict[str, float]) -> dict[str, tuple[float, str, bool]]:
+    """Return what is compared side by side: the ratio, its goal, whether it was met."""
+    found: dict[str, tuple[float, str, bool]] = {}
+
+    def beside(name: str, mine: str, peers: list[str], goal: float | None) -> None:
+        there = [medians[peer] for peer in peers if peer in medians]
+        if there:
+            ratio = medians[mine] / max(there)
+            found[name] = (ratio, "" if goal is None else f"≥ {goal:g}", goal is None or ratio >= goal)
+
+    enqueues = [name for peer in PEERS.values() for name in peer if name.endswith("enqueue, jobs/s")]
+    cycled = [name for peer in PEERS.values() for name in peer if "enqueue +" in name and "QueueFS" not in name]
+    beside(BEST_ENQUEUE, ENQUEUE, enqueues, 10)
+    beside(BEST_CYCLES, CYCLES, cycled, None)
+    beside(QUEUEFS, CYCLES, list(PEERS["openviking"]), 5)
+    claims = [medians[CLAIM.format(pending)] for pending in (PENDING[-1], PENDING[0])]
+    found[BACKLOG] = (claims[0] / claims[1], "≤ 1.2", claims[0] / claims[1] <= 1.2)
+    return found
+
+
+def verdict(name: str, value: float) -> tuple[str, str]:
+    """Return the goal of a figure and whether it was met, "" for one without."""
+    if name in AT_LEAST:
+        return f"≥ {AT_LEAST[name]:,.0f}", "met" if value >= AT_LEAST[name] else "short"
+    if name in AT_MOST:
+        return f"≤ {AT_MOST[name]:g}", "met" if value <= AT_MOST[name] else "short"
+    return "", ""
 
 
 def main(rounds: int) -> None:
-    """Run all, interleaved, and print the medians; the largest backlog is built in the first round only."""
-    there = {package: named for package, named in PEERS.items() if importlib.util.find_spec(package)}
+    """Run all, interleaved, and print the medians with their range, and how each stands to its goal."""
+    there = {
+        name: run
+        for package, named in PEERS.items()
+        if importlib.util.find_spec(package)
+        for name, run in named.items()
+    }
     figures: dict[str, list[float]] = {}
-    for number in range(rounds):
-        for name, run in (*OURS.items(), *there.values()):
-            if number and "1,000,000" in name:
-                continue
-            with tempfile.TemporaryDirectory(dir=".") as folder:
-                figures.setdefault(name, []).append(run(Path(folder)))
+    with tempfile.TemporaryDirectory(dir=".") as backlog:
+        backlogs = Backlogs(Path(backlog))
+        claims = {CLAIM.format(pending): backlogs.round(pending) for pending in PENDING}
+        for _ in range(rounds):
+            for name, run in (*OURS.items(), *claims.items(), *there.items()):
+                with tempfile.TemporaryDirectory(dir=".") as folder:
+                    figures.setdefault(name, []).append(run(Path(folder)))
     medians = {name: statistics.median(found) for name, found in figures.items()}
     for name, found in figures.items():
-        print(f"{name:52} {medians[name]:12,.2f}   {min(found):,.2f} to {max(found):,.2f}")
-    for name, mine, package in RATIOS:
-        if package in there:
-            print(f"{name:52} {medians[mine] / medians[there[package][0]]:12.1f}")
-    claims = [medians[CLAIM.format(pending)] for pending in (1_000, 1_000_000)]
-    print(f"{'claim with 1,000,000 pending ÷ with 1,000':52} {claims[1] / claims[0]:12.2f}")
-    if missing := set(PEERS) - set(there):
+        goal, met = verdict(name, medians[name])
+        print(f"{name:54} {medians[name]:12,.2f}   {min(found):10,.2f} to {max(found):10,.2f}   {goal:9} {met}")
+    for name, (ratio, goal, met) in ratios(medians).items():
+        print(f"{name:54} {ratio:12.2f}   {'':24}   {goal:9} {('met' if met else 'short') if goal else ''}")
+    if missing := {package for package in PEERS if not importlib.util.find_spec(package)}:
         print(f"not installed: {', '.join(sorted(missing))}")
 
 
