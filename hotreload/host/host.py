@@ -187,7 +187,8 @@ class Host:
         self._wake(self._hung_up)
 
     def _hung_up(self) -> None:
-        self._reload.submit(Trigger(TriggerKind.SIGNAL, "SIGHUP", now_ms()))
+        for sender in early.reset():
+            self._reload.submit(Trigger(TriggerKind.SIGNAL, sender, now_ms()))
 
     # --- what the flows tell ------------------------------------------------------------------------------------
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNTIL = """
+import threading
+def until(reached):
+    ends = threading.Event()
+    for _ in range(10_000):
+        if reached(): return
+        ends.wait(0.001)
+    raise SystemExit('not within 10 s')
+"""
 HEAD = "import os, signal, sys; me = os.getpid(); hup = lambda: os.kill(me, signal.SIGHUP)\n"
 
 
@@ -14,24 +28,109 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
 
 
-def test_early_ones_are_counted_later_ones_called_back_the_last_ignored() -> None:
+def test_early_ones_are_remembered_later_ones_called_back_the_last_ignored() -> None:
+    done = run(
+        UNTIL + "from hotreload import early\n"
+        "early.install(); early.install(); hup(); until(lambda: early.pending_count() == 1)\n"
+        "hup(); until(lambda: early.pending_count() == 2)\n"
+        "heard = []; print(early.take(lambda: heard.append(1)), early.reset() == [f'pid {me} uid {os.getuid()}'] * 2)\n"
+        "hup(); until(lambda: heard); print(len(heard), len(early.reset()))\n"
+        "early.ignore(); hup(); hup(); print(len(heard), early.reset())\n"
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["2 True", "1 1", "1 []"])
+
+
+def test_a_host_that_was_not_started_by_the_command_hears_them_without_the_sender() -> None:
     done = run(
         "from hotreload import early\n"
-        "early.install(); hup(); hup(); print(early.pending_count())\n"
-        "heard = []; print(early.take(lambda: heard.append(1)), early.pending_count())\n"
-        "hup(); print(len(heard))\n"
-        "early.ignore(); hup(); print(len(heard), early.reset())\n"
+        "heard = []; print(early.take(lambda: heard.append(1))); hup(); print(len(heard), early.reset())\n"
+        "early.ignore(); hup(); early.take(lambda: heard.append(1)); hup(); print(len(heard), early.reset())\n"
     )
-    assert (done.returncode, done.stdout.split()) == (0, ["2", "2", "0", "1", "1", "0"])
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["0", "1 ['SIGHUP']", "2 ['SIGHUP']"])
 
 
 def test_a_closed_event_loop_does_not_bring_death_back() -> None:
     done = run(
-        "from hotreload import early; import anyio\n"
-        "async def main():\n    early.take(lambda: print('heard', flush=True)); hup(); await anyio.sleep(0.01)\n"
-        "anyio.run(main); hup(); print('alive')\n"
+        UNTIL + "from hotreload import early; import anyio\n"
+        "async def main():\n"
+        "    loop = anyio.lowlevel.current_token().native_token; heard = anyio.Event()\n"
+        "    early.take(lambda: loop.call_soon_threadsafe(heard.set)); hup(); await heard.wait(); print('heard')\n"
+        "early.install(); anyio.run(main); early.reset()\n"
+        "for count in (1, 2): hup(); until(lambda: early.pending_count() == count)\n"
+        "print('alive')\n"
     )
-    assert (done.returncode, done.stdout.split()) == (0, ["heard", "heard", "alive"])
+    assert (done.returncode, done.stdout.split()) == (0, ["heard", "alive"]), done.stderr
+
+
+STATE = "[line.split()[1] for line in open('/proc/self/status') if line[:6] in ('SigBlk', 'SigIgn', 'SigCgt')]"
+WAYS = {
+    "Popen": "subprocess.check_output([sys.executable, '-c', SHOW], text=True)",
+    "posix_spawn": "spawned()",
+    "Popen with posix_spawn": "subprocess.check_output([sys.executable, '-c', SHOW], text=True, close_fds=False)",
+    "asyncio": "asyncio.run(coroutine())",
+    "system": "os.system(f'{sys.executable} -c {SHOW!r} > told') or open('told').read()",
+    "spawned worker": "worker('spawn')",
+    "fork server": "worker('forkserver')",
+    "forked worker": "worker('fork')",
+    "in a thread": "concurrent.futures.ThreadPoolExecutor().submit(subprocess.check_output,"
+    " [sys.executable, '-c', SHOW], text=True).result()",
+}
+CHILDREN = """
+import asyncio, concurrent.futures, multiprocessing, os, pathlib, signal, subprocess, sys
+SHOW = {show!r}
+def state(): return {state}
+async def coroutine():
+    pipe = subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(sys.executable, '-c', SHOW, stdout=pipe)
+    return (await child.communicate())[0].decode()
+def spawned():
+    actions = [(os.POSIX_SPAWN_OPEN, 1, 'told', os.O_CREAT | os.O_WRONLY, 0o600)]
+    child = os.posix_spawn(sys.executable, [sys.executable, '-c', SHOW], os.environ, file_actions=actions)
+    os.waitpid(child, 0)
+    return pathlib.Path('told').read_text()
+def worker(how):
+    with multiprocessing.get_context(how).Pool(1) as pool:
+        return ' '.join(pool.apply(state))
+if __name__ == '__main__':
+    from hotreload import early
+    if sys.argv[1] == 'serving':
+        early.install()
+    here = {way}
+    hangup = 1 << signal.SIGHUP - 1
+    print([bool(int(mask, 16) & hangup) for mask in here.split()])
+    if sys.argv[1] == 'serving':
+        print(signal.SIGHUP in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_child_does_not_inherit_it(tmp_path: Path, way: str) -> None:
+    """Neither blocked nor ignored nor caught, however it is started; the parent has it blocked afterwards."""
+    script = tmp_path / "script.py"
+    show = f"print(' '.join({STATE}))"
+    script.write_text(CHILDREN.replace("{show!r}", repr(show)).replace("{state}", STATE).replace("{way}", WAYS[way]))
+    for serving in ("not", "serving"):
+        command = [sys.executable, str(script), serving]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout.split() == ["[False,", "False,", "False]", *(["True"] if serving == "serving" else [])]
+
+
+def test_one_that_comes_while_children_are_started_is_not_forgotten() -> None:
+    """Each is remembered before the next is sent, whether the thread or the handler takes it."""
+    done = run(
+        UNTIL + "import subprocess, threading\n"
+        "from hotreload import early\n"
+        "early.install(); over = threading.Event()\n"
+        "def start():\n    while not over.is_set(): subprocess.run(['true'])\n"
+        "starting = [threading.Thread(target=start) for _ in range(2)]\n"
+        "for each in starting: each.start()\n"
+        "for count in range(1, 301): hup(); until(lambda: early.pending_count() == count)\n"
+        "over.set(); [each.join() for each in starting]; print(len(early.reset()))\n"
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["300"]), done.stderr
 
 
 def test_the_entry_point_installs_it_before_any_third_party_import() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -89,6 +90,8 @@ async def asked(service: Running, tcp: httpx.AsyncClient, way: str) -> dict[str,
     if way.startswith("cli"):
         assert done.returncode == EXIT[told["outcome"]]
     assert told["trigger"]["kind"] == way.split()[0]
+    if way == "signal":
+        assert told["trigger"]["principal"] == f"pid {os.getpid()} uid {os.geteuid()}"
     return told
 
 
