@@ -11,9 +11,11 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
+import apsw
 import uvicorn
 from anyio.abc import TaskGroup, TaskStatus
 
@@ -30,12 +32,14 @@ from hotreload.openviking.draining import QueueDrain
 from hotreload.openviking.fields import POOLS
 from hotreload.openviking.limits import QueueWorkers
 from hotreload.openviking.missing import TreeSearch
+from hotreload.openviking.progress import Progress
 from hotreload.openviking.publication import LimitChange, Publication, publish
 from hotreload.openviking.seams import Probe
 from hotreload.reload.apply import Reloadable
 from hotreload.systemd.listen import handed_over
 
 log = logging.getLogger(__name__)
+PROGRESS = "progress.db"
 LEAVE_S = 1.4
 """What OpenViking needs after a drain: uvicorn's ticks, its usage records written each second, its service closed."""
 LINGER_S = 0.5
@@ -55,6 +59,7 @@ class Hosting:
         self._workers = QueueWorkers(started.snapshots.current.settings.limits)
         self._drain = QueueDrain(self._workers)
         self._on = {name for name, probe in probes.items() if probe.ok}
+        self._progress = _progress(started.state_dir / PROGRESS) if "progress" in self._on else None
         self._depths = QueueDepths()
         self._bound = anyio.Event()
         self._state: Any = None
@@ -67,6 +72,8 @@ class Hosting:
             patches.attach_limits(self._workers)
         if "draining" in self._on:
             patches.attach_parking(self._workers)
+        if self._progress is not None:
+            patches.attach_progress(self._workers, self._progress)
         stock_create_app = bootstrap.create_app
 
         def create_app(*args: Any, **kwargs: Any) -> Any:
@@ -127,6 +134,8 @@ class Hosting:
                 yield state
                 if self.report is None:  # uvicorn stops by itself: a restart was asked for, or the port is taken
                     self.host.control.start_drain("the server restarts" if self._restarts() else "the server stops")
+            if self._progress is not None:
+                await anyio.to_thread.run_sync(self._progress.close)
             await anyio.to_thread.run_sync(self.started.store.close)
 
         return lifespan
@@ -142,6 +151,14 @@ class Hosting:
             await self.server.hand_over()
             self.server.config.timeout_graceful_shutdown = LINGER_S  # pyright: ignore[reportAttributeAccessIssue]
             self.server.should_exit = True
+
+
+def _progress(path: Path) -> Progress | None:
+    try:
+        return Progress(path)
+    except (OSError, apsw.Error) as error:
+        log.error("progress.off finished model calls are not remembered: %s: %r", path, error)
+        return None
 
 
 class _Uvicorn:

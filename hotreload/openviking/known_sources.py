@@ -29,6 +29,9 @@ KNOWN: dict[str, dict[str, str]] = {
     "openviking.config.vlm:AccountVLMProvider._on_cluster_config_change": {
         "1d0a69397451a59c716a962853716f23": "0.5.0 0.5.1 0.5.2",
     },
+    "openviking.config.vlm:AccountVLMProvider._resource_for": {
+        "49670b34beac59213cfade2c4d8c8ad2": "0.5.0 0.5.1 0.5.2",
+    },
     "openviking.server.app:create_app": {
         "fb70c0ec908c1eaf44f4649aa58d4e52": "0.5.0",
         "60b01c989b64ca8aa308185f2734a6be": "0.5.1 0.5.2",
@@ -175,5 +178,11 @@ KNOWN: dict[str, dict[str, str]] = {
     "openviking_cli.utils.config.open_viking_config:OpenVikingConfig.from_dict": {
         "bbb9de08aeddb7f92e32974567aed652": "0.5.0",
         "605a54f219af252812e9e0ce8229892f": "0.5.1 0.5.2",
+    },
+    "openviking_cli.utils.config.vlm_config:VLMConfig.get_completion_async": {
+        "6428830266e142228928fe2666b394d8": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking_cli.utils.config.vlm_config:VLMConfig.get_vision_completion_async": {
+        "eab8573ffaea9d6904f89d7dd9823eb9": "0.5.0 0.5.1 0.5.2",
     },
 }

@@ -37,6 +37,8 @@ class QueueWorkers:
         self._quiesced = False
         self.ended: Callable[[str, str], None] = lambda _queue, _outcome: None
         """Called on a worker's thread with the queue and the outcome of each delivery."""
+        self.acknowledged: Callable[[str], None] = lambda _message: None
+        """Called on a worker's thread with the id of each message that will not come again."""
         self.resized: Callable[[asyncio.AbstractEventLoop, int], None] | None = None
         """Called on each semantic loop with its new limit, to tell OpenViking's own scheduler there."""
 
@@ -61,6 +63,7 @@ class QueueWorkers:
             if pool is not None:
                 limit = self._limits[pool.name]
             worker = self._workers[name] = QueueWorker(name, limit, self._changed_by(name), paced=paced)
+            worker.acknowledged = self.acknowledged
             worker.claiming = not self._quiesced
         return worker
 

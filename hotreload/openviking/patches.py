@@ -14,7 +14,8 @@ from typing import Any
 
 from hotreload.openviking.gate import OPEN
 from hotreload.openviking.limits import SEMANTIC, QueueWorkers
-from hotreload.openviking.queue_worker import parked
+from hotreload.openviking.progress import Progress, attach
+from hotreload.openviking.queue_worker import bound_to_delivery, delivery_id, parked
 
 PARKING: tuple[tuple[str, str, str], ...] = (
     ("openviking.service.task_tracker", "TaskTracker", "wait_for_task_work"),
@@ -113,6 +114,23 @@ def _gate_calls(workers: QueueWorkers, provider: Any) -> None:
             return await stock_invoke(self, handle, method, *args, **kwargs)
 
     provider._invoke = invoke
+
+
+def attach_progress(workers: QueueWorkers, progress: Progress) -> None:
+    """Have finished model calls remembered until their message is acknowledged; after `attach_limits`."""
+    from openviking.config.vlm import AccountVLMProvider
+    from openviking.storage.queuefs import semantic_executor
+
+    executor: Any = semantic_executor.SemanticTreeExecutor
+    stock_init = executor.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        stock_init(self, *args, **kwargs)
+        self._run_work = bound_to_delivery(self._run_work)  # node workers are shared by the messages of a loop
+
+    executor.__init__ = init
+    attach(progress, delivery_id, AccountVLMProvider)
+    workers.acknowledged = progress.acknowledged
 
 
 def attach_parking(workers: QueueWorkers) -> None:

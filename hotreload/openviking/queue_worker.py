@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -42,6 +42,26 @@ class Delivery:
 _current: ContextVar[Delivery | None] = ContextVar("openviking_delivery", default=None)
 
 
+def delivery_id() -> str | None:
+    """Return the id of the message whose delivery this runs in, None outside of any."""
+    delivery = _current.get()
+    return delivery.message_id if delivery else None
+
+
+def bound_to_delivery(run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Return `run` as part of the delivery that is current now, whichever task it is called in."""
+    delivery = _current.get()
+
+    async def bound(*args: Any, **kwargs: Any) -> Any:
+        token = _current.set(delivery)
+        try:
+            return await run(*args, **kwargs)
+        finally:
+            _current.reset(token)
+
+    return bound
+
+
 @contextmanager
 def parked() -> Generator[None]:
     """Mark the delivery this runs in as one that only waits for its children."""
@@ -71,6 +91,8 @@ class QueueWorker:
         self.backlog = 0
         self.claiming = True
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.acknowledged: Callable[[str], None] = lambda _message: None
+        """Called, on its thread, with each message that was acknowledged and will not come again."""
         self._tell = ended
         self._paced = paced
         self._closing = False
@@ -179,6 +201,8 @@ class QueueWorker:
             delivery.outcome = "failed"
             return
         delivery.outcome = OUTCOMES.get(result.outcome, "done")
+        if delivery.outcome != "requeued":
+            self.acknowledged(delivery.message_id)
         if not self.claiming:
             self.ended.append(delivery.message_id)
         elif not self._paced and delivery.outcome != "requeued":

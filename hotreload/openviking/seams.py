@@ -103,6 +103,19 @@ FEATURES: tuple[Feature, ...] = (
         ),
     ),
     Feature(
+        "progress",
+        "the finished model calls of a message that a stop interrupts are made again",
+        (
+            "openviking.config.vlm:AccountVLMProvider._invoke",
+            "openviking.config.vlm:AccountVLMProvider._resource_for",
+            f"{_NODES}:SemanticTreeExecutor.__init__",
+            f"{_NODES}:SemanticTreeExecutor._run_work",
+            f"{_NODES}:SemanticTreeScheduler._worker",
+            "openviking_cli.utils.config.vlm_config:VLMConfig.get_completion_async",
+            "openviking_cli.utils.config.vlm_config:VLMConfig.get_vision_completion_async",
+        ),
+    ),
+    Feature(
         "server",
         "the server runs as stock: no reload, no drain, no admin routes",
         (
@@ -112,8 +125,14 @@ FEATURES: tuple[Feature, ...] = (
         ),
     ),
 )
-NEEDS = {"draining": ("limits",), "limits": ("server",), "configuration": ("server",), "recovery": ("server",)}
-"""Features that stand on another one."""
+NEEDS = {
+    "limits": ("server",),
+    "configuration": ("server",),
+    "recovery": ("server",),
+    "draining": ("limits",),
+    "progress": ("limits",),
+}
+"""Features that stand on another one, after the one they stand on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +185,9 @@ def probe() -> dict[str, Probe]:
     for feature in FEATURES:
         unknown = tuple(seam for seam in feature.seams if not known(seam, version))
         probes[feature.name] = Probe(feature, unknown)
-    for name in ("limits", "configuration", "draining", "recovery"):
+    for name, others in NEEDS.items():
         found = probes[name]
-        lacks = tuple(other for other in NEEDS[name] if not probes[other].ok)
+        lacks = tuple(other for other in others if not probes[other].ok)
         probes[name] = Probe(found.feature, found.unknown, lacks)
     for found in probes.values():
         if not found.ok:

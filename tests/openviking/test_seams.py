@@ -8,6 +8,7 @@ import openviking
 import pytest
 from openviking.service.task_tracker import TaskTracker
 from openviking.storage.queuefs.queue_manager import QueueManager
+from openviking_cli.utils.config.vlm_config import VLMConfig
 
 from hotreload.config.fields import Effect
 from hotreload.openviking import seams
@@ -47,13 +48,23 @@ def test_an_unknown_source_switches_off_its_feature_and_what_stands_on_it(
         "draining": False,
         "configuration": True,
         "recovery": True,
+        "progress": False,
         "server": True,
     }
     assert "_worker_async_concurrent" in str(probes["limits"])
-    assert len(caplog.records) == 2
+    assert len(caplog.records) == 3
     model = OpenVikingModel(["limits", "draining"])
     assert model.rule("vlm.max_concurrent").effect is Effect.RESTART
     assert model.rule("vlm.model").effect is Effect.LIVE
+
+
+def test_progress_goes_off_alone(changed: pytest.MonkeyPatch) -> None:
+    async def get_completion_async(self: Any, prompt: str) -> str:
+        """Answer another question."""
+        return prompt
+
+    changed.setattr(VLMConfig, "get_completion_async", get_completion_async)
+    assert {name for name, probe in seams.probe().items() if not probe.ok} == {"progress"}
 
 
 def test_a_missing_function_is_unknown_unless_this_release_never_had_it(changed: pytest.MonkeyPatch) -> None:
