@@ -79,9 +79,12 @@ class Metrics:
         if report.outcome in _GOOD | _BAD:
             self._loaded(report.outcome in _GOOD)
 
-    def observe_job(self, queue: str, outcome: str) -> None:
-        """Count a job that ended: `done`, `failed`, `interrupted`, `crashed`, `dead`."""
-        self._jobs.labels(queue, outcome).inc()
+    def observe_job(self, queue: str, outcome: str, count: int = 1) -> None:
+        """Count ends of jobs: `done`, `failed`, `dead` (for good, crashed or failed), `interrupted`, `crashed`, `fenced`.
+
+        What ended with the process before this one is counted at the start of this one.
+        """
+        self._jobs.labels(queue, outcome).inc(count)
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format 0.0.4."""

@@ -51,6 +51,15 @@ class HostControl:
         self._documents = Documents(self._told(watch))
         self.instance = uuid.uuid4().hex[:12]
         self.metrics = Metrics(self.status, loaded=started.degraded is None)
+        self._count_recovered()
+
+    def _count_recovered(self) -> None:
+        store, parked = self._started.store, set(self._started.store.recovered.parked)
+        found = store.recovered
+        crashed = [job for job in found.crashed if job not in parked]
+        for outcome, ids in (("interrupted", found.interrupted), ("crashed", crashed), ("dead", list(parked))):
+            for queue, count in store.queues_of(ids).items():
+                self.metrics.observe_job(queue, outcome, count)
 
     def _told(self, watch: WatchHealth) -> Told:
         started, parts = self._started, self._parts

@@ -16,7 +16,7 @@ from hotreload.recovery.coordinator import Search
 from hotreload.reload.apply import Reloadable
 
 Ended = Callable[[str, str], None]
-"""Told of each job that ended: its queue and `done`, `failed`, `interrupted` or `fenced`."""
+"""Told of each end of a job: its queue and `done`, `failed`, `dead`, `interrupted` or `fenced`."""
 
 
 @dataclass(frozen=True, slots=True)

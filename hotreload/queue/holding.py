@@ -10,6 +10,7 @@ from typing import Final
 import apsw
 
 from hotreload.queue.job import JobState
+from hotreload.queue.people import number
 from hotreload.queue.sql import run
 
 NAMED: Final = 1_000
@@ -31,6 +32,10 @@ _DEAD: Final = """
 SELECT coalesce(dedupe_key, hotreload_jobs.id), coalesce(reason, '')
 FROM json_each(?) AS range CROSS JOIN hotreload_jobs
 WHERE hotreload_jobs.id BETWEEN range.value ->> 0 AND range.value ->> 1 AND state = 'dead' LIMIT ?
+"""
+
+_QUEUES: Final = """
+SELECT queue, count(*) FROM hotreload_jobs WHERE id IN (SELECT value FROM json_each(?)) GROUP BY queue
 """
 
 
@@ -62,3 +67,8 @@ def making(connection: apsw.Connection, ranges: Sequence[tuple[int, int]]) -> tu
     dead = dict(run(connection, _DEAD, (asked, NAMED)).fetchall()) if states.get("dead") else {}
     unfinished = sum(count for state, count in states.items() if state not in ("done", "dead"))
     return unfinished, sum(states.values()), dead
+
+
+def queues_of(connection: apsw.Connection, ids: Sequence[str]) -> Mapping[str, int]:
+    """Return how many of these jobs each queue has."""
+    return dict(run(connection, _QUEUES, (json.dumps([number(job_id) for job_id in ids]),)).fetchall())

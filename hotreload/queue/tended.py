@@ -81,3 +81,7 @@ class Tended:
         From any thread.
         """
         return self._reader.read(lambda connection: holding.making(connection, ranges))
+
+    def queues_of(self, ids: Sequence[str]) -> Mapping[str, int]:
+        """Return how many of these jobs each queue has; from any thread."""
+        return self._reader.read(lambda connection: holding.queues_of(connection, ids)) if ids else {}

@@ -1,7 +1,7 @@
 """The other side of a process handler: `python -m hotreload.workers.child`, started and killed by its parent.
 
 Frames on the pipes are four bytes of length and a pickle. The parent says where to import from, then one job after
-the other; this side answers each with how it ended, and asks for checkpoints and the like in between.
+the other; this side says that it took it, answers with how it ended, and asks for checkpoints and the like in between.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def main() -> None:
     if paths is not None:
         sys.path[:] = pickle.loads(paths)
     while (message := wire.receive()) is not None:
+        wire.send(("taken",))
         ended = perform(wire, message)
         try:
             wire.send(ended)

@@ -17,6 +17,10 @@ from hotreload.workers.child import LENGTH, frame
 from hotreload.workers.job import HandlerFailed, Job, StopHere
 
 
+class Gone(Exception):
+    """A child process ended before it received a job."""
+
+
 class Children:
     """Runs one worker's handler, each job in a process of its own meanwhile; idle processes wait for the next job."""
 
@@ -27,17 +31,39 @@ class Children:
             )
         self._handler = handler
         self._idle: list[Child] = []
+        self._busy = 0
 
     async def __call__(self, job: Job[Any], settings: Any, **_handed: Any) -> Any:
         """Run the handler; cancelled, or with the process gone wrong, the process is killed. Resources stay here."""
-        child = self._idle.pop() if self._idle else await Child.start()
+        self._busy += 1
+        try:
+            return _outcome(await self._run(job, settings))
+        finally:
+            self._busy -= 1
+
+    async def _run(self, job: Job[Any], settings: Any) -> tuple[Any, ...]:
+        """Run in an idle process, or where there is none, or one that has died meanwhile, in a new one."""
+        while self._idle:
+            with suppress(Gone):
+                return await self._run_in(self._idle.pop(), job, settings)
+        try:
+            return await self._run_in(await Child.start(), job, settings)
+        except Gone as error:
+            raise HandlerFailed(str(error)) from error
+
+    async def _run_in(self, child: Child, job: Job[Any], settings: Any) -> tuple[Any, ...]:
         try:
             ended = await child.run(self._handler, job, settings)
         except BaseException:
             await child.kill()
             raise
         self._idle.append(child)
-        return _outcome(ended)
+        return ended
+
+    async def trim(self, most: int) -> None:
+        """End idle processes beyond `most` in all."""
+        while self._idle and len(self._idle) + self._busy > most:
+            await self._idle.pop(0).kill()
 
     async def close(self) -> None:
         """End the idle processes."""
@@ -71,12 +97,24 @@ class Child:
     async def start(cls) -> Child:
         """Start a process that waits for its first job."""
         command = [sys.executable, "-m", "hotreload.workers.child"]
-        child = cls(await anyio.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None))
-        await child._writes.send(frame(sys.path))
+        process = await anyio.open_process(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None,
+            start_new_session=True,  # a terminal's Ctrl-C is for the service, which drains, not for its children
+        )
+        child = cls(process)
+        with suppress(anyio.BrokenResourceError):  # it is gone already: `run` says so
+            await child._writes.send(frame(sys.path))
         return child
 
     async def run(self, handler: Callable[..., Any], job: Job[Any], settings: Any) -> tuple[Any, ...]:
-        """Have one job done, answer what it asks; HandlerFailed where the process ends instead."""
+        """Have one job done, answer what it asks; HandlerFailed where the process ends instead.
+
+        Gone where it had ended before it took the job: it says that it did before it begins.
+        """
+        taken = False
         try:
             await self._writes.send(frame((handler, job.id, job.attempt, job.payload, job.progress, settings)))
             while True:
@@ -84,9 +122,13 @@ class Child:
                 message = pickle.loads(await self._reads.receive_exactly(size))
                 if message[0] in ("done", "failed", "stopped"):
                     return message
-                await self._writes.send(frame(await _answer(job, *message)))
+                if message[0] == "taken":
+                    taken = True
+                else:
+                    await self._writes.send(frame(await _answer(job, *message)))
         except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError) as error:
-            raise HandlerFailed(f"its process ended with {await self._process.wait()}") from error
+            ended = f"its process ended with {await self._process.wait()}"
+            raise (HandlerFailed(ended) if taken else Gone(ended)) from error
 
     async def kill(self) -> None:
         """End the process, whatever it does."""

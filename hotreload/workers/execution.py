@@ -33,6 +33,10 @@ class Runner(Protocol):
         """Run it for one job."""
         ...
 
+    async def trim(self, most: int) -> None:
+        """End what is kept for more than `most` jobs at once."""
+        ...
+
     async def close(self) -> None:
         """End what is kept."""
         ...
@@ -47,6 +51,9 @@ class Coroutines:
     def __call__(self, job: Job[Any], settings: Any, **handed: Any) -> Awaitable[Any]:
         """Call the handler."""
         return self._handler(job, settings, **handed)
+
+    async def trim(self, most: int) -> None:
+        """Nothing is kept between jobs."""
 
     async def close(self) -> None:
         """Nothing is kept between jobs."""
@@ -103,6 +110,10 @@ class Execution:
                 raise
             verdict = verdict_on(error, job, stopped=cancelled or job.stopping)
             return self._scrubbed(verdict) if isinstance(verdict, Failed) else verdict
+
+    async def trim(self, most: int) -> None:
+        """End what is kept between jobs for more than `most` of them."""
+        await self._runs.trim(most)
 
     async def close(self) -> None:
         """End what is kept between jobs."""

@@ -23,7 +23,8 @@ class Kind:
 
     A payload of another version is migrated, or the job is parked where there is no `migrate` or it raises. A
     cursor of another version, or one that does not fit its type, is migrated by `migrate_cursor`, or thrown away:
-    the job begins anew. Neither is ever read as if it were of today's version.
+    the job begins anew. Neither is ever read as if it were of today's version: of the old version's loops and steps
+    nothing stays in force, so the migrated cursor must say all there is to know.
     """
 
     queue: str
@@ -78,8 +79,8 @@ class Kind:
             if progress.version != self.version:
                 if self.migrate_cursor is None:
                     return Progress(version=self.version)
-                progress.cursor = self.migrate_cursor(progress.cursor, progress.version)
-                progress.version = self.version
+                cursor = self.migrate_cursor(progress.cursor, progress.version)
+                progress = Progress(self.version, cursor)
             if self.cursor is not None and progress.cursor is not None:
                 progress.cursor = self.cursor.validate_python(progress.cursor)
         except Exception:  # noqa: BLE001 - whatever a migration raises

@@ -22,7 +22,7 @@ from hotreload import clock
 from hotreload.errors import LeaseLost, StoreUnavailable
 from hotreload.lifecycle import Flushed, Remaining, Window
 from hotreload.queue.contract import Queue
-from hotreload.queue.job import Failed, Interrupted, JobRow, Verdict
+from hotreload.queue.job import Failed, Interrupted, JobRow, JobState, Verdict
 from hotreload.workers.execution import Execution
 from hotreload.workers.hand import Hand, Running
 from hotreload.workers.limits import Limit, Places, SharedLimit
@@ -96,7 +96,7 @@ class Pool:
         return [entry.job.generation for entry in self.hand.all() if entry.job is not None]
 
     def on_ended(self, listener: Callable[[str, str], None]) -> None:
-        """Tell `listener(queue, outcome)` of each job that ended: `done`, `failed`, `interrupted`, `fenced`."""
+        """Tell `listener(queue, outcome)` of each end of a job: `done`, `failed`, `dead`, `interrupted`, `fenced`."""
         self._ended = listener
 
     def wake(self) -> None:
@@ -143,7 +143,7 @@ class Pool:
             return True
         self.hand.settled(len(ended))
         for entry, state in zip(ended, done.states, strict=True):
-            self._tell(entry, state if isinstance(state, LeaseLost) else None)
+            self._tell(entry, state)
         self._places.give_back(wanted)  # each job takes its own when it begins
         if len(done.rows) < wanted:
             self._places.content()
@@ -151,16 +151,17 @@ class Pool:
         self._begin(work)
         return bool(ended or done.rows or (waited and not self._claimed))
 
-    def _tell(self, entry: Running, lost: LeaseLost | None) -> None:
-        if lost is not None:
+    def _tell(self, entry: Running, state: JobState | LeaseLost) -> None:
+        if isinstance(state, LeaseLost):
             self._ended(self.queue_name, "fenced")
-            log.warning("job.fenced job=%s lease_seq=%d", lost.job_id, lost.lease_seq)
+            log.warning("job.fenced job=%s lease_seq=%d", state.job_id, state.lease_seq)
             return
         if self._quiesced:
             self._finished_in_drain.append(entry.row.id)
-        self._ended(self.queue_name, type(entry.verdict).__name__.lower())
+        self._ended(self.queue_name, "dead" if state is JobState.DEAD else type(entry.verdict).__name__.lower())
 
     async def _until_something_changes(self) -> None:
+        await self._execution.trim(self.limit.value)
         with anyio.move_on_after(await self._seconds_to_next() if self._wanting else None):
             await self._wake.wait()
 
@@ -191,6 +192,7 @@ class Pool:
             self._places.give_back(1)
             if verdict is None or (self._quiesced and isinstance(verdict, Interrupted)):
                 self.hand.drop(entry)  # the flush puts it back with all the others
+                self._ended(self.queue_name, "interrupted")
             else:
                 self.hand.end(entry, verdict)
             self._wake.set()

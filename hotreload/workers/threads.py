@@ -57,5 +57,8 @@ class Threads:
 
         return await to_thread.run_sync(run, limiter=self._limiter)
 
+    async def trim(self, most: int) -> None:
+        """Nothing is kept between jobs."""
+
     async def close(self) -> None:
         """Nothing is kept between jobs."""

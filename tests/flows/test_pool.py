@@ -197,6 +197,7 @@ async def test_a_failure_uses_an_attempt_and_is_tried_again(tmp_path: Path) -> N
         await one.until(lambda: one.depth("dead") == 1)
         [dead] = await one.store.jobs()
         assert "no luck" in (dead.reason or "")
+        assert one.outcomes == ["dead"]
     assert attempts == [1]
 
 
@@ -231,6 +232,7 @@ async def test_a_drain_leaves_nothing_running_and_nothing_lost(tmp_path: Path) -
         assert (len(flushed.finished), len(flushed.requeued), len(flushed.checkpointed)) == (1, 2, 2)
         assert (list(flushed.abandoned), flushed.lost) == ([], 0)
         assert (one.depth("ready"), one.depth("running")) == (3, 0)
+        assert one.outcomes == ["done", "interrupted", "interrupted"]
     again = SqliteQueue.open(tmp_path / "q.db")
     rows = await again.claim("texts", 10)
     assert {row.payload["name"]: row.attempts for row in rows} == {"a": 0, "b": 0, "c": 0}

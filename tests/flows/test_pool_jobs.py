@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -231,6 +233,49 @@ async def test_a_process_that_dies_is_a_failure_with_its_reason(tmp_path: Path) 
     assert "in dies" in (job.traceback or "")
 
 
+def tells(job: SyncJob[Any], _settings: Any) -> Any:
+    """Tell the process and its session; end it where that is asked for."""
+    if job.payload == "die":
+        os._exit(7)
+    return [os.getpid(), os.getsid(0)]
+
+
+def children_of(pool: Pool) -> list[int]:
+    """Return the idle child processes of a pool."""
+    runs: Any = pool._execution._runs
+    return [child._process.pid for child in runs._idle]
+
+
+async def test_a_child_that_died_while_idle_fails_no_job(tmp_path: Path) -> None:
+    async with shop(tmp_path, tells, process=True, limit=1) as one:
+        pool = one.pools["tells"]
+        await one.store.enqueue([NewJob("tells", None, max_attempts=1)])
+        await one.until(lambda: not one.depth("ready") and not pool.running)
+        [before] = children_of(pool)
+        os.kill(before, signal.SIGKILL)
+        runs: Any = pool._execution._runs
+        await runs._idle[0]._process.wait()
+        await one.store.enqueue([NewJob("tells", None, max_attempts=1), NewJob("tells", "die", max_attempts=1)])
+        await one.until(lambda: not one.depth("ready") and not pool.running)
+        died, second, first = await one.jobs()
+    assert (first.state, second.state, died.state) == (JobState.DONE, JobState.DONE, JobState.DEAD)
+    assert first.result[0] == before != second.result[0]
+    assert died.reason == "its process ended with 7"
+    assert first.result[1] == before, "a terminal's Ctrl-C would reach it"
+
+
+async def test_idle_children_are_kept_up_to_the_limit(tmp_path: Path) -> None:
+    async with shop(tmp_path, tells, process=True, limit=3) as one:
+        pool = one.pools["tells"]
+        await one.store.enqueue([NewJob("tells", None)] * 12)
+        await one.until(lambda: not one.depth("ready") and not pool.running)
+        assert 1 <= len(children_of(pool)) <= 3
+        pool.limit.set(1)
+        await one.until(lambda: len(children_of(pool)) == 1)
+        pool.limit.set(0)
+        await one.until(lambda: not children_of(pool))
+
+
 async def test_a_process_that_hears_nothing_is_killed(tmp_path: Path) -> None:
     async with shop(tmp_path, spins, process=True) as one:
         await one.store.enqueue([NewJob("spins", None)])
@@ -274,7 +319,7 @@ async def test_a_payload_of_another_version_is_migrated_or_parked(
     ("options", "resumed"),
     [
         ({}, (None, 0)),
-        ({"migrate_cursor": lambda cursor, _version: {"page": cursor["chapter"]}}, (Place(page=7), 2)),
+        ({"migrate_cursor": lambda cursor, _version: {"page": cursor["chapter"]}}, (Place(page=7), 0)),
         ({"migrate_cursor": lambda cursor, _version: cursor}, (None, 0)),
     ],
 )
@@ -283,6 +328,7 @@ async def test_a_cursor_of_another_version_is_migrated_or_thrown_away(
 ) -> None:
     async def read(job: Job[Any], _settings: Any) -> None:
         seen.append((job.cursor, next(iter(job.resume(range(4))))))
+        assert await job.step("old", lambda: "run anew") == "run anew"
         await job.checkpoint(Place(page=9))
 
     seen: list[Any] = []
@@ -290,7 +336,9 @@ async def test_a_cursor_of_another_version_is_migrated_or_thrown_away(
     store = SqliteQueue.open(tmp_path / "q.db")
     await store.enqueue([NewJob("read", None)])
     [row] = await store.claim("read", 1)
-    await store.checkpoint(row, {"version": 1, "cursor": {"chapter": 7}, "positions": {"items": 2}, "steps": {}})
+    await store.checkpoint(
+        row, {"version": 1, "cursor": {"chapter": 7}, "positions": {"items": 2}, "steps": {"old": "kept"}}
+    )
     store.close()
     async with shop(tmp_path, read, kind=kind) as one:
         await one.until(lambda: not any(one.depth(state) for state in ("ready", "running")))

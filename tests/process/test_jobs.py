@@ -21,7 +21,7 @@ from hotreload.queue.sqlite import SqliteQueue
 from hotreload.workers.job import enqueue
 from hotreload.workers.kind import Kind
 from tests.control import FakeControl
-from tests.process.running import HOTRELOAD, hotreload, started
+from tests.process.running import HOTRELOAD, hotreload, started, wait_until
 from tests.unit.test_admin_app import as_local
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +108,32 @@ async def test_a_host_without_a_queue_says_so() -> None:
         answer = await client.get("/admin/jobs")
     assert answer.status_code == 409
     assert answer.json()["error"].startswith("not offered by this host")
+
+
+async def test_ends_of_jobs_are_counted_over_a_crash(short_path: Path) -> None:
+    (short_path / "ov.conf").write_text(json.dumps({"history": str(short_path / "history")}))
+    where = short_path / "run" / "s"
+    run = ("run", "tests.process.odd_jobs:service", "--config", str(short_path / "ov.conf"), "--socket", str(where))
+    series = 'hotreload_jobs_total{outcome="crashed",queue="odd"}'
+
+    async def counted(http: httpx.AsyncClient) -> list[str]:
+        return [line for line in (await http.get("/metrics")).text.splitlines() if line.startswith(series)]
+
+    def client() -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(where)), base_url="http://localhost")
+
+    async with started(*HOTRELOAD, *run) as (process, spoken):
+        await spoken.line("listening on")
+        async with client() as http:
+            assert await counted(http) == []
+            await http.post("/admin/jobs", json={"queue": "odd", "payload": {"way": "shields", "seconds": 60}})
+            await wait_until(lambda: (short_path / "history").exists(), 10, "begun")
+        process.kill()
+        await process.wait()
+    async with started(*HOTRELOAD, *run) as (process, spoken):
+        await spoken.line("listening on")
+        async with client() as http:
+            assert await counted(http) == [f"{series} 1.0"]
 
 
 async def test_the_verbs(short_path: Path) -> None:
