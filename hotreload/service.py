@@ -16,6 +16,7 @@ from hotreload.admin.place import check_name
 from hotreload.config.model import Validated
 from hotreload.config.settings import LiveSettings, SettingsModel
 from hotreload.errors import ConfigInvalid
+from hotreload.host.documents import PoolFigures
 from hotreload.host.parts import Parts
 from hotreload.host.peoples_jobs import PeoplesJobs
 from hotreload.host.process import serve
@@ -205,6 +206,7 @@ class Service:
             start=work.start,
             schema=self.schema,
             search=self._search(started) if self._scans else None,
+            limits=lambda: [PoolFigures(one.name, one.value, one.running, 0, None) for one in shared.values()],
             jobs=PeoplesJobs(started.store, work.enqueue, tuple(self._workers)),
         )
 

@@ -80,7 +80,7 @@ class Metrics:
             self._loaded(report.outcome in _GOOD)
 
     def observe_job(self, queue: str, outcome: str, count: int = 1) -> None:
-        """Count ends of jobs: `done`, `failed`, `dead` (for good, crashed or failed), `interrupted`, `crashed`, `fenced`.
+        """Count ends of jobs: `done`, `failed`, `dead` (for good), `interrupted`, `crashed`, `fenced`.
 
         What ended with the process before this one is counted at the start of this one.
         """

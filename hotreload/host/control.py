@@ -74,6 +74,7 @@ class HostControl:
             degraded=lambda: self.degraded,
             pending_restart=lambda: self._reload.pending_restart,
             pools=parts.pools,
+            limits=parts.limits,
             queues=parts.queues,
             generations=parts.generations,
             last_reload=lambda: self._records.last_reload,

@@ -29,7 +29,7 @@ class PoolFigures:
 
 
 def converging(pools: Sequence[PoolFigures]) -> list[Converging]:
-    """Return the pools that still run more jobs than they may: a limit was shrunk, and none is cancelled for that."""
+    """Return the pools and shared limits that run more jobs than they may: shrinking cancels none."""
     return [Converging(pool.name, pool.limit, pool.running) for pool in pools if pool.running > pool.limit]
 
 
@@ -47,6 +47,7 @@ class Told:
     degraded: Callable[[], str | None]
     pending_restart: Callable[[], Sequence[PendingRestart]]
     pools: Callable[[], Sequence[PoolFigures]]
+    limits: Callable[[], Sequence[PoolFigures]]
     queues: Callable[[], Sequence[QueueDepth]]
     generations: Callable[[], Sequence[int]]
     last_reload: Callable[[], dict[str, Any] | None]
@@ -80,7 +81,7 @@ class Documents:
             "config_file": str(told.source.path),
             "pending_restart": [pending.to_dict() for pending in told.pending_restart()],
             "pools": [asdict(pool) for pool in pools],
-            "converging": [pool.to_dict() for pool in converging(pools)],
+            "converging": [pool.to_dict() for pool in converging([*pools, *told.limits()])],
             "queues": [asdict(queue) for queue in told.queues()],
             "watch": asdict(told.watch),
             "last_reload": told.last_reload(),

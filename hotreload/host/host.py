@@ -71,7 +71,7 @@ class Host:
             snapshots=started.snapshots,
             parts=parts.reloadables,
             redactor=started.redactor,
-            converging=lambda: converging(parts.pools()),
+            converging=lambda: converging([*parts.pools(), *parts.limits()]),
             taken=self._watch.taken,
             warnings=self._watch.warnings,
         )

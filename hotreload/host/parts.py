@@ -44,3 +44,5 @@ class Parts:
     jobs: Jobs | None = None
     impaired: str | None = None
     restarts: Callable[[], bool] = lambda: False
+    limits: Callable[[], Sequence[PoolFigures]] = tuple
+    """Those that several pools share."""

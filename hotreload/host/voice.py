@@ -81,15 +81,18 @@ class Voice:
         self._searched: str | None = None
         self._last = "started"
         self._reload_ends: float | None = None
+        self._is_ready = False
 
     def ready(self) -> None:
-        """READY, with the generation."""
+        """READY, with the generation; reloads before only change the status."""
+        self._is_ready = True
         self._notifier.ready(self.line(), self._generation())
 
     def reloading(self) -> None:
-        """RELOADING; `reloaded` must follow, whatever the verdict."""
+        """RELOADING, from READY on; `reloaded` must follow, whatever the verdict."""
         self._reload_ends = time.monotonic() + RELOAD_S
-        self._notifier.reloading()
+        if self._is_ready:
+            self._notifier.reloading()
         self._notifier.status(f"generation {self._generation()}, reloading")
 
     def reloaded(self, report: ReloadReport) -> None:
@@ -100,6 +103,9 @@ class Voice:
         self._last = report.summary()
         self._reload_ends = None
         if self._drain() is not None:
+            return
+        if not self._is_ready:
+            self._notifier.status(self.line())
             return
         refused = report.outcome in (Outcome.REJECTED, Outcome.ROLLED_BACK)
         self._notifier.reloaded(self.line(), self._generation(), errno.EINVAL if refused else 0)

@@ -127,7 +127,10 @@ async def client(conf: Faulty) -> AsyncIterator[int]:
     yield conf.value
 
 
-@service.worker("work", limit=lambda conf: conf.limit)
+service.limit("all", lambda conf: conf.limit)
+
+
+@service.worker("work", limit=lambda conf: conf.limit, shares=("all",))
 async def work(_job: Job[int], conf: Faulty, client: int) -> None:
     """Hold a place in the pool, and what goes with the settings."""
     await anyio.sleep(conf.hold_s)

@@ -127,7 +127,7 @@ async def test_ends_of_jobs_are_counted_over_a_crash(short_path: Path) -> None:
         async with client() as http:
             assert await counted(http) == []
             await http.post("/admin/jobs", json={"queue": "odd", "payload": {"way": "shields", "seconds": 60}})
-            await wait_until(lambda: (short_path / "history").exists(), 10, "begun")
+            await wait_until((short_path / "history").exists, 10, "begun")
         process.kill()
         await process.wait()
     async with started(*HOTRELOAD, *run) as (process, spoken):

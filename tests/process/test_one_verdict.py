@@ -118,3 +118,24 @@ async def test_id_outcome_and_generation_agree_everywhere(short_path: Path, way:
                 assert f"hotreload_config_generation {float(generation)}" in metrics
                 said = f"generation {generation}, reload {outcome} (id {report['id']})"
                 await wait_until(lambda said=said: manager.last().startswith(said), 5, said)
+
+
+async def test_what_converges_is_told_of_pools_and_of_limits_they_share(short_path: Path) -> None:
+    """In every report and in the status, for as long as it is so."""
+    put(short_path / "ov.conf", limit=3, hold_s=3600, hotreload=OFF)
+    async with serving(short_path, target="tests.process.faulty:service") as service:
+
+        async def running() -> bool:
+            (pool,) = (await service.status())["pools"]
+            return pool["running"] == 3
+
+        for payload in range(3):
+            await service.http.post("/admin/jobs", json={"queue": "work", "payload": payload})
+        await wait_until(running, 10, "three run")
+        assert (await service.status())["converging"] == []
+        over = [{"owner": owner, "limit": 1, "running": 3} for owner in ("workers.work", "limits.all")]
+        put(service.conf, limit=1, hold_s=0, hotreload=OFF)
+        for outcome in ("applied", "unchanged"):
+            report = await service.reload()
+            assert (report["outcome"], report["converging"]) == (outcome, over)
+            assert (await service.status())["converging"] == over

@@ -49,6 +49,21 @@ def _voice(drain: dict[str, Any] | None = None) -> Voice:
     return Voice(Notifier(), generation=lambda: 3, degraded=lambda: None, drain=lambda: drain)
 
 
+def test_a_reload_before_ready_only_changes_the_status(manager: socket.socket) -> None:
+    """READY=1 would say that the start is over; the first one is said once, when it is."""
+    voice = _voice()
+    voice.reloading()
+    voice.reloaded(report())
+    words = _heard(manager)
+    assert [word.partition("=")[0] for word in words] == ["STATUS", "STATUS"]
+    assert words[1].startswith("STATUS=generation 3, reload applied (id 5f0c), generation 8")
+    voice.ready()
+    voice.reloading()
+    voice.reloaded(report())
+    words = _heard(manager)
+    assert [word.partition("=")[0] for word in words] == ["READY", "RELOADING", "STATUS", "READY"]
+
+
 def _draining(left_s: float) -> dict[str, Any]:
     return {"phase": "grace", "jobs_at_start": 40, "remaining": ["x"] * 12, "left_s": left_s}
 
@@ -147,9 +162,10 @@ async def test_what_met_a_full_socket_is_said_again(manager: socket.socket) -> N
 )
 def test_a_verdict_is_one_datagram(manager: socket.socket, outcome: Outcome, number: int) -> None:
     voice = _voice()
+    voice.ready()
     voice.reloading()
     voice.reloaded(report(outcome))
-    reloading, status, ready = _heard(manager)
+    _, reloading, status, ready = _heard(manager)
     assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
     assert status == "STATUS=generation 3, reloading"
     assert ready.startswith(
@@ -196,6 +212,7 @@ async def test_ready_follows_a_reload_whatever_fails_at_its_verdict(
     host = Host(started, service._parts(started))
     monkeypatch.setattr(host.control.metrics, "observe_reload", fail)
     started.start_up.end()
+    host._voice.ready()
     _heard(manager)
     with pytest.raises(_Broken):
         host._heard(report(Outcome.ROLLED_BACK), None)
