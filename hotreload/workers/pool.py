@@ -176,7 +176,7 @@ class Pool:
         """Start what was claimed, within limits that may have shrunk meanwhile; the rest waits for room."""
         if self._quiesced:  # not started: the flush puts them back
             self._claimed.clear()
-        while self._claimed and self.hand.working < self.limit.value and self._places.take(1):
+        while self._claimed and len(self.hand) < self.limit.value and self._places.take(1):
             self._runners.begin(self.hand.take(self._claimed.popleft()), work)
 
     async def _run_one(self, entry: Running) -> None:
