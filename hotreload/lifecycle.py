@@ -99,15 +99,16 @@ class Remaining:
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """Where a part's work is once it is durable: lists of job ids.
+    """Where the work is once it is durable, as the store says it: lists of job ids.
 
-    `requeued` is every job put back in the queue; `checkpointed` those of them with progress to resume from;
-    `abandoned` those of them whose code did not stop (its late writes are fenced off). `finished` ended by
-    themselves after the drain began. `lost` counts what is neither finished nor back; it must be 0. `stuck` has a
-    line for each of the abandoned: which it is, and where it stands.
+    `requeued` is every job back in the queue, those included that failed and are tried again; `checkpointed` those of
+    them that were interrupted with progress to resume from; `abandoned` those of them whose code did not stop (its late
+    writes are fenced off). `finished` were done, and `failed` for good, after the drain began. `lost` counts what is
+    nowhere; it must be 0. `stuck` has a line for each of the abandoned: which it is, and where it stands.
     """
 
     finished: Sequence[str] = field(default_factory=tuple)
+    failed: Sequence[str] = field(default_factory=tuple)
     checkpointed: Sequence[str] = field(default_factory=tuple)
     requeued: Sequence[str] = field(default_factory=tuple)
     abandoned: Sequence[str] = field(default_factory=tuple)

@@ -200,6 +200,7 @@ class Service:
             version=self.version,
             reloadables=[*work.resources, *resizes],
             drainables=work.pools,
+            flush=work.flush,
             pools=work.pool_figures,
             queues=started.store.depths,
             generations=work.generations,

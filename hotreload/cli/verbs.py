@@ -157,7 +157,8 @@ def drain(deadline_s: float | None, wanted: Wanted, as_json: bool) -> int:
         print_json(ended.report)
     else:
         console().print(drain_view(ended.report))
-    return Exit.REFUSED_BY_CONTENT if ended.report["lost"] else Exit.DONE
+    whole = ended.report.get("flushed", True) and not ended.report["lost"]
+    return Exit.DONE if whole else Exit.REFUSED_BY_CONTENT
 
 
 for _verb in (unit, check, jobs, reindex, reload, schema):

@@ -15,7 +15,7 @@ import anyio
 
 from hotreload.clock import iso, now_ms
 from hotreload.drain.deadline import Budget, Deadline
-from hotreload.drain.flush import flush
+from hotreload.drain.flush import Flush, flush
 from hotreload.drain.grace import grace
 from hotreload.drain.interrupt import interrupt
 from hotreload.drain.last_resort import LastResort
@@ -37,8 +37,8 @@ class DrainCoordinator:
     """Runs the one drain of a process.
 
     `request` and `signalled` may be called from a signal handler. The first request fixes the deadline; later ones
-    change nothing. `run` waits for the request and returns when everything is durable; `record` is called with
-    the report, in the last resort's thread, before that. `hold` is told the seconds left, in that thread as well, each
+    change nothing. `run` waits for the request and returns when everything is durable. `mark` is called first and
+    `flush` before the end, in the last resort's thread. `hold` is told the seconds left, in that thread as well, each
     second whatever the loop does.
     """
 
@@ -49,9 +49,10 @@ class DrainCoordinator:
         parts: Sequence[Drainable],
         budget: Callable[[], Budget],
         mark: Callable[[float], object],
-        record: Callable[[DrainReport], None],
+        flush: Flush,
         wake: Callable[[Callable[[], object]], object],
         last_resort: Callable[[DrainCoordinator], LastResort] = LastResort,
+        drain_id: str | None = None,
         sentinel: Sentinel | None = None,
         hold: Callable[[float], object] = lambda _left_s: None,
     ) -> None:
@@ -59,7 +60,7 @@ class DrainCoordinator:
         self._parts = parts
         self._budget = budget
         self._mark = mark
-        self._record = record
+        self._flush = flush
         self._wake = wake
         self._last_resort = last_resort(self)
         self._sentinel = sentinel
@@ -73,7 +74,7 @@ class DrainCoordinator:
         self._failed = False
         self._marks: dict[str, float] = {}
         self._at_start = 0
-        self.id = uuid.uuid4().hex
+        self.id = drain_id or uuid.uuid4().hex
         self.reason: str | None = None
         self.deadline: Deadline | None = None
         self.report: DrainReport | None = None
@@ -208,16 +209,25 @@ class DrainCoordinator:
         deadline = self.deadline
         assert deadline is not None
         began = time.monotonic()
-        flushed = flush(self._parts, deadline.ends)
-        self.report = self._make_report(deadline, flushed, stuck, began)
-        self._record(self.report)
-        if self._sentinel is not None:
-            self._sentinel.flushed()
+        left = [left.id for part in self._parts for left in part.remaining()]
+
+        def report(flushed: Flushed) -> DrainReport:
+            return self._make_report(deadline, flushed, stuck, began)
+
+        def durable(flushed: Flushed) -> DrainReport:
+            self.report = report(flushed)
+            return self.report
+
+        if flush(self._flush, durable, deadline.exit_at):
+            if self._sentinel is not None:
+                self._sentinel.flushed()
+        else:
+            self.report = replace(report(Flushed()), phase=Phase.FLUSHING.value, flushed=False, unflushed=left)
         self._wake(self._flushed_on_loop.set)
 
     def exit_code(self) -> int:
         """0 when everything is back in the queue, else 1 (see `Ending`)."""
-        return 1 if self._failed or self.report is None or self.report.lost else 0
+        return 0 if not self._failed and self.report is not None and self.report.whole else 1
 
     def _make_report(self, deadline: Deadline, flushed: Flushed, stuck: list[str], began: float) -> DrainReport:
         now = time.monotonic()
@@ -231,6 +241,7 @@ class DrainCoordinator:
             elapsed_s=now - deadline.started,
             phase=Phase.STOPPED.value if not stuck else self._lifecycle.phase.value,
             finished=flushed.finished,
+            failed=flushed.failed,
             checkpointed=flushed.checkpointed,
             requeued=flushed.requeued,
             abandoned=flushed.abandoned,

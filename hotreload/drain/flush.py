@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Protocol
 
-from hotreload.drain.quiesce import Drainable
+from hotreload.drain.report import DrainReport
 from hotreload.lifecycle import Flushed
 
 log = logging.getLogger(__name__)
+FLUSH_LEAST_S = 0.05
 
 
-def flush(parts: Sequence[Drainable], ends: float) -> Flushed:
-    """Flush every part before the monotonic instant `ends`; returns what became of all their work.
+class Flush(Protocol):
+    """Ends the work of a process. Needs nothing of the event loop, which may be blocked, and fences what still runs."""
 
-    Needs nothing of the event loop. A part whose flush raises counts what it still runs as lost: the truth is
-    then in its store, and the next start finds it.
-    """
-    results: list[Flushed] = []
-    for part in parts:
-        try:
-            results.append(part.flush(max(0.05, ends - time.monotonic())))
-        except Exception:
-            log.exception("drain.flush_failed part=%s", part.name)
-            results.append(Flushed(lost=len(part.remaining())))
-    return Flushed(
-        finished=[job for result in results for job in result.finished],
-        checkpointed=[job for result in results for job in result.checkpointed],
-        requeued=[job for result in results for job in result.requeued],
-        abandoned=[job for result in results for job in result.abandoned],
-        lost=sum(result.lost for result in results),
-        stuck=[line for result in results for line in result.stuck],
-    )
+    def __call__(self, timeout_s: float, report: Callable[[Flushed], DrainReport]) -> object:
+        """Put back what did not finish and keep the report made of it: in one transaction where one store has both.
+
+        Both are durable on return; where it raises, the truth is in the store, and the next start finds it.
+        """
+        ...
+
+
+def flush(how: Flush, report: Callable[[Flushed], DrainReport], until: float) -> bool:
+    """Flush before the monotonic instant `until`; True once all of it and the report are durable."""
+    try:
+        how(max(FLUSH_LEAST_S, until - time.monotonic()), report)
+    except Exception:
+        log.exception("drain.flush_failed")
+        return False
+    return True

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from hotreload.lifecycle import Flushed, Remaining
+from hotreload.lifecycle import Remaining
 
 
 class Drainable(Protocol):
     """A part that takes part in a drain. Calls come in the order written here, each at most once but `remaining`.
 
-    `idle` and `interrupt` are cancelled when their phase is over; that is not an error. `flush` may be
-    called from a thread that is not the event loop's, even while the loop is blocked, and with work still
-    running: it must not need the loop, and it must fence whatever still runs.
+    `idle` and `interrupt` are cancelled when their phase is over; that is not an error.
     """
 
     @property
@@ -35,10 +33,6 @@ class Drainable(Protocol):
 
     async def interrupt(self) -> None:
         """Cancel what still runs and return once all of it has stopped."""
-        ...
-
-    def flush(self, timeout_s: float) -> Flushed:
-        """Put back what did not finish, make everything durable; called from a worker thread."""
         ...
 
 

@@ -3,7 +3,8 @@
 C code that never gives the GIL back may hold it already when SIGTERM arrives: no handler, thread or timer of Python
 runs then. But the interpreter's own C handler writes the signal's number to the wake-up descriptor (signal(7),
 `signal.set_wakeup_fd`), and that is the pipe the sentinel reads. It kills this process with SIGKILL shortly after the
-deadline, and leaves a note where a drain was cut, by it or by anybody, for the next start to make the report from.
+deadline, and keeps a note of the drain until it went through: where it is cut, by the sentinel or by anybody, the next
+start makes the report from it.
 
     this process                      shared: deadline_s · arrived · ends · flushed                  sentinel
     signal ──(C handler)──→ pipe ─────────────────────────────────────────────────→ arrived = now, waits for ends
@@ -116,6 +117,7 @@ class Sentinel:
         arrived = self._shared.get(ARRIVED)
         if ends is None and arrived and time.monotonic() - arrived > HANDLED_S:
             self._shared.put(ARRIVED, 0.0)
+            self._nudge(b"\xff")
         before = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
         if before in (-1, self._pipe):
             self.impaired = None
@@ -138,8 +140,11 @@ class Sentinel:
         """Have the process ended after `ends`; safe in a signal handler."""
         if self._shared is not None:
             self._shared.put(ENDS, ends)
-            with suppress(OSError):
-                os.write(self._pipe, b"\0")
+            self._nudge(b"\0")
+
+    def _nudge(self, word: bytes) -> None:
+        with suppress(OSError):
+            os.write(self._pipe, word)
 
     def flushed(self) -> None:
         """Say that everything is durable and the report kept: whatever happens now, there is nothing to note."""

@@ -48,6 +48,8 @@ def watch(pipe: int, shared: Shared, pid: int, note: Note) -> None:
     poll.register(process, select.POLLIN)
     while True:
         ends = _ends(shared)
+        if ends is None:
+            note.forget()
         left_ms = None if ends is None else max(0.0, (ends - time.monotonic()) * 1000)
         ready = dict(poll.poll(left_ms))
         words = os.read(pipe, 512) if pipe in ready else b""
@@ -56,14 +58,15 @@ def watch(pipe: int, shared: Shared, pid: int, note: Note) -> None:
         asked = [REASONS[word] for word in words if word in REASONS]
         if asked and not shared.get(ARRIVED):
             shared.put(ARRIVED, time.monotonic())
-            note.reason, note.since_ms = asked[0], int(time.time() * 1000)
+            note.leave(asked[0], shared)
         ends = _ends(shared)  # a signal that was somebody else's is forgotten meanwhile
         if not ready and ends is not None and time.monotonic() >= ends:
-            note.leave(shared)
             signal.pidfd_send_signal(process, signal.SIGKILL)
-            return
-    if shared.get(ARRIVED):
-        note.leave(shared)
+            break
+    if shared.get(FLUSHED) or not shared.get(ARRIVED):
+        note.forget()
+    else:
+        note.sync()
 
 
 def _ends(shared: Shared) -> float | None:
@@ -75,27 +78,40 @@ def _ends(shared: Shared) -> float | None:
 
 
 class Note:
-    """What is known of a drain that was cut."""
+    """What is known of a drain, for the next start to find where it is cut: there from the signal on.
+
+    Not before the kill: the disk may take longer than the deadline allows. And not after it: the next start may come
+    at once.
+    """
 
     def __init__(self, path: str, about: dict[str, str]) -> None:
         self._path = path
         self._about = about
-        self.reason = ""
-        self.since_ms = 0
+        self._left = False
 
-    def leave(self, shared: Shared) -> None:
-        """Write it, durable on return; not where the drain went through."""
-        if shared.get(FLUSHED):
-            return
+    def leave(self, reason: str, shared: Shared) -> None:
+        """Write it; it is seen at once, and durable with `sync`."""
         deadline_s = shared.get(ENDS) - shared.get(ARRIVED) if shared.get(ENDS) else shared.get(DEADLINE_S)
-        said = {"reason": self.reason, "since_ms": self.since_ms, "deadline_s": round(deadline_s, 3), **self._about}
-        with open(f"{self._path}.new", "w", encoding="utf-8") as file:
-            json.dump(said, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(f"{self._path}.new", self._path)
-        folder = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(folder)
+        since_ms = int(time.time() * 1000)
+        said = {"reason": reason, "since_ms": since_ms, "deadline_s": round(deadline_s, 3), **self._about}
+        with suppress(OSError):
+            with open(f"{self._path}.new", "w", encoding="utf-8") as file:
+                json.dump(said, file)
+            os.replace(f"{self._path}.new", self._path)
+            self._left = True
+
+    def sync(self) -> None:
+        """Make it durable."""
+        for path, flags in ((self._path, os.O_RDONLY), (os.path.dirname(self._path), os.O_RDONLY | os.O_DIRECTORY)):
+            with suppress(OSError):  # the next start has it already
+                os.fsync(os.open(path, flags))
+
+    def forget(self) -> None:
+        """Take it back: there is nothing to report any more."""
+        if self._left:
+            self._left = False
+            with suppress(OSError):
+                os.unlink(self._path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+import uuid
 from collections.abc import Callable
 
 import anyio
@@ -32,7 +34,8 @@ from hotreload.host.records import Records
 from hotreload.host.recovering import Recovering
 from hotreload.host.start import Started
 from hotreload.host.voice import Voice
-from hotreload.lifecycle import Phase
+from hotreload.lifecycle import Flushed, Phase
+from hotreload.queue.marking import DrainMark
 from hotreload.reload.attempt import Flow
 from hotreload.reload.coordinator import ReloadCoordinator, Ticket
 from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
@@ -53,17 +56,16 @@ class Host:
         self._watch = FileWatch(started.source.files, lambda: self._own, started.seen)
         self._wake: Callable[..., object] = lambda *_call: None
         self._records = Records(started.store, keep=lambda: self._own.history)
-        unreported = cut.reconstruct(started.store.recovered, started.cut, self._records.last_drain)
-        if unreported is not None:
-            self._records.keep_drain(unreported)
+        drain_id = uuid.uuid4().hex
         self._drain = DrainCoordinator(
             lifecycle=self._lifecycle,
             parts=parts.drainables,
             budget=self._budget,
-            mark=started.store.mark_draining,
-            record=self._records.keep_drain,
+            mark=self._mark,
+            flush=self._flush,
             wake=lambda call: self._wake(call),  # noqa: PLW0108 - bound when the loop is known
-            sentinel=Sentinel(started.state_dir / cut.NOTE) if self._own.drain_sentinel else None,
+            drain_id=drain_id,
+            sentinel=self._sentinel(drain_id) if self._own.drain_sentinel else None,
             hold=lambda left_s: self._voice.hold(left_s),  # noqa: PLW0108 - made below, of what the drain says
         )
         flow = Flow(
@@ -222,6 +224,19 @@ class Host:
             self._started.store.refuse_new()
         self._voice.entered(phase)
         self._feed.publish("drain", self._drain.progress())
+
+    def _sentinel(self, drain_id: str) -> Sentinel:
+        return Sentinel(self._started.state_dir / cut.NOTE, "id", drain_id, "owner", self._started.store.owner)
+
+    def _mark(self, within_s: float) -> None:
+        drain = self._drain
+        if drain.deadline is not None:
+            since_ms = now_ms() - round((time.monotonic() - drain.deadline.started) * 1000)
+            mark = DrainMark(drain.id, drain.reason or "", since_ms, drain.deadline.total_s)
+            self._started.store.mark_draining(within_s, mark)
+
+    def _flush(self, timeout_s: float, report: Callable[[Flushed], DrainReport]) -> None:
+        self._parts.flush(timeout_s, lambda flushed: self._records.drained(report(flushed)))
 
     async def _publish_figures(self) -> None:
         while True:

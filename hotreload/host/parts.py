@@ -11,7 +11,9 @@ from anyio.abc import TaskGroup
 from hotreload.admin.control import Jobs
 from hotreload.drain.quiesce import Drainable
 from hotreload.host.documents import PoolFigures
+from hotreload.lifecycle import Flushed
 from hotreload.queue.contract import QueueDepth
+from hotreload.queue.documents import Put
 from hotreload.recovery.coordinator import Search
 from hotreload.reload.apply import Reloadable
 
@@ -25,14 +27,16 @@ class Parts:
 
     `serving` returns once the outside can reach it (READY waits for that); `leave_s` is what the process needs to
     leave after its drain, taken from the grace. `search` looks for what is missing, in the background after READY and
-    on demand. `jobs` is the queue for people. `impaired` says what this process lacks for as long as it lives,
-    `restarts` whether it comes back in place after its drain. `reloadables` and `drainables` take part in the order
-    given.
+    on demand. `flush` puts back what did not finish and keeps the report it is given a maker of, both durable on
+    return; it is called from a thread, and the loop may be blocked. `jobs` is the queue for people. `impaired` says
+    what this process lacks for as long as it lives, `restarts` whether it comes back in place after its drain.
+    `reloadables` and `drainables` take part in the order given.
     """
 
     version: str
     reloadables: Sequence[Reloadable]
     drainables: Sequence[Drainable]
+    flush: Callable[[float, Callable[[Flushed], Put]], object]
     pools: Callable[[], Sequence[PoolFigures]]
     queues: Callable[[], Sequence[QueueDepth]]
     generations: Callable[[], Sequence[int]]

@@ -62,7 +62,7 @@ async def serve(
         if end is None and host is not None:
             host.leave()
     dead = sum(depth.dead for depth in started.store.depths()) if options.until_idle else 0
-    code = EX_CONTENT if report.lost or dead else EX_OK
+    code = EX_OK if report.whole and not dead else EX_CONTENT
     if end is not None:
         end(code)
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from hotreload.drain.report import DrainReport
+from hotreload.queue.documents import Put
 from hotreload.queue.people import Document
 from hotreload.reload.report import ReloadReport
 
@@ -33,7 +35,7 @@ class DocumentStore(Protocol):
 
 
 class Records:
-    """Reload reports are readable at once and written behind, in order; a drain report is durable on return."""
+    """Reload reports are readable at once and written behind, in order; a drain report is written by the flush."""
 
     def __init__(self, store: DocumentStore, *, keep: Callable[[], int]) -> None:
         self._store = store
@@ -68,13 +70,10 @@ class Records:
             lambda: self._store.put_document_sync(RELOADS, report.id, document, keep=keep, timeout_s=WRITE_S)
         )
 
-    def keep_drain(self, report: DrainReport) -> None:
-        """Write a drain's report; called in the last resort's thread."""
+    def drained(self, report: DrainReport) -> Put:
+        """Return a drain's report as the document to keep; called in the store's thread."""
         self._last_drain = report.to_dict()
-        try:
-            self._store.put_document_sync(DRAINS, report.id, self._last_drain, keep=KEPT_DRAINS, timeout_s=WRITE_S)
-        except Exception:
-            log.exception("records.drain_not_kept id=%s", report.id)
+        return drained(report)
 
     def write_behind(self, write: Callable[[], None]) -> None:
         """Do `write` after those asked for before, off the loop; nothing once `close` has been called."""
@@ -87,6 +86,11 @@ class Records:
         """Finish what was written behind. What is asked for later, by a hangup in the last moments, is not kept."""
         self._closed = True
         self._behind.shutdown(wait=True)
+
+
+def drained(report: DrainReport) -> Put:
+    """Return a drain's report as the document to keep."""
+    return Put(DRAINS, report.id, json.dumps(report.to_dict()), KEPT_DRAINS)
 
 
 def _logged(write: Callable[[], None]) -> None:

@@ -22,7 +22,7 @@ from hotreload.config.sources import Beside
 from hotreload.config.store import SnapshotStore
 from hotreload.errors import ConfigError, ConfigUnreadable, Problem
 from hotreload.host import logs
-from hotreload.host.cut import NOTE, Note
+from hotreload.host.cut import NOTE, read_note, reconstruct
 from hotreload.host.last_known_good import NAME, LastKnownGood
 from hotreload.host.voice import StartUp
 from hotreload.lifecycle import Lifecycle
@@ -58,8 +58,7 @@ class RunOptions:
 class Started:
     """A process that may run: everything that can fail at the start did not.
 
-    `degraded` says what it runs without, `seen` is what its files were before they were read,
-    `cut` what is known of a drain that the process before did not end.
+    `degraded` says what it runs without, `seen` is what its files were before they were read.
     """
 
     name: str
@@ -72,7 +71,6 @@ class Started:
     last_known_good: LastKnownGood
     warnings: tuple[Problem, ...] = ()
     degraded: str | None = None
-    cut: Note | None = None
     seen: Versions = field(default_factory=dict[Path, tuple[object, ...]])
     start_up: StartUp = field(default_factory=lambda: StartUp(Notifier()))
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
@@ -102,10 +100,11 @@ async def _start(name: str, source: Source[Any], options: RunOptions, start_up: 
     redactor = Redactor(load_key(state_dir))
     redactor.learn(candidate.leaves, source.rule, generation=1)
     logs.scrub_with(redactor.scrub)
-    note = Note.read(state_dir)
-    cut_since_ms = note.since_ms if note else None
-    store = await anyio.to_thread.run_sync(partial(SqliteQueue.open, state_dir / STORE, cut_since_ms=cut_since_ms))
-    (state_dir / NOTE).unlink(missing_ok=True)
+    note = read_note(state_dir)
+    store = await anyio.to_thread.run_sync(
+        partial(SqliteQueue.open, state_dir / STORE, cut=note, report_cut=reconstruct)
+    )
+    (state_dir / NOTE).unlink(missing_ok=True)  # not before: the report it was for is in the store now
     keeper = LastKnownGood(state_dir, source.path)
     if degraded is None:
         await anyio.to_thread.run_sync(keeper.keep, document.raw)
@@ -120,7 +119,6 @@ async def _start(name: str, source: Source[Any], options: RunOptions, start_up: 
         last_known_good=keeper,
         warnings=candidate.warnings,
         degraded=degraded,
-        cut=note,
         seen=seen,
         start_up=start_up,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,11 @@ from hotreload.config.store import SnapshotStore
 from hotreload.errors import ConfigInvalid, Problem, reason_of
 from hotreload.host.documents import PoolFigures
 from hotreload.host.parts import Ended
+from hotreload.lifecycle import Flushed
 from hotreload.queue.contract import QueueDepth
+from hotreload.queue.documents import Put
 from hotreload.queue.sqlite import SqliteQueue
+from hotreload.workers.flushing import flush
 from hotreload.workers.job import enqueue
 from hotreload.workers.kind import Kind
 from hotreload.workers.pool import Pool
@@ -56,6 +59,10 @@ class Work:
         except Exception as error:
             reason = f"{resource.name} cannot be built: {type(error).__name__}: {reason_of(error)}"
             raise ConfigInvalid([Problem("", reason)]) from error
+
+    def flush(self, timeout_s: float, report: Callable[[Flushed], Put]) -> None:
+        """Put back what the pools have in hand and keep the report, in one transaction; from any thread."""
+        flush(self.store, [pool.give_up() for pool in self.pools], timeout_s, report)
 
     async def enqueue(self, queue: str, payload: Any, **options: Any) -> str | None:
         """Add one job of a known kind; see `hotreload.workers.job.enqueue`."""

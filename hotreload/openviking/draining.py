@@ -62,9 +62,8 @@ class QueueDrain:
         ends = [end for worker in self._workers.workers() if (end := _interrupt(worker)) is not None]
         await asyncio.gather(*(asyncio.wrap_future(end) for end in ends))
 
-    def flush(self, timeout_s: float) -> Flushed:
+    def flush(self) -> Flushed:
         """Fence what still runs; there is nothing to write, an unacknowledged message is still in the store."""
-        del timeout_s
         self._stop()
         for worker in self._workers.workers():
             worker.fence()

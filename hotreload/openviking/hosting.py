@@ -25,6 +25,7 @@ from hotreload.host.documents import PoolFigures
 from hotreload.host.host import Host
 from hotreload.host.parts import Ended, Parts
 from hotreload.host.start import Started
+from hotreload.lifecycle import Flushed
 from hotreload.openviking import patches, routes
 from hotreload.openviking.configuration import OpenVikingModel
 from hotreload.openviking.depths import QueueDepths
@@ -35,6 +36,7 @@ from hotreload.openviking.missing import TreeSearch
 from hotreload.openviking.progress import Progress
 from hotreload.openviking.publication import LimitChange, Publication, publish
 from hotreload.openviking.seams import Probe
+from hotreload.queue.documents import Put
 from hotreload.reload.apply import Reloadable
 from hotreload.systemd.listen import handed_over
 
@@ -101,6 +103,7 @@ class Hosting:
             version=version,
             reloadables=reloadables,
             drainables=[self._drain] if "draining" in self._on else [],
+            flush=self._flush,
             pools=self._pools,
             queues=lambda: self._depths.latest,
             generations=tuple,
@@ -112,6 +115,11 @@ class Hosting:
             search=TreeSearch(self._began_s) if "recovery" in self._on else None,
             impaired="; ".join(str(probe) for probe in probes.values() if not probe.ok) or None,
         )
+
+    def _flush(self, timeout_s: float, report: Callable[[Flushed], Put]) -> None:
+        """Fence what still runs; the report alone goes to our store, the messages are in OpenViking's."""
+        flushed = self._drain.flush() if "draining" in self._on else Flushed()
+        self.started.store.flush([], timeout_s, lambda _back: report(flushed))
 
     def _restarts(self) -> bool:
         """Say whether a restart was asked for over HTTP: this process ends its work and executes itself anew."""

@@ -127,7 +127,7 @@ def _serve(started: Started, probes: Any, arguments: list[str]) -> int:
         return _complain(hosting.failure, started)
     if hosting.report is None or code not in (EX_OK, SIGTERM_EXIT):
         return EX_STATE if code == UVICORN_STARTUP_FAILURE else code or EX_CONTENT
-    return EX_CONTENT if hosting.report.lost else EX_OK
+    return EX_OK if hosting.report.whole else EX_CONTENT
 
 
 def _complain(error: BaseException, started: Started) -> int:

@@ -52,6 +52,8 @@ class Claims:
         self._ledger = ledger
         self._now_ms = now_ms
         self._alone = alone
+        self.closed = False
+        """True once nothing may be claimed any more; set from any thread, what the writer does next keeps to it."""
 
     def claim(self, connection: apsw.Connection, calls: Sequence[Claim]) -> Sequence[list[Raw]]:
         """Take jobs for each call in turn; what is returned is for `leased`."""
@@ -59,7 +61,7 @@ class Claims:
 
     def _claim(self, connection: apsw.Connection, queue: str, limit: int) -> list[Raw]:
         standing = self._ledger.standings().get(queue)
-        if standing is None or standing.paused:
+        if self.closed or standing is None or standing.paused:
             return []
         now_ms = self._now_ms()
         if standing.next_due_ms is not None and standing.next_due_ms <= now_ms:

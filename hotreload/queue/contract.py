@@ -9,11 +9,12 @@ happened, and calling it again is safe (enqueue by its dedupe key, the others by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hotreload.errors import LeaseLost
+from hotreload.queue.documents import Put
 from hotreload.queue.job import JobRow, JobState, NewJob, Verdict
 
 
@@ -43,6 +44,17 @@ class Requeued:
 
     ids: Sequence[str]
     checkpointed: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """What a last flush did: `requeued` as interrupted, and the state in which each job asked for is now.
+
+    A job asked for that is in no state was removed.
+    """
+
+    requeued: Requeued
+    states: Mapping[str, JobState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,5 +118,22 @@ class Queue(Protocol):
 
         Of `ended`, what was settled or fenced before stays as it is. It overtakes no call made before. From
         any thread, no loop needed. TimeoutError after `timeout_s`: it may happen yet, and calling again is safe.
+        """
+        ...
+
+    def flush(
+        self,
+        queues: Sequence[str],
+        timeout_s: float,
+        report: Callable[[PutBack], Put] | None = None,
+        *,
+        ended: Sequence[tuple[JobRow, Verdict]] = (),
+        asked: Sequence[str] = (),
+    ) -> PutBack:
+        """End the work of this process: settle `ended`, put back what runs in `queues`, keep the report; or nothing.
+
+        Nothing is claimed any more from the call on, so nothing comes after it. `report` is called in the transaction
+        with what came of it, the states of the jobs `asked` for included. Where it raises nothing of it happened
+        (TimeoutError after `timeout_s`: it may happen yet). From any thread, no loop needed.
         """
         ...

@@ -17,7 +17,8 @@ class StoreLock:
     """The lock of one store, held from the constructor to `release` or the end of the process, however it ends.
 
     The file stays when the lock is gone: removing it would let two processes lock two files of one name. Its
-    text (JSON: `pid`, `since`) is for people. A forked child closes its copy, so that it does not keep the lock.
+    text (JSON: `pid`, `since`) is for people, and tells one owner from another: `text` is that of this one, `before`
+    that of the last, "" where nothing is known. A forked child closes its copy, so that it does not keep the lock.
     """
 
     def __init__(self, store: Path) -> None:
@@ -30,7 +31,8 @@ class StoreLock:
             owner = _owner(self._fd)
             self.release()
             raise StoreOwned(str(store), owner) from None
-        _sign(self._fd)
+        self.before = os.pread(self._fd, 4096, 0).decode(errors="replace").strip()
+        self.text = _sign(self._fd)
         forget = weakref.WeakMethod(self.release)
         os.register_at_fork(after_in_child=lambda: _call(forget))
 
@@ -49,14 +51,15 @@ def _open(path: Path) -> int:
         raise StoreUnavailable(f"{path}: the lock file cannot be opened: {error.strerror}") from error
 
 
-def _sign(fd: int) -> None:
+def _sign(fd: int) -> str:
     """Say who holds the lock. A full disk keeps nobody from owning the store, so it only costs the name."""
     text = json.dumps({"pid": os.getpid(), "since": iso(now_ms())})
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{text}\n".encode(), 0)
     except OSError:
-        return
+        return ""
+    return text
 
 
 def _owner(fd: int) -> str:

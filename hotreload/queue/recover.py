@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import apsw
 
+from hotreload.queue.documents import Put, put
 from hotreload.queue.job import Interrupted, JobRow, JobState, Transition, after_crash, decide
 from hotreload.queue.ledger import Ledger
+from hotreload.queue.marking import DrainMark, known, marked, unmark
 from hotreload.queue.rows import AS_JSON, MOVED, filled, of_transition, padded, rows_of
 from hotreload.queue.sql import Binding, atomically, one, run
 
-DRAINING_SINCE: Final = "draining_since_ms"
 LAST_ID: Final = "last_id"
 PUT_FACT: Final = "INSERT INTO hotreload_facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 _BACK: Final = f"""
@@ -23,13 +25,18 @@ FROM ({{values}}) AS new WHERE job.id = new.column1
 """
 
 
+_DONE_SINCE: Final = """
+SELECT json_group_array(id) FROM hotreload_jobs WHERE state = 'done' AND ended_at_ms >= ?
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """What `open` found: ids of jobs that ran when the last owner ended.
 
-    `interrupted` by a drain that was cut (`draining_since_ms` says when it began) or `crashed` with the process;
-    of the crashed, `suspects` run alone next and `parked` are dead. `checkpointed` are those of both with
-    progress to resume from. `draining_since_ms` is None where no drain had begun, or one ended in order.
+    `interrupted` by the `drain` that was cut, or `crashed` with the process; of the crashed, `suspects` run alone next
+    and `parked` are dead. `checkpointed` are those of both with progress to resume from, `finished` those that were
+    done since the drain began. `drain` is None where none had begun, or one ended in order.
     """
 
     interrupted: Sequence[str] = ()
@@ -37,7 +44,17 @@ class Recovered:
     suspects: Sequence[str] = ()
     parked: Sequence[str] = ()
     checkpointed: Sequence[str] = ()
-    draining_since_ms: int | None = None
+    finished: Sequence[str] = ()
+    drain: DrainMark | None = None
+
+    @property
+    def draining_since_ms(self) -> int | None:
+        """When the drain that was cut began (Unix ms)."""
+        return self.drain.since_ms if self.drain else None
+
+
+Report = Callable[[Recovered], Put]
+"""Makes the report of a drain that was cut, as the document to keep."""
 
 
 def fact(connection: apsw.Connection, name: str) -> int | None:
@@ -45,32 +62,51 @@ def fact(connection: apsw.Connection, name: str) -> int | None:
     return one(connection, "SELECT value FROM hotreload_facts WHERE name = ?", (name,))
 
 
-def recover(connection: apsw.Connection, ledger: Ledger, now_ms: int, cut_since_ms: int | None = None) -> Recovered:
+def recover(
+    connection: apsw.Connection,
+    ledger: Ledger,
+    now_ms: int,
+    *,
+    cut: DrainMark | None = None,
+    report: Report | None = None,
+) -> Recovered:
     """Put back or park every running job, count why, fence the old claims, end the mark of a drain: one transaction.
 
-    `cut_since_ms` stands for a mark that could not be made. Cut half-way nothing happened, and the next open finds
-    the same. Run twice, the second finds nothing.
+    `cut` stands for a mark that could not be made, of the last owner. Where a drain was cut, what `report` makes of it
+    is kept in the same transaction. Cut half-way nothing happened, and the next open finds the same. Run twice, the
+    second finds nothing.
     """
     with atomically(connection):
-        since_ms = fact(connection, DRAINING_SINCE) or cut_since_ms
+        drain = marked(connection) or (None if cut is None or known(connection, cut) else cut)
         rows = rows_of(one(connection, f"{AS_JSON} FROM hotreload_jobs WHERE state = 'running'"))
-        moves = [(row, _decided(row, since_ms, now_ms)) for row in rows]
+        moves = [(row, _decided(row, now_ms, interrupted=drain is not None)) for row in rows]
         _write(connection, ledger, moves, now_ms)
-        run(connection, "DELETE FROM hotreload_facts WHERE name = ?", (DRAINING_SINCE,))
+        found = _found(connection, moves, drain)
+        unmark(connection)
+        if drain is not None and report is not None:
+            put(connection, report(found), now_ms)
     ledger.load(connection)
-    ids = [row.id for row in rows]
+    return found
+
+
+def _found(
+    connection: apsw.Connection, moves: Sequence[tuple[JobRow, Transition]], drain: DrainMark | None
+) -> Recovered:
+    ids = [row.id for row, _ in moves]
+    done: list[int] = json.loads(one(connection, _DONE_SINCE, (drain.since_ms,))) if drain else []
     return Recovered(
-        interrupted=ids if since_ms is not None else [],
-        crashed=ids if since_ms is None else [],
+        interrupted=ids if drain else [],
+        crashed=[] if drain else ids,
         suspects=[row.id for row, to in moves if to.suspect],
         parked=[row.id for row, to in moves if to.state is JobState.DEAD],
-        checkpointed=[row.id for row in rows if row.cursor is not None],
-        draining_since_ms=since_ms,
+        checkpointed=[row.id for row, _ in moves if row.cursor is not None],
+        finished=[str(job_id) for job_id in done],
+        drain=drain,
     )
 
 
-def _decided(row: JobRow, draining_since_ms: int | None, now_ms: int) -> Transition:
-    return after_crash(row) if draining_since_ms is None else decide(row, Interrupted(), now_ms)
+def _decided(row: JobRow, now_ms: int, *, interrupted: bool) -> Transition:
+    return decide(row, Interrupted(), now_ms) if interrupted else after_crash(row)
 
 
 def _write(

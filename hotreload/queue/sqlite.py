@@ -26,8 +26,9 @@ from hotreload.queue.health import Health
 from hotreload.queue.job import Backoff, JobRow, JobState, NewJob, Verdict, decide
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.lock import StoreLock
+from hotreload.queue.marking import DrainMark
 from hotreload.queue.people import Reader
-from hotreload.queue.recover import LAST_ID, Recovered, fact, recover
+from hotreload.queue.recover import LAST_ID, Recovered, Report, fact, recover
 from hotreload.queue.rows import Raw, leased, to_json
 from hotreload.queue.schema import migrate
 from hotreload.queue.sql import one
@@ -67,7 +68,8 @@ class SqliteQueue(Tended, Drained):
         backoff: Backoff,
         keep_done_s: float,
         keep_done_most: int,
-        cut_since_ms: int | None,
+        cut: DrainMark | None,
+        report_cut: Report | None,
     ) -> None:
         self.path = path
         self._now_ms = now_ms
@@ -94,7 +96,7 @@ class SqliteQueue(Tended, Drained):
         self._reader = Reader(path, opens)
         database = Database(path, opens, opened=self._opened)
         try:
-            self.recovered = self._begin(database, cut_since_ms)
+            self.recovered = self._begin(database, cut, report_cut)
         except BaseException:
             database.close()
             self._lock.release()
@@ -112,15 +114,17 @@ class SqliteQueue(Tended, Drained):
         backoff: Backoff | None = None,
         keep_done_s: float = DAY_S,
         keep_done_most: int = 100_000,
-        cut_since_ms: int | None = None,
+        cut: DrainMark | None = None,
+        report_cut: Report | None = None,
     ) -> SqliteQueue:
         """Own the store at `path` (made where there is none, readable by its owner only) and put right what was left.
 
         Takes the lock, brings the schema up to date, puts back what was running (`recovered`). Blocks for some
         milliseconds, needs no event loop. StoreOwned where another process owns it, StoreUnavailable where it
         cannot be used (also: written by a newer release); then nothing is held and nothing was changed.
-        Results stay for `keep_done_s`, the newest `keep_done_most` of them at most. `cut_since_ms` is when a drain of
-        the last owner began (Unix ms) where that is known and it could not mark it here itself.
+        Results stay for `keep_done_s`, the newest `keep_done_most` of them at most. `cut` is the mark of a
+        drain that was left elsewhere, as its owner could not make it here; it counts if that was the last owner. Of a
+        drain that was cut, `report_cut` makes the report, which is kept in the transaction that puts right the rest.
         """
         return cls(
             Path(path).resolve(),
@@ -130,7 +134,8 @@ class SqliteQueue(Tended, Drained):
             backoff=backoff or Backoff(),
             keep_done_s=keep_done_s,
             keep_done_most=keep_done_most,
-            cut_since_ms=cut_since_ms,
+            cut=cut,
+            report_cut=report_cut,
         )
 
     @property
@@ -138,9 +143,10 @@ class SqliteQueue(Tended, Drained):
         """Why the store cannot be written now, None where it can; tried by itself every second meanwhile."""
         return self._health.trouble
 
-    def _begin(self, database: Database, cut_since_ms: int | None) -> Recovered:
+    def _begin(self, database: Database, cut: DrainMark | None, report: Report | None) -> Recovered:
+        last = cut if cut is not None and self._lock.before and cut.owner == self._lock.before else None
         try:
-            return recover(database.connection(), self._ledger, self._now_ms(), cut_since_ms)
+            return recover(database.connection(), self._ledger, self._now_ms(), cut=last, report=report)
         except apsw.Error as error:
             raise as_error(error, self.path) from error
 
@@ -185,7 +191,7 @@ class SqliteQueue(Tended, Drained):
 
     def _promising(self, queue: str) -> bool:
         standing = self._ledger.standings().get(queue)
-        if standing is None or standing.paused:
+        if self._draining or standing is None or standing.paused:
             return False
         return standing.ready > 0 or (standing.next_due_ms is not None and standing.next_due_ms <= self._now_ms())
 

@@ -9,11 +9,12 @@ from anyio import to_thread
 
 from hotreload.queue import holding
 from hotreload.queue.alone import Alone
+from hotreload.queue.documents import Put
 from hotreload.queue.holding import Holding
 from hotreload.queue.job import JobState
 from hotreload.queue.people import Document, JobView, Reader
 from hotreload.queue.rows import to_json
-from hotreload.queue.tending import Pause, Put, Tending
+from hotreload.queue.tending import Pause, Tending
 from hotreload.queue.writer import Writer
 
 

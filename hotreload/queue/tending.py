@@ -6,13 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import apsw
 
+from hotreload.queue.documents import Put, put
 from hotreload.queue.ledger import Column, Ledger
+from hotreload.queue.marking import DrainMark, mark, unmark
 from hotreload.queue.people import number
-from hotreload.queue.recover import DRAINING_SINCE, LAST_ID, PUT_FACT, fact
+from hotreload.queue.recover import LAST_ID, PUT_FACT, fact
 from hotreload.queue.sql import one, run
 
 _ASKED: Final = "id IN (SELECT value FROM json_each(?))"
@@ -29,25 +31,6 @@ SELECT json_group_array(json_array(id, queue, state, suspect)) FROM hotreload_jo
 _PAUSE: Final = """
 INSERT INTO hotreload_queues (name, paused) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET paused = excluded.paused
 """
-_PUT_DOCUMENT: Final = """
-INSERT INTO hotreload_documents (seq, kind, id, at_ms, body)
-VALUES ((SELECT coalesce(max(seq), 0) + 1 FROM hotreload_documents), ?, ?, ?, ?)
-ON CONFLICT (kind, id) DO UPDATE SET seq = excluded.seq, at_ms = excluded.at_ms, body = excluded.body
-"""
-_PRUNE_DOCUMENTS: Final = """
-DELETE FROM hotreload_documents WHERE kind = ?1 AND seq <= (
-    SELECT seq FROM hotreload_documents WHERE kind = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """A document to keep, as a JSON text; of its kind the newest `keep` stay."""
-
-    kind: str
-    id: str
-    body: str
-    keep: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +87,18 @@ class Tending:
     def put(self, connection: apsw.Connection, calls: Sequence[Put]) -> Sequence[None]:
         """Keep documents, remove the oldest of their kind."""
         for call in calls:
-            run(connection, _PUT_DOCUMENT, (call.kind, call.id, self._now_ms(), call.body))
-            run(connection, _PRUNE_DOCUMENTS, (call.kind, call.keep))
+            put(connection, call, self._now_ms())
         return [None] * len(calls)
 
-    def mark_draining(self, connection: apsw.Connection, calls: Sequence[Any]) -> Sequence[None]:
+    def mark_draining(self, connection: apsw.Connection, calls: Sequence[DrainMark]) -> Sequence[None]:
         """Record that a drain began; the first moment stays."""
-        if fact(connection, DRAINING_SINCE) is None:
-            run(connection, PUT_FACT, (DRAINING_SINCE, self._now_ms()))
+        for call in calls:
+            mark(connection, call, self._now_ms())
         return [None] * len(calls)
 
-    def unmark_draining(self, connection: apsw.Connection, calls: Sequence[Any]) -> Sequence[None]:
+    def unmark_draining(self, connection: apsw.Connection, calls: Sequence[None]) -> Sequence[None]:
         """Forget that a drain began: it went through."""
-        run(connection, "DELETE FROM hotreload_facts WHERE name = ?", (DRAINING_SINCE,))
+        unmark(connection)
         return [None] * len(calls)
 
 

@@ -24,6 +24,7 @@ from hotreload.lifecycle import Flushed, Remaining, Window
 from hotreload.queue.contract import Queue
 from hotreload.queue.job import Failed, Interrupted, JobRow, JobState, Verdict
 from hotreload.workers.execution import Execution
+from hotreload.workers.flushing import Held, flush
 from hotreload.workers.hand import Hand, Running
 from hotreload.workers.limits import Limit, Places, SharedLimit
 from hotreload.workers.runners import Runners
@@ -68,7 +69,7 @@ class Pool:
         self._wanting = False
         self._quiesced = False
         self._at_quiesce: set[str] = set()
-        self._finished_in_drain: list[str] = []
+        self._settled_in_drain: list[str] = []
         self._ended: Callable[[str, str], None] = lambda _queue, _outcome: None
         self._work: TaskGroup | None = None
         for moving in (limit, *shared):
@@ -157,7 +158,7 @@ class Pool:
             log.warning("job.fenced job=%s lease_seq=%d", state.job_id, state.lease_seq)
             return
         if self._quiesced:
-            self._finished_in_drain.append(entry.row.id)
+            self._settled_in_drain.append(entry.row.id)
         self._ended(self.queue_name, "dead" if state is JobState.DEAD else type(entry.verdict).__name__.lower())
 
     async def _until_something_changes(self) -> None:
@@ -250,19 +251,19 @@ class Pool:
         with anyio.move_on_after(min(entry.needed_until or 0.0 for entry in spared) - time.monotonic()):
             await self.hand.until(lambda: not self.hand.working)
 
-    def flush(self, timeout_s: float) -> Flushed:
-        """Settle what ended and put back the rest, in one transaction; from any thread. Late writes are fenced."""
-        ended = [(entry, entry.verdict) for entry in self.hand.all()]
-        verdicts = [(entry.row, verdict) for entry, verdict in ended if verdict is not None]
-        back = self._queue.requeue_running([self.queue_name], timeout_s, ended=verdicts)
-        requeued = set(back.ids)
-        finished = dict.fromkeys([*self._finished_in_drain, *(row.id for row, _ in verdicts)])
-        left = [entry for entry, verdict in ended if verdict is None and entry.row.id in requeued]
-        return Flushed(
-            finished=list(finished),
-            checkpointed=back.checkpointed,
-            requeued=back.ids,
-            abandoned=[entry.row.id for entry in left],
-            stuck=[entry.stuck() for entry in left],
-            lost=len(self._at_quiesce - set(finished) - requeued),
+    def give_up(self) -> Held:
+        """Claim nothing more and return what there is to put back; from any thread."""
+        self._quiesced = True
+        entries = self.hand.all()
+        ids = [*self._at_quiesce, *self._settled_in_drain, *(entry.row.id for entry in entries)]
+        return Held(
+            queue=self.queue_name,
+            ended=[(entry.row, entry.verdict) for entry in entries if entry.verdict is not None],
+            left=[entry for entry in entries if entry.verdict is None],
+            had=frozenset(ids),
+            settled=frozenset(self._settled_in_drain),
         )
+
+    def flush(self, timeout_s: float) -> Flushed:
+        """Put back what this pool alone has in hand; see `hotreload.workers.flushing.flush`."""
+        return flush(self._queue, [self.give_up()], timeout_s)

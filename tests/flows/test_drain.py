@@ -20,7 +20,7 @@ from hotreload.drain.coordinator import DrainCoordinator
 from hotreload.drain.deadline import Budget, Deadline
 from hotreload.drain.last_resort import LastResort
 from hotreload.drain.report import DrainReport
-from hotreload.lifecycle import Lifecycle, Phase
+from hotreload.lifecycle import Flushed, Lifecycle, Phase
 from tests.flows.parts import Work
 
 pytestmark = pytest.mark.anyio
@@ -32,6 +32,7 @@ class Drain:
     def __init__(
         self, *parts: Work, deadline_s: float = 5.0, grace_s: float | None = None, guard_gil: bool = False
     ) -> None:
+        self.parts = parts
         self.lifecycle = Lifecycle()
         self.phases: list[Phase] = []
         self.kept: list[DrainReport] = []
@@ -46,7 +47,7 @@ class Drain:
             parts=parts,
             budget=lambda: Budget(deadline_s, grace_s),
             mark=lambda _within_s: self.marked.set(),
-            record=self.kept.append,
+            flush=self._flush,
             wake=asyncio.get_running_loop().call_soon_threadsafe,
             last_resort=functools.partial(LastResort, exit_process=self._exit, guard_gil=guard_gil),
             hold=self._hold,
@@ -54,6 +55,18 @@ class Drain:
         self.coordinator.start()
         self.lifecycle.move(Phase.RUNNING)
         self.phases.clear()
+
+    def _flush(self, timeout_s: float, report: Callable[[Flushed], DrainReport]) -> None:
+        flushed = [part.flush(timeout_s) for part in self.parts]
+        self.kept.append(
+            report(
+                Flushed(
+                    finished=[job for one in flushed for job in one.finished],
+                    requeued=[job for one in flushed for job in one.requeued],
+                    abandoned=[job for one in flushed for job in one.abandoned],
+                )
+            )
+        )
 
     def _hold(self, left_s: float) -> None:
         self.held.append(left_s)
@@ -282,12 +295,14 @@ async def test_a_blocked_loop_is_flushed_and_left_from_the_thread() -> None:
     assert any("drain.exited.wait" in line for line in report.stuck)
 
 
-async def test_a_part_that_cannot_be_flushed_is_counted_as_lost() -> None:
+async def test_what_a_failed_flush_leaves_in_the_store_is_not_lost() -> None:
     bad, good = Work("bad", jobs=["a"], fails_to_flush=True, deaf=True), Work("good", jobs=["b"])
     drain = Drain(bad, good, deadline_s=0.8)
     report = await drained(drain)
-    assert report.lost == 1
-    assert "b" in report.requeued
+    assert (report.lost, report.flushed, report.unflushed, report.phase) == (0, False, ["a"], "flushing")
+    assert not report.whole
+    assert drain.coordinator.exit_code() == 1
+    assert drain.kept == []
 
 
 async def test_progress_is_readable_from_the_request_on() -> None:

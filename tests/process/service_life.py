@@ -86,8 +86,8 @@ class Home:
 
     def open(self) -> SqliteQueue:
         """Own the store, as the next start does."""
-        note = cut.Note.read(self.state)
-        return SqliteQueue.open(self.state / "hotreload.db", cut_since_ms=note.since_ms if note else None)
+        note = cut.read_note(self.state)
+        return SqliteQueue.open(self.state / "hotreload.db", cut=note, report_cut=cut.reconstruct)
 
     def add(self, jobs: Sequence[NewJob]) -> None:
         """Put jobs into the queue, with nobody running."""
@@ -362,13 +362,10 @@ def _agree(home: Home, chosen: Sequence[Any]) -> bool:
 
 def _found(home: Home) -> dict[str, Any]:
     """Do what the next start does, and return the drain's report and who crashed."""
-    note = cut.Note.read(home.state)
     queue = home.open()
     kept = queue.documents_sync("drain", 1)
-    made = cut.reconstruct(queue.recovered, note, kept[0].body if kept else None)
     queue.close()
-    report = made.to_dict() if made else kept[0].body if kept else None
-    return {"report": report, "crashed": list(queue.recovered.crashed)}
+    return {"report": kept[0].body if kept else None, "crashed": list(queue.recovered.crashed)}
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ async def _marked(folder: Path) -> bool:
 
     connection = apsw.Connection(str(folder / ".hotreload" / "hotreload.db"), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        return bool(connection.execute("SELECT 1 FROM hotreload_facts WHERE name LIKE 'draining%'").fetchall())
+        return bool(connection.execute("SELECT 1 FROM hotreload_documents WHERE kind = 'draining'").fetchall())
     finally:
         connection.close()
 
