@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         StoreUnavailable,
     )
     from hotreload.recovery.scan import Missing, PassedOver, Present
+    from hotreload.reload.apply import Prepared, Reloadable, Transition
     from hotreload.service import Service
     from hotreload.workers.job import Job, SyncJob
 
@@ -48,12 +49,14 @@ _HOME = {
     "Mark": "config.fields",
     "Missing": "recovery.scan",
     "PassedOver": "recovery.scan",
+    "Prepared": "reload.apply",
     "Present": "recovery.scan",
     "Problem": "errors",
     "Public": "config.fields",
     "QueueDraining": "errors",
     "QueueError": "errors",
     "Refused": "config.fields",
+    "Reloadable": "reload.apply",
     "Restart": "config.fields",
     "Secret": "config.fields",
     "Service": "service",
@@ -61,6 +64,7 @@ _HOME = {
     "StoreOwned": "errors",
     "StoreUnavailable": "errors",
     "SyncJob": "workers.job",
+    "Transition": "reload.apply",
 }
 
 __all__ = [
@@ -77,12 +81,14 @@ __all__ = [
     "Mark",
     "Missing",
     "PassedOver",
+    "Prepared",
     "Present",
     "Problem",
     "Public",
     "QueueDraining",
     "QueueError",
     "Refused",
+    "Reloadable",
     "Restart",
     "Secret",
     "Service",
@@ -90,6 +96,7 @@ __all__ = [
     "StoreOwned",
     "StoreUnavailable",
     "SyncJob",
+    "Transition",
 ]
 
 

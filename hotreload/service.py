@@ -11,7 +11,11 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import anyio
 from pydantic import TypeAdapter
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from hotreload.admin.app import create_app
+from hotreload.admin.control import Control
 from hotreload.admin.place import check_name
 from hotreload.config.model import Validated
 from hotreload.config.settings import LiveSettings, SettingsModel
@@ -23,6 +27,7 @@ from hotreload.host.process import serve
 from hotreload.host.start import RunOptions, Started, check
 from hotreload.host.work import Work
 from hotreload.recovery.scan import QueueSearch, Scan, Seen
+from hotreload.reload.apply import Reloadable
 from hotreload.reload.report import ReloadReport
 from hotreload.reload.validate import Source
 from hotreload.workers.execution import Execution, Handler, runner
@@ -65,6 +70,9 @@ class Service:
         self._limits: dict[str, Callable[[Any], int]] = {}
         self._work: Work | None = None
         self._resources: dict[str, Resource] = {}
+        self._reloadables: dict[str, Reloadable] = {}
+        self._started: Started | None = None
+        self._admin: ASGIApp | None = None
         self._scans: list[tuple[str, Callable[[Any], AsyncIterator[Seen]]]] = []
 
     def worker(
@@ -143,6 +151,15 @@ class Service:
 
         return declare
 
+    def reloadable(self, part: Reloadable) -> None:
+        """Declare a part of your own that takes part in reloads: see `Reloadable` and `Prepared` for what it promises.
+
+        Parts are prepared and committed in the order they were declared, after the resources and before the limits.
+        """
+        if part.name in self._reloadables:
+            raise ValueError(f"a part {part.name!r} is declared already")
+        self._reloadables[part.name] = part
+
     def recovers(self, queue: str) -> Callable[[F], F]:
         """Declare `async def scan(settings)` of a queue, an asynchronous generator that says what should exist.
 
@@ -171,6 +188,42 @@ class Service:
         """
         return anyio.run(partial(serve, self.name, self._source(options), options, self._parts, end=end))
 
+    async def serve(self, config: Path | None = None, *, socket: Path | None = None) -> int:
+        """Run in an event loop of your own, beside a server of yours, until a drain has ended; returns the exit code.
+
+        On the main thread, whose SIGTERM, SIGINT and SIGHUP are the service's meanwhile. Cancelled, it stops at once,
+        and the next start puts back what was running. See `hotreload.host.process.serve`.
+        """
+        options = RunOptions(config=config, socket=socket)
+        try:
+            return await serve(self.name, self._source(options), options, self._parts)
+        finally:
+            self._started = self._admin = None
+
+    def snapshot(self) -> Any:
+        """Return the settings in force: whole, frozen, never changed under who holds them. Take them once a request.
+
+        RuntimeError before the service runs in this process.
+        """
+        if self._started is None:
+            raise RuntimeError(f"service {self.name!r} does not run in this process")
+        return self._started.snapshots.current.settings
+
+    def admin_app(self) -> ASGIApp:
+        """Return the admin application, to mount in an ASGI application of yours; 503 while the service does not run.
+
+        It guards itself: `root_key`, `allowed_hosts` and `Origin` as over `--http`.
+        """
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            not_running = JSONResponse({"error": f"service {self.name!r} does not run in this process"}, 503)
+            await (self._admin or not_running)(scope, receive, send)
+
+        return app
+
+    def _met(self, control: Control) -> None:
+        self._admin = create_app(control)
+
     def _source(self, options: RunOptions) -> Source[Any]:
         path = options.config or Path("ov.conf")
         model = _DeclaredModel(self.settings, self._all_limits())
@@ -185,6 +238,7 @@ class Service:
     def _parts(self, started: Started) -> Parts:
         """Make the parts of one process of this service."""
         self._check_declarations()
+        self._started = started
         settings = started.snapshots.current.settings
         shared = {name: SharedLimit(name, wanted(settings)) for name, wanted in self._limits.items()}
         self._work = work = Work(
@@ -198,7 +252,7 @@ class Service:
         resizes += [Resize(limit.name, limit, self._limits[name]) for name, limit in shared.items()]
         return Parts(
             version=self.version,
-            reloadables=[*work.resources, *resizes],
+            reloadables=[*work.resources, *self._reloadables.values(), *resizes],
             drainables=work.pools,
             flush=work.flush,
             pools=work.pool_figures,
@@ -207,6 +261,7 @@ class Service:
             start=work.start,
             schema=self.schema,
             search=self._search(started) if self._scans else None,
+            met=self._met,
             limits=lambda: [PoolFigures(one.name, one.value, one.running, 0, None) for one in shared.values()],
             jobs=PeoplesJobs(started.store, work.enqueue, tuple(self._workers)),
         )

@@ -91,6 +91,8 @@ class Host:
             recovering=self._recovering,
             feed=self._feed,
         )
+        if parts.met is not None:
+            parts.met(self.control)
         self._edges = Edges(self.control, started.name, started.options, notifier, foreign=foreign)
         self._voice = Voice(
             notifier,

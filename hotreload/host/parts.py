@@ -8,7 +8,7 @@ from typing import Any
 
 from anyio.abc import TaskGroup
 
-from hotreload.admin.control import Jobs
+from hotreload.admin.control import Control, Jobs
 from hotreload.drain.quiesce import Drainable
 from hotreload.host.documents import PoolFigures
 from hotreload.lifecycle import Flushed
@@ -48,5 +48,7 @@ class Parts:
     jobs: Jobs | None = None
     impaired: str | None = None
     restarts: Callable[[], bool] = lambda: False
+    met: Callable[[Control], None] | None = None
+    """Told once of the process as callers see it, before it opens."""
     limits: Callable[[], Sequence[PoolFigures]] = tuple
     """Those that several pools share."""

@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,6 @@ import anyio.to_thread
 from pydantic import Field
 
 from hotreload import Job, Live, Service
-from hotreload.host.parts import Parts
-from hotreload.host.start import Started
 from hotreload.reload import apply
 from tests.process.sample import Sample
 
@@ -65,7 +64,6 @@ class Part:
     """A Reloadable that keeps the generation it runs on in a file beside ov.conf."""
 
     name: str
-    folder: Path
     paths: Sequence[str] = ("value", "faults")
 
     async def prepare(self, transition: Any) -> Change:
@@ -77,7 +75,8 @@ class Part:
     def write(self, generation: int) -> None:
         """Write down the generation, and how many tasks there are."""
         told = {"generation": generation, "tasks": len(asyncio.all_tasks())}
-        (self.folder / self.name).write_text(json.dumps(told))
+        conf = Path(sys.argv[sys.argv.index("--config") + 1])
+        (conf.parent / self.name).write_text(json.dumps(told))
 
 
 @dataclass
@@ -108,17 +107,9 @@ class Change:
         await _go_wrong(self.faults, "retire")
 
 
-class FaultyService(Service):
-    """A service with the parts above among its own."""
-
-    def _parts(self, started: Started) -> Parts:
-        parts = super()._parts(started)
-        folder = started.source.path.parent
-        own = [Part(name, folder) for name in NAMES]
-        return replace(parts, reloadables=[own[0], *parts.reloadables, *own[1:]])
-
-
-service = FaultyService("sample", settings=Faulty, version="1")
+service = Service("sample", settings=Faulty, version="1")
+for each in NAMES:
+    service.reloadable(Part(each))
 
 
 @service.resource(rebuilt_by=("value",))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from hotreload import Live, Service
-from hotreload.host.parts import Parts
-from hotreload.host.start import Started
 from tests.process.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -61,12 +59,5 @@ class Part:
         self._fail("retire")
 
 
-class LeakyService(Service):
-    """A service with that part."""
-
-    def _parts(self, started: Started) -> Parts:
-        parts = super()._parts(started)
-        return replace(parts, reloadables=[*parts.reloadables, Part()])
-
-
-service = LeakyService("sample", settings=Leaky, version="1")
+service = Service("sample", settings=Leaky, version="1")
+service.reloadable(Part())
