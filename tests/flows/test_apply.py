@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,82 +14,31 @@ import pytest
 from hotreload.reload import apply
 from hotreload.reload.apply import PartFailed, Ready, Transition, commit, covers, owner_of, prepare, retire, undo
 from hotreload.reload.bounded import LETTING_GO_S
+from hotreload.testing import FakeChange, FakeReloadable
 
 pytestmark = pytest.mark.anyio
 
 
 @dataclass
-class Part:
-    """A Reloadable holding one value; `fails` names the stage at which it raises, `hangs` where it never returns.
+class Part(FakeReloadable):
+    """A part that looks at the values of `all` when it is undone."""
 
-    `stuck` names where it cannot even be cancelled, until `let_go` is set.
-    """
-
-    name: str
-    log: list[str]
-    paths: Sequence[str] = ("vlm",)
-    fails: str = ""
-    hangs: str = ""
-    cancels: str = ""
-    stuck: str = ""
-    let_go: anyio.Event = field(default_factory=anyio.Event)
-    value: object = "old"
-    seen: list[Transition] = field(default_factory=list)
     all: list[Part] = field(default_factory=list)
     seen_at_undo: list[object] = field(default_factory=list)
 
     async def step(self, stage: str) -> None:
-        self.log.append(f"{self.name}.{stage}")
-        if self.hangs == stage:
-            await anyio.sleep_forever()
-        if self.stuck == stage:
-            with anyio.CancelScope(shield=True):
-                await self.let_go.wait()
-        if self.fails == stage:
-            raise RuntimeError(f"no {stage}")
-        if self.cancels == stage:
-            raise asyncio.CancelledError
-
-    async def prepare(self, transition: Transition) -> PartChange | None:
-        self.seen.append(transition)
-        await self.step("prepare")
-        return PartChange(self, transition.new)
+        if stage == "undo":
+            self.seen_at_undo = [part.value for part in self.all]
+        await super().step(stage)
 
 
-@dataclass
-class PartChange:
-    part: Part
-    new: object
-    old: object = None
-
-    def commit(self) -> None:
-        self.part.log.append(f"{self.part.name}.commit")
-        if self.part.fails == "commit":
-            raise RuntimeError("no commit")
-        self.old, self.part.value = self.part.value, self.new
-
-    def revert(self) -> None:
-        self.part.log.append(f"{self.part.name}.revert")
-        if self.part.fails == "revert":
-            raise RuntimeError("no revert")
-        if self.old is not None:
-            self.part.value = self.old
-
-    async def undo(self) -> None:
-        self.part.seen_at_undo = [part.value for part in self.part.all]
-        await self.part.step("undo")
-
-    async def retire(self) -> None:
-        await self.part.step("retire")
-
-
-class Published(PartChange):
+class Published(FakeChange):
     async def publish(self) -> None:
         await self.part.step("publish")
 
 
 class PublishingPart(Part):
-    async def prepare(self, transition: Transition) -> PartChange | None:
+    async def prepare(self, transition: Transition) -> FakeChange | None:
         self.log.append(f"{self.name}.prepare")
         return Published(self, transition.new)
 
@@ -218,9 +166,9 @@ async def test_a_thread_that_prepares_too_long_is_given_up_in_time_and_undone_la
     go = threading.Event()
 
     class Threaded(Part):
-        async def prepare(self, transition: Transition) -> PartChange:
+        async def prepare(self, transition: Transition) -> FakeChange:
             await anyio.to_thread.run_sync(go.wait)
-            return PartChange(self, transition.new)
+            return FakeChange(self, transition.new)
 
     with anyio.fail_after(1):
         with pytest.raises(PartFailed, match="did not end"):

@@ -21,7 +21,7 @@ from hotreload.drain.deadline import Budget, Deadline
 from hotreload.drain.last_resort import LastResort
 from hotreload.drain.report import DrainReport
 from hotreload.lifecycle import Flushed, Lifecycle, Phase
-from tests.flows.parts import Work
+from hotreload.testing import FakeDrainable as Work
 
 pytestmark = pytest.mark.anyio
 
