@@ -17,8 +17,10 @@ from hotreload.errors import ConfigUnreadable, Problem
 from hotreload.host import logs
 from hotreload.host.process import CANNOT_START, EX_CONTENT, EX_OK, EX_STATE, complain, refused_start
 from hotreload.host.start import RunOptions, Started, check, start
+from hotreload.host.voice import StartUp
 from hotreload.reload.report import ReloadReport
 from hotreload.reload.validate import Source
+from hotreload.systemd.notifier import Notifier
 
 if TYPE_CHECKING:
     from hotreload.openviking.configuration import OpenVikingModel
@@ -50,6 +52,7 @@ def run(options: RunOptions, arguments: Sequence[str]) -> int:
         source, probes = _source(path, options)
         started = anyio.run(start, NAME, source, options)
     except CANNOT_START as error:
+        StartUp(Notifier()).failed(error)
         return complain(error)
     for warning in started.warnings:
         log.warning("config.warning %s", warning)
@@ -126,7 +129,10 @@ def _serve(started: Started, probes: Any, arguments: list[str]) -> int:
     if hosting.failure is not None:
         return _complain(hosting.failure, started)
     if hosting.report is None or code not in (EX_OK, SIGTERM_EXIT):
-        return EX_STATE if code == UVICORN_STARTUP_FAILURE else code or EX_CONTENT
+        if code == UVICORN_STARTUP_FAILURE:
+            started.start_up.failed(OSError("its address cannot be had; the lines before say why"))
+            return EX_STATE
+        return code or EX_CONTENT
     return EX_OK if hosting.report.whole else EX_CONTENT
 
 
