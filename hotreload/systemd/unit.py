@@ -58,8 +58,8 @@ HARDENING: Final = (
 class Unit:
     """What differs between units. `command` is the installed `hotreload`, `arguments` follow it.
 
-    `folder` is where the target's modules are, None where they are installed. `watchdog` is left out for a process
-    whose loop is known to stall.
+    `folder` is where the target's modules are, None where they are installed. `watchdog` and `credentials` say whether
+    the process can be watched and takes keys from systemd.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Unit:
     user: bool = False
     folder: Path | None = None
     watchdog: bool = True
+    credentials: bool = True
 
     def text(self) -> str:
         """Return the unit file."""
@@ -96,8 +97,8 @@ class Unit:
         lines = [
             "Type=notify",
             "NotifyAccess=main",
-            f"ExecStart={_words([*self.command, *self.arguments])}",
-            f"ExecReload={_words([*self.command, 'reload', '--timeout', str(RELOAD_S)])}",
+            f"ExecStart={_words([*self.command, *self.arguments, *self._socket()])}",
+            f"ExecReload={_words([*self.command, 'reload', *self._socket(), '--timeout', str(RELOAD_S)])}",
             f"WorkingDirectory={_specifiers(self.folder) if self.folder else f'%S/{self.name}'}",
             f"TimeoutStartSec={START_S}",
             f"TimeoutStopSec={STOP_S}",
@@ -113,17 +114,21 @@ class Unit:
             f"StateDirectory={self.name}",
             "StateDirectoryMode=0700",
             f"ConfigurationDirectory={self.name}",
-            f"RuntimeDirectory={self.name}",
-            "RuntimeDirectoryMode=0700",
         ]
         return lines if self.user else [*lines, *self._system()]
 
+    def _socket(self) -> list[str]:
+        """Name the control socket where the command looks for a user's; a system unit's is in its RuntimeDirectory."""
+        return ["--socket", f"%t/hotreload/{self.name}.sock"] if self.user else []
+
     def _system(self) -> list[str]:
         return [
+            f"RuntimeDirectory={self.name}",
+            "RuntimeDirectoryMode=0700",
             f"User={self.name}",
             f"Group={self.name}",
             f"Environment=HOME=%S/{self.name}",
-            f"# LoadCredential=vlm.api_key:/etc/{self.name}/vlm.api_key",
+            *([f"# LoadCredential=FIELD:/etc/{self.name}/FIELD"] if self.credentials else []),
             "",
             f"ProtectHome={self._homes()}",
             *HARDENING,
@@ -153,9 +158,10 @@ def of_service(
 
 
 def of_openviking(command: Sequence[str], *, user: bool = False) -> Unit:
-    """Return the unit of the stock server; no watchdog: how long its event loop may stall is not known."""
+    """Return the unit of the stock server; no watchdog: how long native code of a large store may hold its loop is not
+    known, and a kill in the middle of an import costs more than a stall."""
     arguments = ["openviking", "--config", "%E/openviking/ov.conf"]
-    return Unit("openviking", command, arguments, user=user, watchdog=False)
+    return Unit("openviking", command, arguments, user=user, watchdog=False, credentials=False)
 
 
 def installed_command(executable: str, scripts: Sequence[str]) -> list[str]:
@@ -170,12 +176,12 @@ def installed_command(executable: str, scripts: Sequence[str]) -> list[str]:
 
 
 def _words(words: Sequence[str]) -> str:
-    """Join words for `Exec…=` (systemd.service(5)); `%` of a folder of ours is no specifier, `%E` is."""
+    """Join words for `Exec…=` (systemd.service(5)); `%` in a folder is no specifier, `%E` and `%t` in front are."""
     return " ".join(_word(word) for word in words)
 
 
 def _word(word: str) -> str:
-    word = word if word.startswith("%E/") else _specifiers(word)
+    word = word if word.startswith(("%E/", "%t/")) else _specifiers(word)
     word = word.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
     return f'"{word}"' if any(char in word for char in " '\t;") or not word else word
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hotreload.admin.place import Places
 from hotreload.systemd.unit import installed_command, of_openviking, of_service
 
 COMMAND = ["/opt/summaries/bin/hotreload"]
@@ -27,14 +28,26 @@ def test_a_service_of_our_own() -> None:
     assert int(_lines(text, "TimeoutStartSec")[0]) > 45, "the client must give up before systemd does"
 
 
-def test_openviking_has_no_watchdog() -> None:
-    assert not _lines(of_openviking(COMMAND).text(), "WatchdogSec")
+def test_openviking_has_no_watchdog_and_takes_no_credentials() -> None:
+    text = of_openviking(COMMAND).text()
+    assert not _lines(text, "WatchdogSec")
+    assert "LoadCredential" not in text
+    assert "# LoadCredential=FIELD:/etc/x/FIELD" in of_service("service:service", "x", COMMAND).text()
 
 
 def test_a_user_s_unit_sets_nothing_that_needs_privileges() -> None:
     text = of_openviking(COMMAND, user=True).text()
     assert not any(_lines(text, key) for key in ("User", "ProtectSystem", "SystemCallFilter", "CapabilityBoundingSet"))
     assert _lines(text, "WantedBy") == ["default.target"]
+
+
+def test_a_user_s_control_socket_is_where_its_name_finds_it() -> None:
+    text = of_service("service:service", "x", COMMAND, user=True).text()
+    assert _lines(text, "ExecStart")[0].endswith(" --name x --socket %t/hotreload/x.sock")
+    assert _lines(text, "ExecReload")[0].endswith(" reload --socket %t/hotreload/x.sock --timeout 45")
+    assert not _lines(text, "RuntimeDirectory"), "there the socket would be found by nobody else"
+    places = Places.of_process({"XDG_RUNTIME_DIR": "/run/user/7"})
+    assert Path("/run/user/7/hotreload/x.sock") in places.of_name("x")
 
 
 def test_what_is_installed_in_a_home_stays_readable() -> None:
