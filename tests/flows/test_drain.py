@@ -266,6 +266,7 @@ async def test_code_that_does_not_stop_is_left_behind_inside_the_deadline() -> N
     drain = Drain(work, deadline_s=1.0)
     report = await drained(drain)
     assert report.abandoned == ["a"]
+    assert not report.forced, "the loop was not blocked"
     assert report.elapsed_s < 1.0
     assert report.overshoot_ms == 0
 

@@ -1,13 +1,16 @@
 """What a box is made of: a Debian with its systemd, made once and cached, and this Python with its packages.
 
-The packages come from the mirror in this machine's own apt sources. Nothing here is removed by the tests: delete the
-cache folder to have it made anew.
+    python -m tests.systemd.base
+
+makes those that are missing. The packages come from the mirror in this machine's own apt sources. Nothing here is
+removed by the tests: delete the cache folder to have it made anew.
 """
 
 from __future__ import annotations
 
 import compileall
 import fcntl
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -16,6 +19,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +27,14 @@ ROOT = Path(__file__).parents[2]
 SYSTEMD = {"bookworm": 252, "trixie": 257}
 PACKAGES = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,util-linux,procps,iproute2"
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
+OPTIONS = (
+    "--mode=root", "--variant=minbase", "--quiet", f"--include={PACKAGES}",
+    *(f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT),
+    '--aptopt=Acquire::Check-Valid-Until "false"',
+)  # fmt: skip
+KEY = hashlib.sha256("\n".join(OPTIONS).encode()).hexdigest()[:12]
+"""A base made otherwise is another one."""
+NOT_ROOT = "only root can boot a container"
 PROGRAMS = ("mmdebstrap", "systemd-nspawn", "nsenter")
 OF_THE_BOX = ("ld-linux", "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so")
 PROGRAMS_INSIDE = ("served", "clients", "importer")
@@ -30,12 +42,9 @@ INSIDE = Path("/opt/hotreload")
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def missing() -> str | None:
-    """Say what keeps this machine from running boxes, None where nothing does."""
-    if os.geteuid() != 0:
-        return "only root can boot a container"
-    programs = [program for program in PROGRAMS if shutil.which(program) is None]
-    return f"not installed: {', '.join(programs)}" if programs else None
+def lacking() -> list[str]:
+    """Return the programs that root needs to run boxes and that are not installed."""
+    return [program for program in PROGRAMS if shutil.which(program) is None]
 
 
 def cache() -> Path:
@@ -47,8 +56,8 @@ def cache() -> Path:
 def base(release: str) -> Path:
     """Return the folder of a Debian, made where it is missing."""
     cache().mkdir(parents=True, exist_ok=True)
+    made = cache() / f"{release}-{KEY}"
     with _locked(cache() / f"{release}.lock"):
-        made = cache() / release
         if not made.is_dir():
             new = cache() / f"{release}.new"
             shutil.rmtree(new, ignore_errors=True)
@@ -65,10 +74,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _install(release: str, folder: Path) -> None:
-    excluded = [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT]
-    date = '--aptopt=Acquire::Check-Valid-Until "false"'
-    command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--quiet", f"--include={PACKAGES}", *excluded, date]
-    done = subprocess.run([*command, release, folder, _mirror()], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mmdebstrap", *OPTIONS, release, folder, _mirror()], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -151,3 +159,16 @@ def _libraries(executable: Path, extensions: Path, packages: Path) -> set[Path]:
 def scratch() -> Path:
     """Return a new private folder with a short name."""
     return Path(tempfile.mkdtemp(prefix="hr-box-", dir="/tmp"))
+
+
+def main() -> None:
+    """Make the bases that are missing, side by side."""
+    if os.geteuid() != 0 or lacking():
+        sys.exit(NOT_ROOT if os.geteuid() != 0 else f"not installed: {', '.join(lacking())}")
+    with ThreadPoolExecutor() as side_by_side:
+        for folder in side_by_side.map(base, SYSTEMD):
+            print(folder)
+
+
+if __name__ == "__main__":
+    main()

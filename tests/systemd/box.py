@@ -127,9 +127,8 @@ class Box:
         lines = self.run("journalctl", "--no-pager", "-o", "json", *options).out.splitlines()
         return [json.loads(line) for line in lines]
 
-    def said(self, unit: str) -> list[Said]:
-        """Return what the manager was told for a unit; needs its debug log (`listen`)."""
-        field = f"USER_UNIT={unit}" if unit.startswith("user:") else f"UNIT={unit}"
+    def said(self, field: str) -> list[Said]:
+        """Return what a manager was told for a unit, in whose debug log the field (`UNIT=NAME`) names it."""
         found: list[Said] = []
         for entry in self.entries(field):
             notified = NOTIFIED.search(str(entry["MESSAGE"]))
@@ -139,10 +138,6 @@ class Box:
                 told = [field for field in rest.split(", ") if field]
                 found.append(Said(at_s, (*told, *([f"STATUS={status}"] if is_told else []))))
         return found
-
-    def listen(self) -> None:
-        """Have the manager log each datagram."""
-        self.ok("systemctl", "log-level", "debug")
 
     def until(self, text: str, *options: str, within_s: float = 30) -> None:
         """Return once a line of the journal holds `text`, written already or to come."""
@@ -159,11 +154,6 @@ class Box:
         finally:
             following.kill()
             following.wait()
-
-    def show(self, unit: str, *properties: str) -> dict[str, str]:
-        """Return properties of a unit."""
-        lines = self.ok("systemctl", "show", unit, *(f"--property={name}" for name in properties)).splitlines()
-        return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 @contextmanager
@@ -186,6 +176,7 @@ def booted(release: str, python: base.Python) -> Iterator[Box]:
         try:
             box = Box(root, _wait_for_boot(told, nspawn, folder / "console"), release)
             box.ok("ip", "link", "set", "lo", "up")
+            assert box.ok("systemctl", "--version").split()[1] == str(box.version), "another systemd than the one named"
             yield box
         finally:
             _stop(nspawn, group)

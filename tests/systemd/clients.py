@@ -1,34 +1,96 @@
-"""Clients that never stop asking: some on new connections, some on one kept alive.
+"""Clients that never stop asking: some on new connections, some on one kept alive, one of those that thinks for long.
 
-Prints a line after every 100 answers, and at the end what they got and lost, as JSON. A client opens a new connection
-after an answer that said `Connection: close`; whatever else keeps a request from its whole answer is a loss.
+Each line on standard input asks for a round: once every client was answered since the line came (`answers` times, the
+one that thinks once), what all of them got and lost is printed as JSON. A client opens a new connection after an answer
+that said `Connection: close`, and where it finds its own closed before it asks; whatever else keeps a request from its
+whole answer is a loss.
 """
 
 from __future__ import annotations
 
 import json
+import select
 import socket
 import sys
 import threading
 from collections import Counter
 
-REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
-TIMEOUT_S = 20.0
+REQUEST = b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
+TIMEOUT_S = 120.0
+THINKS_S = 1.0
 
 
-def _ask(connection: socket.socket, header: bytes) -> bool:
-    """Ask once; returns whether the connection may be used again. ConnectionError where no whole answer came."""
-    connection.sendall(REQUEST % header)
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        answer += _more(connection)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
-    while len(body) < int(fields[b"content-length"]):
-        body += _more(connection)
-    if not head.startswith(b"HTTP/1.1 200"):
-        raise ConnectionError(head[:60].decode())
-    return fields.get(b"connection") != b"close"
+class Clients:
+    """What they share: where to ask, and what they were answered."""
+
+    def __init__(self, port: int, path: str, pause_s: float) -> None:
+        self._port = port
+        self._path = path.encode()
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._counts = Counter[str]()
+        kinds = [(kind, pause_s) for kind in ("new", "kept") for _ in range(4)] + [("kept, thinking", THINKS_S)]
+        self._answered = [0] * len(kinds)
+        self._needed = [1 if pause == THINKS_S else 0 for _, pause in kinds]
+        self._threads = [
+            threading.Thread(target=self._ask, args=(number, kind, pause)) for number, (kind, pause) in enumerate(kinds)
+        ]
+
+    def start(self) -> None:
+        """Begin to ask."""
+        for thread in self._threads:
+            thread.start()
+
+    def round(self, answers: int) -> Counter[str]:
+        """Return the counts once every client got that many answers more."""
+        with self._changed:
+            wanted = [had + (needed or answers) for had, needed in zip(self._answered, self._needed, strict=True)]
+            self._changed.wait_for(lambda: all(map(int.__ge__, self._answered, wanted)))
+            return self._counts.copy()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, number: int, kind: str, pause_s: float) -> None:
+        connection: socket.socket | None = None
+        while not self._stop.wait(pause_s):
+            if connection is not None and select.select([connection], [], [], 0)[0]:
+                connection.close()
+                connection = None
+            try:
+                connection = connection or socket.create_connection(("127.0.0.1", self._port), timeout=TIMEOUT_S)
+                usable = self._answer(connection, b"Connection: close\r\n" if kind == "new" else b"")
+                self._count(number, f"{kind} answered")
+            except OSError as error:
+                usable = False
+                self._count(None, f"{kind} lost: {error!r}")
+            if not usable and connection is not None:
+                connection.close()
+                connection = None
+
+    def _count(self, number: int | None, what: str) -> None:
+        with self._changed:
+            self._counts[what] += 1
+            if number is not None:
+                self._answered[number] += 1
+                self._changed.notify_all()
+
+    def _answer(self, connection: socket.socket, header: bytes) -> bool:
+        """Ask once; returns whether the connection may be used again. ConnectionError where no whole answer came."""
+        connection.sendall(REQUEST % (self._path, header))
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += _more(connection)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        while len(body) < int(fields[b"content-length"]):
+            body += _more(connection)
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise ConnectionError(head[:60].decode())
+        return fields.get(b"connection") != b"close"
 
 
 def _more(connection: socket.socket) -> bytes:
@@ -38,39 +100,14 @@ def _more(connection: socket.socket) -> bytes:
     return read
 
 
-def client(port: int, keep: bool, stop: threading.Event, counts: Counter[str], pause_s: float) -> None:
-    """Ask until `stop`."""
-    kind = "kept" if keep else "new"
-    connection: socket.socket | None = None
-    while not stop.wait(pause_s):
-        try:
-            connection = connection or socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
-            usable = _ask(connection, b"" if keep else b"Connection: close\r\n")
-            counts[f"{kind} answered"] += 1
-            if not (counts["new answered"] + counts["kept answered"]) % 100:
-                print("asking", flush=True)
-        except OSError as error:
-            counts[f"{kind} lost"] += 1
-            counts[f"{kind}: {error!r}"] += 1
-            usable = False
-        if not usable and connection is not None:
-            connection.close()
-            connection = None
-
-
-def main(port: int, pause_s: float) -> None:
-    """Run 4 clients of each kind until standard input ends."""
-    stop, counts = threading.Event(), Counter[str]()
-    arguments = [(port, keep, stop, counts, pause_s) for keep in (False, True) for _ in range(4)]
-    threads = [threading.Thread(target=client, args=argument) for argument in arguments]
-    for thread in threads:
-        thread.start()
-    sys.stdin.read()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    print(json.dumps(counts), flush=True)
+def main(port: str, path: str, pause_s: str, answers: str) -> None:
+    """Run 4 clients of each kind, and the one that thinks, until standard input ends."""
+    clients = Clients(int(port), path, float(pause_s))
+    clients.start()
+    for _ in sys.stdin:
+        print(json.dumps(clients.round(int(answers))), flush=True)
+    clients.stop()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""A fresh box with the service in it, once for each systemd."""
+"""A fresh box with the service in it, once for each systemd and where it matters for each manager."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import pytest
 
 from tests.systemd import base
 from tests.systemd.box import Box, booted
-from tests.systemd.unit import Served
+from tests.systemd.unit import Manager, Served, UserManager
 
-FULL = os.environ.get("SYSTEMD_TESTS", "") == "full"
-"""Long times as an operator has them, and many repetitions; else the same in short."""
+BOTH_MANAGERS = pytest.mark.parametrize("manager", [Manager, UserManager], indirect=True, ids=["system", "user"])
+"""For tests that hold under a user's own manager as well."""
 
 
 @pytest.fixture(scope="session")
 def python() -> Iterator[base.Python]:
     """This interpreter, made fit for boxes."""
-    if reason := base.missing():
-        pytest.skip(reason)
+    if os.geteuid() != 0:
+        pytest.skip(base.NOT_ROOT)
+    assert not base.lacking(), f"not installed: {', '.join(base.lacking())}"
     folder = base.scratch()
     yield base.build_python(folder / "hotreload")
     shutil.rmtree(folder)
@@ -34,6 +35,13 @@ def box(request: pytest.FixtureRequest, python: base.Python) -> Iterator[Box]:
 
 
 @pytest.fixture
-def served(box: Box) -> Served:
+def manager(request: pytest.FixtureRequest, box: Box) -> Manager:
+    """The system's manager, or where a test asks for both a user's."""
+    kind: type[Manager] = getattr(request, "param", Manager)
+    return kind(box)
+
+
+@pytest.fixture
+def served(manager: Manager) -> Served:
     """The service, not installed yet."""
-    return Served(box)
+    return Served(manager)

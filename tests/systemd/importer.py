@@ -1,4 +1,7 @@
-"""Import documents into an OpenViking on this machine and wait until each has its summaries: `begin`, then `wait`."""
+"""Import documents into an OpenViking on this machine and wait until each has its summaries: `begin`, `look`, `wait`.
+
+Prints which of them lack one. `held` waits until the model endpoint on the port given holds so many calls.
+"""
 
 from __future__ import annotations
 
@@ -46,15 +49,19 @@ def unfinished(http: httpx.Client) -> list[str]:
     return [name for name in kept["names"] if not all(sizes.get(f"{name}/{sidecar}") for sidecar in SIDECARS)]
 
 
+def _held(http: httpx.Client) -> int:
+    return http.get("/control").json()["hanging"]
+
+
 def main(verb: str, port: str, argument: str = "", key: str = "") -> None:
-    """Do one of the two."""
+    """Do one of them."""
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
         if verb == "begin":
             begin(http, key, int(argument))
         pause = threading.Event()
-        while verb == "wait" and unfinished(http):
+        while (verb == "wait" and unfinished(http)) or (verb == "held" and _held(http) < int(argument)):
             pause.wait(0.2)
-        print(json.dumps(unfinished(http)))
+        print(json.dumps([] if verb == "held" else unfinished(http)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ class Conf(LiveSettings):
     jobs: int = 0
     steps: int = 20
     step_s: Annotated[float, Live] = 0.05
-    manner: Annotated[Literal["steps", "hang", "block once"], Live] = "steps"
+    manner: Annotated[Literal["steps", "hang", "block once", "keep the GIL once"], Live] = "steps"
     key: Annotated[SecretStr | None, Live, Secret] = None
 
 
@@ -50,20 +51,28 @@ async def resource(conf: Conf) -> AsyncIterator[int]:
 
 @service.worker("work", limit=100)
 async def work(job: Job[int], conf: Conf, resource: int) -> None:
-    """Do a number of steps, each written down; or hang without hearing a cancellation, or block the loop once."""
+    """Do a number of steps, each written down; or hang without hearing a cancellation, or hold up everything, once."""
     del resource
     done = _state() / f"job-{job.payload}"
     for step in job.resume(range(conf.steps)):
         if conf.manner == "hang" and step == 2:
             await _hang()
-        if conf.manner == "block once" and step == 2 and not (_state() / "blocked").exists():
+        if conf.manner.endswith("once") and step == 2 and not (_state() / "blocked").exists():
             (_state() / "blocked").touch()
-            threading.Event().wait()
+            _block(conf.manner)
         await anyio.sleep(conf.step_s)
         with done.open("a") as file:
             file.write(f"{step}\n")
         await job.checkpoint(step)
     done.rename(_state() / f"done-{job.payload}")
+
+
+def _block(manner: str) -> None:
+    if manner == "block once":
+        print("blocks the loop", flush=True)
+        threading.Event().wait()
+    print("keeps the GIL", flush=True)
+    sum(itertools.repeat(1, 10**12))
 
 
 async def _hang() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from tests.systemd.unit import NAME, UNIT, Served
+from tests.systemd.conftest import BOTH_MANAGERS
+from tests.systemd.unit import NAME, Served
 
 BROKEN = '{"value": 1,,}'
 
 
+@BOTH_MANAGERS
 def test_a_broken_file_ends_the_start_once(served: Served) -> None:
     served.install()
     served.write(BROKEN)
@@ -18,7 +20,7 @@ def test_a_broken_file_ends_the_start_once(served: Served) -> None:
         "ActiveState": "failed",
     }
     assert "cannot start" in served.status
-    errors = served.box.entries(f"_SYSTEMD_UNIT={UNIT}", "PRIORITY=3")
+    errors = served.box.entries(f"{served.manager.written_by}={served.unit}", "PRIORITY=3")
     assert any("cannot start" in entry["MESSAGE"] and "ov.conf:1:" in entry["MESSAGE"] for entry in errors), errors
 
     served.configure()
@@ -26,10 +28,11 @@ def test_a_broken_file_ends_the_start_once(served: Served) -> None:
     assert served.active == "active"
 
 
+@BOTH_MANAGERS
 def test_the_last_known_good_is_used_where_asked_for(served: Served) -> None:
     served.install("Environment=OVCONF__HOTRELOAD__LAST_KNOWN_GOOD=1", value=5)
     served.start()
-    served.box.ok("systemctl", "stop", UNIT)
+    assert served.systemctl("stop").code == 0
     served.write(BROKEN)
     served.start()
     assert "degraded: runs on the last-known-good file" in served.status
@@ -59,7 +62,7 @@ def test_a_file_mounted_alone_is_warned_about(served: Served) -> None:
     served.install(f"BindReadOnlyPaths=/srv/ov.conf:/etc/{NAME}/ov.conf")
     served.box.write("/srv/ov.conf", '{"hotreload": {"watch": true}}')
     served.start()
-    served.box.until("mounted as a single file", f"_SYSTEMD_UNIT={UNIT}")
+    served.until_written("mounted as a single file")
 
 
 def test_the_folders_are_private(served: Served) -> None:
