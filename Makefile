@@ -74,8 +74,11 @@ test-openviking: .venv/.openviking ## types and tests of the adapter on stock Op
 	$(BIN)/coverage combine --append --quiet
 	$(BIN)/coverage report
 
-test-systemd: .venv/.openviking ## tests under real systemd 252 and 257 in containers; as root (SYSTEMD_TESTS=full: long times)
-	$(BIN)/python -m pytest tests/systemd
+BOXES := 4  # at once: most of the time they wait
+
+test-systemd: .venv/.openviking ## tests under real systemd 252 and 257 in containers; as root, with mmdebstrap and nspawn
+	$(BIN)/python -m tests.systemd.base
+	$(BIN)/python -m pytest -n $(BOXES) --dist worksteal tests/systemd
 
 lint: .venv/.tests ## ruff and the import contracts
 	$(BIN)/ruff check .
