@@ -66,6 +66,7 @@ class Hosting:
         self._bound = anyio.Event()
         self._state: Any = None
         self._began_s = now_ms() / 1000
+        self._search = TreeSearch(self._began_s) if "recovery" in self._on else None
         self.host = Host(started, self._parts(model, version, probes))
 
     def attach(self, bootstrap: Any) -> None:
@@ -112,7 +113,7 @@ class Hosting:
             serving=self._bound.wait,
             leave_s=LEAVE_S,
             restarts=self._restarts,
-            search=TreeSearch(self._began_s) if "recovery" in self._on else None,
+            search=self._search,
             impaired="; ".join(str(probe) for probe in probes.values() if not probe.ok) or None,
         )
 
@@ -132,6 +133,8 @@ class Hosting:
         loop = asyncio.get_running_loop()
         self._workers.ended = lambda queue, outcome: loop.call_soon_threadsafe(ended, queue, outcome) and None
         tasks.start_soon(self._depths.sample, name="queue depths")
+        if self._search is not None:
+            tasks.start_soon(self._search.follow, name="missing")
 
     def _around(self, stock: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager

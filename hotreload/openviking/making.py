@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,10 +13,13 @@ from hotreload.openviking.accounts import acting, service
 from hotreload.openviking.tree import Tree
 from hotreload.recovery.findings import Findings, Making
 
+log = logging.getLogger(__name__)
 MODE: Final = "semantic_and_vectors"
 LOCKED_S: Final = 60.0
 """How long a folder that somebody holds a lock on is tried again."""
 RETRY_S: Final = 0.5
+ATTEMPTS: Final = 3
+"""How often a folder is queued: locks shared by event loops make OpenViking's own work fail now and then."""
 BODIES: Final = frozenset({"placeholder", "empty"})
 """Faults of a body that is there: OpenViking may have it in its index as whole, and is told to make it all the same."""
 TAKEN: Final = frozenset({"CONFLICT", "RESOURCE_LOCKED", "LOCKED", "ABORTED", "UNAVAILABLE", "RESOURCE_BUSY"})
@@ -34,9 +38,9 @@ class Fault:
 class _Queued:
     """A folder that OpenViking was asked to reindex: its task, and what came of it once it ended."""
 
-    account: str
+    fault: Fault
     task_id: str
-    uri: str
+    attempts: int = 1
     error: str | None = None
     ended: bool = False
 
@@ -49,6 +53,7 @@ class Remaking:
         self._locked_s = locked_s
         self._queued: list[_Queued] = []
         self._refused: dict[str, str] = {}
+        self._looking = anyio.Lock()
 
     async def queue(self, faults: Sequence[Fault], findings: Findings) -> None:
         """Queue the deepest folders first; those that are locked again and again for a minute.
@@ -61,7 +66,7 @@ class Remaking:
             locked: list[Fault] = []
             for fault in waiting:
                 try:
-                    self._queued.append(await _reindex(fault))
+                    self._queued.append(_Queued(fault, await _reindex(fault)))
                     findings.queued += 1
                 except Exception as error:  # noqa: BLE001 - a folder that cannot be queued keeps no other from it
                     if _taken(error) and anyio.current_time() < ends:
@@ -74,44 +79,63 @@ class Remaking:
                 await anyio.sleep(RETRY_S)
 
     async def progress(self) -> Making:
-        """Return how far OpenViking is; what could not be queued has failed."""
-        for each in self._queued:
-            if not each.ended:
-                await _follow(each)
-        failed = {each.uri: each.error for each in self._queued if each.error is not None}
+        """Return how far OpenViking is, having asked again for what failed; what could not be queued has failed."""
+        async with self._looking:
+            for each in self._queued:
+                if not each.ended:
+                    await _follow(each)
+        failed = {each.fault.uri: each.error for each in self._queued if each.error is not None}
         left = sum(not each.ended for each in self._queued)
         return Making(left, len(self._queued) - left - len(failed), {**self._refused, **failed})
 
 
-async def _reindex(fault: Fault) -> _Queued:
+async def _reindex(fault: Fault) -> str:
+    """Queue a folder; return the id of its task."""
     forced = {"force": True} if fault.reason in BODIES else {}
     context = acting(fault.account, fault.uri)
     made: Mapping[str, Any] = await service().reindex(
         uri=fault.uri, mode=MODE, wait=False, recursive=False, ctx=context, **forced
     )
-    return _Queued(fault.account, str(made["task_id"]), fault.uri)
+    return str(made["task_id"])
 
 
 async def _follow(queued: _Queued) -> None:
-    """Ask for the task; when it says it is done, look whether it is true: it may have left a placeholder."""
+    """Ask for the task; one that failed is queued again, twice at most: OpenViking gives up at the first failure."""
+    ended, error = await _ended(queued)
+    if not ended:
+        return
+    if error is not None and queued.attempts < ATTEMPTS:
+        try:
+            queued.task_id = await _reindex(queued.fault)
+        except Exception as refused:  # noqa: BLE001 - told to whoever follows
+            if _taken(refused):
+                return  # at the next look
+            error = f"{error}; not queued again: {refused}"
+        else:
+            log.warning("recovery.again uri=%s error=%s", queued.fault.uri, error)
+            queued.attempts += 1
+            return
+    queued.ended, queued.error = True, error
+
+
+async def _ended(queued: _Queued) -> tuple[bool, str | None]:
+    """Say whether a task has ended, and what is wrong then: it may say that it is done and leave nothing."""
     from openviking.service.task_tracker import get_task_tracker
 
-    context = acting(queued.account, queued.uri)
-    task: Any = await get_task_tracker().get(
-        queued.task_id, account_id=queued.account, user_id=str(context.user.user_id)
-    )
-    status = str(task.status.value) if task is not None else "completed"
-    if status in ("pending", "running", "cancelling"):
-        return
-    queued.ended = True
-    if status != "completed":
-        queued.error = str(getattr(task, "error", None) or status)
-        return
+    fault = queued.fault
+    context = acting(fault.account, fault.uri)
+    owner = {"account_id": fault.account, "user_id": str(context.user.user_id)}
     try:
-        left = await Tree(service().viking_fs, context).fault(queued.uri)
+        task: Any = await get_task_tracker().get(queued.task_id, **owner)
+        status = str(task.status.value) if task is not None else "completed"
+        if status in ("pending", "running", "cancelling"):
+            return False, None
+        if status != "completed":
+            return True, str(getattr(task, "error", None) or status)
+        left = await Tree(service().viking_fs, context).fault(fault.uri)
     except Exception as error:  # noqa: BLE001 - told to whoever follows
         left = repr(error)
-    queued.error = None if left is None else f"made, and still: {left}"
+    return True, None if left is None else f"made, and still: {left}"
 
 
 def _taken(error: Exception) -> bool:

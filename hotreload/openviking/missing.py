@@ -24,6 +24,7 @@ from hotreload.recovery.scan import Pace
 
 log = logging.getLogger(__name__)
 KEPT: Final = 20
+FOLLOW_S: Final = 2.0
 LOOKS: Final = 8
 """Folders looked at at once."""
 
@@ -57,6 +58,13 @@ class TreeSearch:
             work = Remaking(findings.id, self._locked_s)
             self._works.append(work)
             await work.queue(free, findings)
+
+    async def follow(self) -> None:
+        """Look after what searches queued, until cancelled: what failed is queued again whether anybody asks or not."""
+        while True:
+            await anyio.sleep(FOLLOW_S)
+            for work in list(self._works):
+                await work.progress()
 
     async def making(self, findings: Findings) -> Making:
         """Return how far OpenViking is with what a search asked it for."""

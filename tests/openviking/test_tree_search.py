@@ -10,10 +10,11 @@ from typing import Any
 import anyio
 import pytest
 from openviking.server.dependencies import get_service_or_none, set_service
+from openviking.service.task_tracker import set_task_tracker
 from openviking_cli.exceptions import NotFoundError, OpenVikingError
 
 from hotreload.errors import SearchRefused
-from hotreload.openviking import in_hand, zombies
+from hotreload.openviking import in_hand, missing
 from hotreload.openviking.missing import TreeSearch
 from hotreload.recovery.findings import Findings, Wanted
 
@@ -69,6 +70,8 @@ class Tasks:
     def __init__(self, *tasks: Any) -> None:
         self.tasks = tasks
         self.ended: list[str] = []
+        self.ends: list[str] = []
+        self.all_told = anyio.Event()
         self.broken = False
 
     async def list_tasks(self, **_options: Any) -> list[Any]:
@@ -80,6 +83,13 @@ class Tasks:
     async def fail(self, task: str, _error: str, **_options: Any) -> None:
         """End one."""
         self.ended.append(task)
+
+    async def get(self, task_id: str, **_options: Any) -> Any:
+        """Return one that ended as is told next."""
+        end = self.ends.pop()
+        if not self.ends:
+            self.all_told.set()
+        return task(task_id, end)
 
 
 class Tracker(Tasks):
@@ -112,6 +122,7 @@ def task(task_id: str, status: str = "running", created_at: float = STARTED_S - 
         user_id="alice",
         task_type="admin_reindex",
         resource_id="viking://resources/a",
+        error="bound to a different event loop" if status == "failed" else None,
     )
 
 
@@ -129,13 +140,14 @@ def service(monkeypatch: pytest.MonkeyPatch, tracker: Tracker) -> Iterator[Servi
         return in_hand.InHand()
 
     monkeypatch.setattr(in_hand, "look", idle)
-    monkeypatch.setattr(zombies, "_tracker", lambda: tracker)
+    set_task_tracker(tracker)
     before = get_service_or_none()
     made = Service({"resources/a/a.md": b"x", "resources/a/.abstract.md": b"", "resources/a/.overview.md": WHOLE})
     made.files |= {"viking://resources/.abstract.md": WHOLE, "viking://resources/.overview.md": WHOLE}
     set_service(made)
     yield made
     set_service(before)
+    set_task_tracker(None)
 
 
 async def searched(search: TreeSearch | None = None, **wanted: Any) -> Findings:
@@ -163,6 +175,48 @@ async def test_a_folder_that_cannot_be_queued_has_failed(service: Service, code:
     made = await search.making(found)
     assert (made.left, made.done, made.failed) == (0, 0, {"viking://resources/a": "not queued: somebody is at it"})
     assert len(service.refusals) == (7 if code == "CONFLICT" else 9)
+
+
+async def test_what_fails_is_queued_again_twice(service: Service, tracker: Tracker) -> None:
+    search = TreeSearch(STARTED_S)
+    found = await searched(search)
+    tracker.ends = ["completed", "failed", "running"]
+    assert (await search.making(found)).left == 1
+    assert len(service.asked) == 1
+    service.refusals = ["CONFLICT"]
+    assert (await search.making(found)).left == 1  # failed, and somebody is at it
+    tracker.ends.append("failed")
+    assert (await search.making(found)).left == 1
+    assert len(service.asked) == 2
+    service.files["viking://resources/a/.abstract.md"] = WHOLE
+    assert (await search.making(found)).to_dict() == {"left": 0, "done": 1, "failed": []}
+
+
+@pytest.mark.parametrize(
+    ("end", "error"), [("failed", "bound to a different event loop"), ("completed", "made, and still: empty")]
+)
+async def test_what_fails_again_and_again_has_failed(service: Service, tracker: Tracker, end: str, error: str) -> None:
+    search = TreeSearch(STARTED_S)
+    found = await searched(search)
+    tracker.ends = [end] * 3
+    assert [(await search.making(found)).left for _ in range(3)] == [1, 1, 0]
+    assert (await search.making(found)).failed == {"viking://resources/a": error}
+    assert len(service.asked) == 3
+
+
+async def test_what_fails_is_queued_again_though_nobody_asks(
+    service: Service, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missing, "FOLLOW_S", 0.01)
+    search = TreeSearch(STARTED_S)
+    await searched(search)
+    tracker.ends = ["completed", "failed"]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(search.follow)
+        with anyio.fail_after(5):
+            await tracker.all_told.wait()
+        tasks.cancel_scope.cancel()
+    assert len(service.asked) >= 2
 
 
 async def test_zombies_are_ended_before_anything_is_queued(service: Service, tracker: Tracker) -> None:
@@ -193,10 +247,10 @@ async def test_zombies_are_ended_before_anything_is_queued(service: Service, tra
     assert order == ["ended", "ended", "queued"]
 
 
-async def test_zombies_of_the_release_with_other_signatures(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    del service
+@pytest.mark.usefixtures("service")
+async def test_zombies_of_the_release_with_other_signatures() -> None:
     old = Tracker050(task("left"), task("worked on"))
-    monkeypatch.setattr(zombies, "_tracker", lambda: old)
+    set_task_tracker(old)
     assert list((await searched()).zombies) == old.ended == ["left"]
 
 

@@ -1,4 +1,4 @@
-"""Whatever is taken from 1,000 summaries (HOTRELOAD_SUMMARIES says another number) is made again, and nothing else."""
+"""Whatever is taken from 5,000 summaries (HOTRELOAD_SUMMARIES says another number) is made again, and nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.counts import counted
 from tests.process.running import HOTRELOAD, ROOT, Endpoint, Home, Summaries, endpoint, started, summaries, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
-WHOLE = counted("SUMMARIES", 1_000)
+WHOLE = counted("SUMMARIES", 5_000)
 ENTRIES = counted("ENTRIES", 1_000_000)
 FILES = counted("FILES", 10_000)
 OTHERS = 500
