@@ -10,11 +10,12 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import httpx
 import pytest
@@ -546,6 +547,25 @@ async def test_too_many_event_readers_are_told_so(short_path: Path) -> None:
         assert (await asking(path)).startswith(b"HTTP/1.1 200")
         for reader in readers[1:]:
             await reader.aclose()
+
+
+async def test_more_connections_than_there_may_be_are_told_so(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "CONNECTIONS", 4)
+    path = short_path / "s.sock"
+    async with serving(FakeControl(), socket=path) as server, AsyncExitStack() as idle:
+        for _ in range(3):
+            await idle.enter_async_context(await anyio.connect_unix(path))
+        with anyio.fail_after(5):
+            while server.connections < 3:
+                await anyio.lowlevel.checkpoint()
+        assert (await asking(path)).startswith(b"HTTP/1.1 503")
+        await idle.aclose()
+        with anyio.fail_after(5):
+            while server.connections:
+                await anyio.lowlevel.checkpoint()
+        assert (await asking(path)).startswith(b"HTTP/1.1 200")
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------
