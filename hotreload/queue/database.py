@@ -35,9 +35,17 @@ CAUSES: Final[tuple[tuple[type[apsw.Error], str], ...]] = (
     (apsw.PermissionsError, "access was refused"),
     (apsw.BusyError, "another process holds a lock on the file"),
     (apsw.NoMemError, "out of memory"),
+    (apsw.AuthError, "its file layer failed"),  # with an error of one written in Python pending, apsw refuses all
 )
 # After these the connection may hold stale pages or locks: a new one reads the file as it is.
-REOPENED_AFTER: Final = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError, apsw.ReadOnlyError)
+REOPENED_AFTER: Final = (
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.AuthError,
+)
 
 
 def connect(path: str) -> apsw.Connection:

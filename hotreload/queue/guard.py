@@ -80,6 +80,8 @@ def run_guarded(connection: apsw.Connection, function: Callable[[apsw.Connection
     try:
         found = function(connection)
     except apsw.AuthError as error:
+        if authorizer.refused is None:
+            raise
         raise ValueError(f"{authorizer.refused}: not for a function inside the store's transaction") from error
     finally:
         authorizer.guards = False

@@ -87,7 +87,8 @@ class _File(apsw.VFSFile):
     def __init__(self, disk: Disk, name: Any, flags: list[int]) -> None:
         self.disk = disk
         text = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
-        self.platter = disk.files.setdefault(text, Platter())
+        there = Path(text).read_bytes() if Path(text).exists() else b""  # left by an earlier life
+        self.platter = disk.files.setdefault(text, Platter(bytearray(there)))
         super().__init__("", name, flags)
 
     def xWrite(self, data: Any, offset: int) -> None:

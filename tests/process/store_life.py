@@ -1,7 +1,9 @@
 """Lives of a store's owner, and the checker over what it was told: nothing lost, nothing done twice.
 
 The owner writes down what the store acknowledged (`history`), each line after the call returned: `E id` enqueued,
-`C id step` checkpointed with the step's effect in the same transaction, `A id` done.
+`K id token` claimed, `C id step` checkpointed with the step's effect in the same transaction, `A id` done, `P queue`
+paused, `D id` a document put, `M` a drain marked. What takes something away is written down before: `f id` is to
+fail, `x id` to be discarded, `p` old results are to go, `u queue` is to be resumed, `m` the mark is to end.
 
     python -m tests.process.store_life random FOLDER LIVES SEED       kill -9 at random instants, one store throughout
     python -m tests.process.store_life statements FOLDER LIVES SEED   kill -9 before every statement, a store each
@@ -15,17 +17,22 @@ import random
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
 
-from hotreload.errors import StoreUnavailable
+from hotreload.errors import LeaseLost, StoreUnavailable
+from hotreload.queue.claims import Claim
 from hotreload.queue.database import connect
-from hotreload.queue.job import Done, JobRow, JobState, NewJob
+from hotreload.queue.job import Done, Failed, Interrupted, JobRow, JobState, NewJob
 from hotreload.queue.sqlite import SqliteQueue
+from tests.contracts.stores import counters_agree
 
 STEPS = 3
+LEAST = 150
+"""Statements that a life which calls everything has at least."""
 Tell = Callable[[str], None]
 
 
@@ -35,10 +42,75 @@ class Lost(AssertionError):
 
 async def live(queue: SqliteQueue, tell: Tell, rounds: int) -> None:
     """Enqueue, run, checkpoint, finish: several at once, so that groups form."""
-    await queue.write(lambda connection: connection.execute("CREATE TABLE IF NOT EXISTS effects (job, step)") and None)
+    await make_effects(queue)
     await asyncio.gather(
         *(_enqueue(queue, tell, rounds) for _ in range(2)), *(_work(queue, tell, rounds) for _ in range(3))
     )
+
+
+async def make_effects(queue: SqliteQueue) -> None:
+    """Make the table of the jobs' own rows."""
+    await queue.write(lambda connection: connection.execute("CREATE TABLE IF NOT EXISTS effects (job, step)") and None)
+
+
+async def disturb(queue: SqliteQueue) -> None:
+    """Beside `live`: put everything back that runs, fold the WAL in, prune; again and again."""
+    while True:
+        for _ in range(20):
+            await queue.write(lambda _: None)
+        queue.requeue_running(["a", "b"], 10)
+        tend_now(queue)
+
+
+def tend_now(queue: SqliteQueue) -> None:
+    """Have the writer do its upkeep, as after a quiet time."""
+    queue._upkeep._busy_at -= 3_600
+    queue._upkeep._looked_at -= 3_600
+    queue._writer.nudge()
+
+
+async def every_verb(queue: SqliteQueue, tell: Tell) -> None:
+    """Call all there is, each at least once, a few at once; what the last owner left running was recovered before."""
+    await make_effects(queue)
+    await asyncio.gather(_enqueue(queue, tell, 2), _enqueue(queue, tell, 2))
+    first = await _claim(queue, "a", 3, tell)
+    await asyncio.gather(*(_run(queue, row, tell) for row in first[:2]))
+    done = await queue.exchange("a", 1, [(row, Interrupted()) for row in first[2:]])
+    for row in done.rows:
+        tell(f"K {row.id} {row.lease_seq}")
+        await queue.settle(row, Interrupted(0.001))
+    queue._unclaim(await queue._writer.run(queue._claims.claim, Claim("b", 1)))
+    for verb in (queue.retry, queue.discard):
+        [failing] = await _claim(queue, "b", 1, tell)
+        tell(f"f {failing.id}")
+        await queue.settle(failing, Failed("as told", for_good=True))
+        tell(f"x {failing.id}" if verb == queue.discard else f"f {failing.id}")
+        assert await verb([failing.id]) == [failing.id]
+    await queue.pause("a")
+    tell("P a")
+    tell("u a")
+    await queue.resume("a")
+    for number in range(3):
+        await queue.put_document("kind", str(number), {}, keep=2)
+        tell(f"D {number}")
+    await _claim(queue, "b", 1, tell)
+    queue.mark_draining(10)
+    tell("M")
+    [ending] = await _claim(queue, "a", 1, tell)
+    queue.requeue_running(["a", "b"], 10, ended=[(ending, Interrupted())])
+    tell("p")
+    queue._upkeep._keep_done_s = -60
+    tend_now(queue)
+    while queue._upkeep._wal_pages or any(standing.done for standing in queue._ledger.standings().values()):
+        await queue.write(lambda _: None)
+    tell("m")
+
+
+async def _claim(queue: SqliteQueue, name: str, limit: int, tell: Tell) -> list[JobRow]:
+    rows = await queue.claim(name, limit)
+    for row in rows:
+        tell(f"K {row.id} {row.lease_seq}")
+    return rows
 
 
 async def _enqueue(queue: SqliteQueue, tell: Tell, rounds: int) -> None:
@@ -49,8 +121,9 @@ async def _enqueue(queue: SqliteQueue, tell: Tell, rounds: int) -> None:
 
 async def _work(queue: SqliteQueue, tell: Tell, rounds: int) -> None:
     for _ in range(rounds):
-        for row in [*await queue.claim("a", 2), *await queue.claim("b", 1)]:
-            await _run(queue, row, tell)
+        for row in [*await _claim(queue, "a", 2, tell), *await _claim(queue, "b", 1, tell)]:
+            with suppress(LeaseLost):  # it was put back meanwhile
+                await _run(queue, row, tell)
 
 
 async def _run(queue: SqliteQueue, row: JobRow, tell: Tell) -> None:
@@ -82,16 +155,11 @@ def _check(connection: apsw.Connection, history: list[str]) -> None:
     if not connection.table_exists("main", "effects"):
         _expect(not history, "acknowledged, and no table")
         return
-    rows = connection.execute("SELECT id, state, cursor, attempts FROM hotreload_jobs")
-    states = {str(found): (state, int(cursor or 0), attempts) for found, state, cursor, attempts in rows}
-    acks = [line.split()[1] for line in history if line.startswith("A")]
-    _expect(len(acks) == len(set(acks)), "acknowledged twice")
-    for kind, job_id, *rest in (line.split() for line in history):
-        _expect(job_id in states, f"job {job_id} is gone")
-        state, cursor, attempts = states[job_id]
-        _expect(attempts == 0, f"job {job_id} used an attempt")
-        _expect(kind != "A" or state == JobState.DONE, f"job {job_id} was done and is {state}")
-        _expect(kind != "C" or cursor >= int(rest[0]), f"job {job_id} lost step {rest}")
+    rows = connection.execute("SELECT id, state, cursor, attempts, lease_seq FROM hotreload_jobs")
+    states = {str(found): (state, int(cursor or 0), attempts, seq) for found, state, cursor, attempts, seq in rows}
+    events = [line.split() for line in history]
+    _check_jobs(states, events)
+    _check_rest(connection, events)
     twice = connection.execute("SELECT job, step FROM effects GROUP BY job, step HAVING count(*) > 1").fetchall()
     _expect(not twice, f"effects twice: {twice}")
     effects = dict(connection.execute("SELECT job, max(step) FROM effects GROUP BY job"))
@@ -99,32 +167,71 @@ def _check(connection: apsw.Connection, history: list[str]) -> None:
     _expect(not wrong, f"effects and cursors differ: {wrong}")
 
 
+def _check_jobs(states: dict[str, tuple[str, int, int, int]], events: list[list[str]]) -> None:
+    acks = [rest[0] for kind, *rest in events if kind == "A"]
+    _expect(len(acks) == len(set(acks)), "acknowledged twice")
+    failed = {rest[0] for kind, *rest in events if kind == "f"}
+    going = {rest[0] for kind, *rest in events if kind == "x"}
+    going |= set(acks) if ["p"] in events else set()
+    tokens: dict[str, int] = {}
+    for kind, *rest in events:
+        if kind not in "EKCA" or rest[0] in going:
+            continue
+        job_id, number = rest[0], int((rest[1:] or ["0"])[0])
+        _expect(job_id in states, f"job {job_id} is gone")
+        state, cursor, attempts, seq = states[job_id]
+        _expect(attempts == 0 or job_id in failed, f"job {job_id} used an attempt")
+        _expect(kind != "A" or state == JobState.DONE, f"job {job_id} was done and is {state}")
+        _expect(kind != "C" or cursor >= number, f"job {job_id} lost step {number}")
+        if kind == "K":
+            _expect(tokens.get(job_id, 0) < number <= seq, f"job {job_id} was claimed with {number} again, has {seq}")
+            tokens[job_id] = number
+
+
+def _check_rest(connection: apsw.Connection, events: list[list[str]]) -> None:
+    """Compare pauses and documents."""
+    paused = [rest[0] for kind, *rest in events if kind == "P"]
+    if paused and ["u", paused[-1]] not in events:
+        _expect(connection.execute("SELECT paused FROM hotreload_queues WHERE name = 'a'").get == 1, "a pause is gone")
+    put = [rest[0] for kind, *rest in events if kind == "D"]
+    kept = [found for (found,) in connection.execute("SELECT id FROM hotreload_documents WHERE kind = 'kind'")]
+    _expect(not put or any(found >= put[-1] for found in kept), f"a document is gone: {put} {kept}")
+
+
 def _expect(held: bool, what: str) -> None:
     if not held:
         raise Lost(what)
 
 
-def finish(path: Path) -> int:
+def finish(path: Path, history: Sequence[str] = ()) -> int:
     """Open what was left, run it to its end; return how many jobs are done."""
 
     async def run(queue: SqliteQueue) -> int:
         told: list[str] = []
+        for depth in queue.depths():
+            await queue.resume(depth.name)
         parked = await queue.jobs(state=JobState.DEAD, limit=1_000)  # killed thrice while alone: that is the rule
         await queue.retry([job.id for job in parked])
-        while any(depth.ready for depth in queue.depths()):
+        while any(depth.ready or depth.scheduled for depth in queue.depths()):
             rows = [*await queue.claim("a", 500), *await queue.claim("b", 500)]
             await asyncio.gather(*(_run(queue, row, told.append) for row in rows))
         _expect(all(depth.running + depth.scheduled + depth.dead == 0 for depth in queue.depths()), "left over")
         return len(await queue.jobs(state=JobState.DONE, limit=100_000))
 
     queue = SqliteQueue.open(path)
+    marked = "M" in history and "m" not in history
+    _expect(not (marked and queue.recovered.crashed), "a kill in a drain was taken for a crash")
     done = asyncio.run(run(queue))
     _expect(queue.close(), "close")
+    _expect(counters_agree(path), "counters")
     return done
 
 
 def owner(path: Path, told: int, rounds: int, stop_at: int) -> None:
-    """Be the owning process; die before statement `stop_at` (0: never). Ends with 0 where it came to its end."""
+    """Be the owning process, with 0 rounds for every verb once; die before statement `stop_at` (0: never).
+
+    Ends with 0 where it came to its end, after it told `T` and how many statements there were.
+    """
     seen = 0
 
     def count(_: dict[str, object]) -> None:
@@ -138,9 +245,13 @@ def owner(path: Path, told: int, rounds: int, stop_at: int) -> None:
         connection.trace_v2(apsw.SQLITE_TRACE_STMT, count)
         return connection
 
+    def tell(line: str) -> None:
+        os.write(told, f"{line}\n".encode())
+
     queue = SqliteQueue.open(path, opens=opens)
-    asyncio.run(live(queue, lambda line: os.write(told, f"{line}\n".encode()) and None, rounds))
+    asyncio.run(live(queue, tell, rounds) if rounds else every_verb(queue, tell))
     queue.close()
+    tell(f"T {seen}")
 
 
 def life(path: Path, history: list[str], *, rounds: int, stop_at: int = 0, kill_after_s: float | None = None) -> bool:
@@ -181,29 +292,39 @@ def at_random(folder: Path, lives: int, seed: int) -> str:
 
 
 def at_statements(folder: Path, lives: int, seed: int) -> str:
-    """Kill before the first statement, the second, … of a small life; `lives` at most, spread over all (0: all)."""
-    whole = _statements(folder / "whole.db")
-    wanted = range(1, whole + 1)
-    chosen = wanted if not lives or lives >= whole else random.Random(seed).sample(wanted, lives)
-    for stop_at in chosen:
-        history: list[str] = []
-        path = folder / f"{stop_at}.db"
-        life(path, history, rounds=1, stop_at=stop_at)
+    """Kill before the first statement, the second, … of a life that calls everything; 0 lives: before each of them.
+
+    Lives begin with nothing, until one comes to its first job; then with what an owner left that was killed at
+    work, so that they recover first.
+    """
+    chance, fresh, left = random.Random(seed), 0, list[str]()
+    history: list[str] = []
+    while not history:
+        fresh += 1
+        path = folder / f"fresh{fresh}.db"
+        life(path, history, rounds=0, stop_at=fresh)
         check(path, history)
-        finish(path)
-    return f"{len(chosen)} of about {whole} statements"
+        finish(path, history)
+    before = folder / "before.db"
+    life(before, left, rounds=10_000, kill_after_s=0.3)
+    whole, stop_at, killed = 1, 0, 0
+    while stop_at < whole:
+        stop_at += 1 if not lives else chance.randint(1, max(1, 2 * LEAST // lives))
+        path, history = folder / f"{stop_at}.db", list(left)
+        for suffix in ("", "-wal"):
+            Path(f"{path}{suffix}").write_bytes(Path(f"{before}{suffix}").read_bytes())
+        ended = life(path, history, rounds=0, stop_at=stop_at)
+        killed += not ended
+        whole = _statements(history) if ended else stop_at + 1
+        history = [line for line in history if line[0] != "T"]
+        check(path, history)
+        finish(path, history)
+    _expect(whole >= LEAST, f"a whole life had {whole} statements")
+    return f"{fresh - 1} kills before the first job, {killed} before {whole} statements of a life that calls everything"
 
 
-def _statements(path: Path) -> int:
-    """Return how many statements a small life has."""
-    low, high = 1, 1
-    while not life(path.with_name(f"try{high}.db"), [], rounds=1, stop_at=high):
-        low, high = high, high * 2
-    while high - low > 4:
-        middle = (low + high) // 2
-        ended = life(path.with_name(f"try{middle}.db"), [], rounds=1, stop_at=middle)
-        low, high = (low, middle) if ended else (middle, high)
-    return high
+def _statements(history: list[str]) -> int:
+    return int(next(line.split()[1] for line in history if line[0] == "T"))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -20,9 +22,11 @@ from hotreload.queue.sqlite import SqliteQueue
 from tests.counts import counted, patience_s
 
 from .power import Disk
-from .store_life import check, finish, live
+from .store_life import LEAST, check, disturb, finish, live
 
 ROOT = Path(__file__).parents[2]
+Figures = Callable[[str], None]
+IN_A_ROW = 3
 KILLS = counted("KILLS", 25)
 LOSSES = counted("LOSSES", 40)
 TIMEOUT_S = max(patience_s(100, KILLS, 25), patience_s(100, LOSSES, 40))
@@ -38,44 +42,64 @@ def lives(way: str, folder: Path, count: int) -> str:
 
 
 @pytest.mark.timeout(TIMEOUT_S)
-def test_killed_at_random_instants(tmp_path: Path) -> None:
-    assert f"{KILLS} killed" in lives("random", tmp_path, KILLS)
+def test_killed_at_random_instants(tmp_path: Path, figures: Figures) -> None:
+    said = lives("random", tmp_path, KILLS)
+    assert f"{KILLS} killed" in said
+    figures(said.strip())
 
 
 @pytest.mark.timeout(TIMEOUT_S)
-def test_killed_before_every_statement(tmp_path: Path) -> None:
-    assert "statements" in lives("statements", tmp_path, 0)
+def test_killed_before_every_statement(tmp_path: Path, figures: Figures) -> None:
+    said = lives("statements", tmp_path, 0)
+    fresh, killed, whole = map(int, re.findall(r"\d+", said))
+    assert fresh > 20
+    assert killed >= whole >= LEAST
+    figures(said.strip())
 
 
 @pytest.mark.timeout(TIMEOUT_S)
-def test_power_lost_at_random_writes(tmp_path: Path) -> None:
-    begun = 0
+def test_power_lost_at_random_writes(tmp_path: Path, figures: Figures) -> None:
+    """Three times in a row each: while at work, put back and folded in, then while that is recovered or goes on."""
+    begun = acknowledged = 0
     for number in range(LOSSES):
-        begun += _lose_power(tmp_path / str(number), seed=random.randrange(1 << 30))
+        history = _lose_power(tmp_path / str(number), seed=random.randrange(1 << 30))
+        begun += bool(history)
+        acknowledged += len(history)
     assert begun > LOSSES // 2
+    figures(f"{LOSSES * IN_A_ROW} losses, {acknowledged} acknowledged")
 
 
-def _lose_power(folder: Path, seed: int) -> bool:
-    """Lose power once; return whether anything had been acknowledged by then."""
+def _lose_power(folder: Path, seed: int) -> list[str]:
+    """Lose power a few times in a row; return what had been acknowledged."""
     chance, history = random.Random(seed), list[str]()
-    (folder / "after").mkdir(parents=True)
-    disk = Disk(chance.randrange(20, 600))
+    for number in range(IN_A_ROW):
+        here, after = folder / str(number), folder / str(number + 1)
+        here.mkdir(parents=True, exist_ok=True)
+        after.mkdir()
+        disk = Disk(chance.randrange(*((20, 600) if number == 0 else (3, 300))))
+        _live_on(here / "queue.db", disk, history)
+        disk.write_remains(after, chance)
+        check(after / "queue.db", history)
+    if (after / "queue.db").exists() and _has_effects(after / "queue.db"):
+        finish(after / "queue.db")
+    return history
+
+
+def _live_on(path: Path, disk: Disk, history: list[str]) -> None:
+    """Own the store until the power is gone."""
+
+    async def lives_on(queue: SqliteQueue) -> None:
+        await asyncio.gather(live(queue, history.append, rounds=10_000), disturb(queue))
+
     try:
-        queue = SqliteQueue.open(folder / "queue.db", opens=disk.connect)
+        queue = SqliteQueue.open(path, opens=disk.connect)
     except StoreUnavailable:
-        queue = None
-    if queue is not None:
-        try:
-            with pytest.raises(StoreUnavailable):
-                asyncio.run(live(queue, history.append, rounds=10_000))
-        finally:
-            queue.close()
-    disk.write_remains(folder / "after", chance)
-    after = folder / "after" / "queue.db"
-    check(after, history)
-    if _has_effects(after):
-        finish(after)
-    return bool(history)
+        return
+    try:
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(lives_on(queue))
+    finally:
+        queue.close()
 
 
 def test_a_second_process_is_refused_while_the_first_lives(tmp_path: Path) -> None:
