@@ -26,6 +26,7 @@ from examples.summaries.settings import Documents
 log = logging.getLogger(__name__)
 MAX_SECTIONS = 8
 SECTION_CHARS = 1_200
+TRIES = 5
 _PARSED_AS = "<document>"
 
 # Old code has string escapes that today's parser warns about: not this service's business.
@@ -193,10 +194,21 @@ def pieces(text: str, chars: int) -> list[str]:
     return found
 
 
+def parse_python(text: str) -> ast.Module | None:
+    """Return the tree of a module, None for what is none."""
+    for _ in range(TRIES):
+        try:
+            return ast.parse(text, filename=_PARSED_AS)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+        except SystemError:  # the parser's count of its depth is disturbed now and then, by another thread or a trace:
+            continue  # https://github.com/python/cpython/issues/106905
+    return None
+
+
 def _python_parts(text: str) -> list[Section] | None:
-    try:
-        tree = ast.parse(text, filename=_PARSED_AS)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parse_python(text)
+    if tree is None:
         return None
     lines = list(io.StringIO(text))  # as the parser counts them: a form feed ends no line
     parts: list[Section] = []

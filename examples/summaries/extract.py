@@ -9,7 +9,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from examples.summaries.documents import Section
+from examples.summaries.documents import Section, parse_python
 
 SIGNATURE_CHARS = 120
 SENTENCE_CHARS = 240
@@ -21,11 +21,8 @@ _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 def note(section: Section) -> str:
     """Return what a section holds, as Markdown lines; never empty."""
-    try:
-        tree = ast.parse(section.text, filename="<document>")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return _prose(section)
-    lines = list(_module_lines(tree))
+    tree = parse_python(section.text)
+    lines = list(_module_lines(tree)) if tree else []
     return "\n".join(lines) if lines else _prose(section)
 
 
