@@ -57,3 +57,13 @@ def test_a_full_report_tells_each_part() -> None:
 
 def test_a_problem_leaves_out_what_it_does_not_know() -> None:
     assert problem_to_dict(Problem("", "draining")) == {"path": "", "message": "draining"}
+
+
+def test_a_summary_is_one_line() -> None:
+    assert report(Outcome.UNCHANGED).summary() == "reload unchanged (id 5f0c), generation 8"
+    change = Change("a.b", 4, 12, Effect.LIVE, "workers.a")
+    pending = PendingRestart("c", "/a", "/b", "it is opened at the start")
+    applied = report(Outcome.APPLIED, changes=(change,), pending_restart=(pending,))
+    assert applied.summary() == "reload applied (id 5f0c), generation 8: a.b 4 → 12; pending restart: c"
+    rejected = report(Outcome.REJECTED, changes=(change,), errors=(Problem("a.b", "too small"),))
+    assert rejected.summary() == "reload rejected (id 5f0c), generation 8: a.b: too small"
