@@ -1,6 +1,6 @@
 """Serve an OpenAI-compatible model on loopback whose behaviour can be changed while it runs.
 
-It answers `/v1/chat/completions` and `/v1/embeddings` without a model, an account or a network, so that a
+It answers `/v1/chat/completions`, `/v1/embeddings` and `/v1/rerank` without a model, an account or a network, so that a
 service which needs a model can be watched: how many calls it makes at once, what it does when they are slow,
 fail or never end.
 
@@ -89,6 +89,8 @@ class Gauges:
     """Chat calls whose client left before the answer."""
     embeddings: int = 0
     """Embedding calls begun."""
+    reranks: int = 0
+    """Rerank calls."""
     keys: dict[str, int] = field(default_factory=dict[str, int])
     """Chat calls per bearer key since the last reset."""
     prompts: dict[str, int] = field(default_factory=dict[str, int])
@@ -105,6 +107,7 @@ class Endpoint:
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/embeddings", self._embed, methods=["POST"]),
+            Route("/v1/rerank", self._rerank, methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/control", self._show),
             Route("/control", self._change, methods=["PATCH"]),
@@ -202,6 +205,13 @@ class Endpoint:
         data = [{"object": "embedding", "index": i, "embedding": vector(str(t))} for i, t in enumerate(texts)]
         usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
         return JSONResponse({"object": "list", "data": data, "model": body.get("model"), "usage": usage})
+
+    async def _rerank(self, request: Request) -> Response:
+        body: dict[str, Any] = json.loads(await request.body())
+        self.gauges.reranks += 1
+        count = len(body["documents"])
+        results = [{"index": index, "relevance_score": 1 - index / (count + 1)} for index in range(count)]
+        return JSONResponse({"results": results})
 
 
 def vector(text: str) -> list[float]:

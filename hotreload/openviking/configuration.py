@@ -67,7 +67,7 @@ class OpenVikingModel:
     def rule(self, path: str) -> FieldRule:
         """Return the rule of one leaf."""
         found = fields.rule(path)
-        needed = "limits" if any(path == pool.path for pool in POOLS) else "configuration"
+        needed = fields.feature_of(path)
         if found.effect is Effect.LIVE and needed in self._off:
             reason = f"this OpenViking is not known well enough to change it while it runs ({needed} is off)"
             return replace(found, effect=Effect.RESTART, reason=reason)

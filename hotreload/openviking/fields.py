@@ -66,6 +66,10 @@ PARSERS = (
     *("anydoc", "html", "text", "directory", "feishu", "webfeed"),
 )
 """Sections below `parsers`; OpenViking keeps each as a field of its own."""
+PARSED = ("markdown", "text")
+"""Sections below `parsers` whose parsers are made anew."""
+SERVED = ("server.temp_upload", "server.user_config_defaults")
+"""What the routes read of the server's configuration at each request."""
 PUBLISHED: tuple[str, ...] = (
     "vlm",
     "query_planner",
@@ -79,8 +83,24 @@ PUBLISHED: tuple[str, ...] = (
     "output_language_override",
     "connector",
     "parser_api",
+    "rerank",
+    "retrieval",
+    "log",
+    *(f"parsers.{name}" for name in PARSED),
 )
 """Prefixes of what a published configuration applies; which of their fields are live, `RULES` says."""
+
+_NOT_YET = "it is not applied in a running server yet"
+SWAPPED: tuple[str, ...] = (
+    "rerank.**",
+    "retrieval.**",
+    "log.level",
+    "log.format",
+    *(f"parsers.{name}.**" for name in PARSED),
+    "server.cors_origins",
+    *(f"{path}.**" for path in SERVED),
+)
+"""What is set in objects OpenViking made at its start."""
 
 RULES: tuple[Rule, ...] = (
     *(Rule(pool.path, Effect.LIVE) for pool in POOLS),
@@ -98,6 +118,11 @@ RULES: tuple[Rule, ...] = (
     Rule("code.**", Effect.LIVE),
     Rule("parsers.code.**", Effect.LIVE),
     Rule("parsers.directory.max_concurrent", Effect.RESTART, "a live change makes every directory import raise"),
+    *(Rule(pattern, Effect.LIVE) for pattern in SWAPPED),
+    *(Rule(f"{section}.**", Effect.RESTART, _NOT_YET) for section in ("grep", "glob", "log", "parsers.*")),
+    Rule("server.public_base_url", Effect.RESTART, _NOT_YET),
+    Rule("server.upload_signed_ttl_seconds", Effect.RESTART, _NOT_YET),
+    Rule("server.root_api_key", Effect.RESTART, _NOT_YET),
     Rule("memory.session_auto_commit.**", Effect.RESTART, "its scheduler is made when the server starts"),
     Rule("memory.**", Effect.LIVE),
     Rule("output_language_override", Effect.LIVE),
@@ -122,6 +147,13 @@ SECRETS: tuple[str, ...] = (
 
 DERIVED: tuple[str, ...] = ("vlm.providers", "vlm.backup", "**.backend", "vlm.default_provider", "**.providers")
 """What OpenViking fills in from other fields: no leaf of its own where the file does not say it."""
+
+
+def feature_of(path: str) -> str:
+    """Return the name of the feature that applies a live path."""
+    if any(path == pool.path for pool in POOLS):
+        return "limits"
+    return "settings" if any(matches(pattern, path) for pattern in SWAPPED) else "configuration"
 
 
 def is_derived(path: str) -> bool:

@@ -36,6 +36,7 @@ from hotreload.openviking.missing import TreeSearch
 from hotreload.openviking.progress import Progress
 from hotreload.openviking.publication import LimitChange, Publication, publish
 from hotreload.openviking.seams import Probe
+from hotreload.openviking.swaps import swaps
 from hotreload.queue.documents import Put
 from hotreload.reload.apply import Reloadable
 from hotreload.systemd.listen import handed_over
@@ -64,7 +65,7 @@ class Hosting:
         self._progress = _progress(started.state_dir / PROGRESS) if "progress" in self._on else None
         self._depths = QueueDepths()
         self._bound = anyio.Event()
-        self._state: Any = None
+        self._app: Any = None
         self._began_s = now_ms() / 1000
         self._search = TreeSearch(self._began_s) if "recovery" in self._on else None
         self.host = Host(started, self._parts(model, version, probes))
@@ -98,6 +99,8 @@ class Hosting:
         reloadables: list[Reloadable] = []
         if "configuration" in self._on:
             reloadables.append(Publication(publish))
+        if "settings" in self._on:
+            reloadables += swaps(lambda: self._app)
         if "limits" in self._on:
             reloadables += [LimitChange(pool, self._workers) for pool in POOLS]
         return Parts(
@@ -124,7 +127,7 @@ class Hosting:
 
     def _restarts(self) -> bool:
         """Say whether a restart was asked for over HTTP: this process ends its work and executes itself anew."""
-        return bool(getattr(getattr(self._state, "restart_controller", None), "requested", False))
+        return bool(getattr(getattr(getattr(self._app, "state", None), "restart_controller", None), "requested", False))
 
     def _pools(self) -> list[PoolFigures]:
         return [replace(pool, name=f"workers.{pool.name}") for pool in self._workers.pools()]
@@ -139,7 +142,7 @@ class Hosting:
     def _around(self, stock: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @asynccontextmanager
         async def lifespan(app: Any) -> AsyncGenerator[Any]:
-            self._state = app.state
+            self._app = app
             async with stock(app) as state, anyio.create_task_group() as tasks:
                 await tasks.start(self._run)
                 yield state

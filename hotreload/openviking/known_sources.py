@@ -32,6 +32,18 @@ KNOWN: dict[str, dict[str, str]] = {
     "openviking.config.vlm:AccountVLMProvider._resource_for": {
         "49670b34beac59213cfade2c4d8c8ad2": "0.5.0 0.5.1 0.5.2",
     },
+    "openviking.parse.registry:ParserRegistry.__init__": {
+        "33735fbd0ba89308c40fb1a7966a1301": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.parse.registry:ParserRegistry._register": {
+        "745bcdb44bcef58a81bf5b37111424b8": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.parse.registry:ParserRegistry.get_parser_for_file": {
+        "e1a6f81774e76e4e5bf96883095e0e79": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking.parse.registry:get_registry": {
+        "4db553527ff9fe95afff6c12bce836bd": "0.5.0 0.5.1 0.5.2",
+    },
     "openviking.server.app:create_app": {
         "fb70c0ec908c1eaf44f4649aa58d4e52": "0.5.0",
         "60b01c989b64ca8aa308185f2734a6be": "0.5.1 0.5.2",
@@ -43,6 +55,9 @@ KNOWN: dict[str, dict[str, str]] = {
     "openviking.server.bootstrap:_sigterm_runs_finally": {
         ABSENT: "0.5.0",
         "db688797be94bdd9c654ab4e7f7ba689": "0.5.1 0.5.2",
+    },
+    "openviking.server.dependencies:set_server_config": {
+        "85f309a1eccb6b9e6b83490697e929da": "0.5.0 0.5.1 0.5.2",
     },
     "openviking.service.core:OpenVikingService.close": {
         "6bdaa46a8a9fd926a955a69f332c92cc": "0.5.0",
@@ -184,5 +199,14 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "openviking_cli.utils.config.vlm_config:VLMConfig.get_vision_completion_async": {
         "eab8573ffaea9d6904f89d7dd9823eb9": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking_cli.utils.logger:_load_log_config": {
+        "ae7ee623ef4d6a5e69ada295f17f3463": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking_cli.utils.logger:configure_uvicorn_logging": {
+        "5935e8fd0409a2c33f607fe4d5577fc0": "0.5.0 0.5.1 0.5.2",
+    },
+    "openviking_cli.utils.logger:reconfigure_logging": {
+        "991c5d5ec1e27b3f1267bd5a45e0b218": "0.5.0 0.5.1 0.5.2",
     },
 }

@@ -116,6 +116,22 @@ FEATURES: tuple[Feature, ...] = (
         ),
     ),
     Feature(
+        "settings",
+        "the settings of logging, retrieval, parsers and routes need a restart",
+        (
+            "openviking.storage.viking_fs:VikingFS.__init__",
+            "openviking.parse.registry:get_registry",
+            "openviking.parse.registry:ParserRegistry.__init__",
+            "openviking.parse.registry:ParserRegistry._register",
+            "openviking.parse.registry:ParserRegistry.get_parser_for_file",
+            "openviking_cli.utils.logger:reconfigure_logging",
+            "openviking_cli.utils.logger:configure_uvicorn_logging",
+            "openviking_cli.utils.logger:_load_log_config",
+            "openviking.server.app:create_app",
+            "openviking.server.dependencies:set_server_config",
+        ),
+    ),
+    Feature(
         "server",
         "the server runs as stock: no reload, no drain, no admin routes",
         (
@@ -131,6 +147,7 @@ NEEDS = {
     "recovery": ("server",),
     "draining": ("limits",),
     "progress": ("limits",),
+    "settings": ("configuration",),
 }
 """Features that stand on another one, after the one they stand on."""
 

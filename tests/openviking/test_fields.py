@@ -18,6 +18,7 @@ LIVE = (
     "memory.extraction_enabled",
     "parsers.code.github_domains",
 )
+SWAPPED = ("rerank.model", "log.level", "parsers.markdown.max_section_chars", "server.cors_origins")
 RESTART = (
     "storage.workspace",
     "server.port",
@@ -25,8 +26,9 @@ RESTART = (
     "parsers.directory.max_concurrent",
     "parsers.pdf.strategy",
     "memory.session_auto_commit.enabled",
-    "rerank.model",
-    "log.level",
+    "log.output",
+    "grep.engine",
+    "server.public_base_url",
     "no.such.field",
 )
 REFUSED = ("embedding.dense.model", "embedding.dense.dimension", "embedding.sparse.provider", "embedding.hybrid.input")
@@ -37,7 +39,7 @@ CLEAR = ("vlm.max_tokens", "vlm.model", "server.port", "queue_workers.reindex.ma
 @pytest.mark.parametrize(
     ("path", "effect"),
     [
-        *((path, Effect.LIVE) for path in LIVE),
+        *((path, Effect.LIVE) for path in (*LIVE, *SWAPPED)),
         *((path, Effect.RESTART) for path in RESTART),
         *((path, Effect.REFUSED) for path in REFUSED),
     ],

@@ -1,0 +1,167 @@
+"""Settings that OpenViking keeps in objects made at its start: a reload of the running server shows in what it does."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ov_home import UNWATCHED
+from ov_process import Server, wait_until
+
+from hotreload.openviking.swaps import Swap
+from hotreload.reload.apply import PartFailed, Ready, Transition, commit
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+
+
+async def applied(server: Server, over: dict[str, Any]) -> dict[str, str | None]:
+    """Write settings and have them applied; returns the changed paths and their owners."""
+    server.home.write(over | UNWATCHED)
+    report = (await server.admin("POST", "config/reload")).raise_for_status().json()
+    assert (report["outcome"], report["pending_restart"]) == ("applied", []), report
+    return {change["path"]: change["owner"] for change in report["changes"]}
+
+
+async def test_other_origins_may_call_and_no_longer(server: Server) -> None:
+    async def allowed(origin: str) -> tuple[str | None, str | None]:
+        answer = await server.http.get("/health", headers={"Origin": origin})
+        shown = answer.headers.get("Access-Control-Expose-Headers")
+        return answer.headers.get("Access-Control-Allow-Origin"), shown
+
+    ours, other = "https://ours.example", "https://other.example"
+    exposed = (await allowed(ours))[1]
+    assert exposed
+    assert await applied(server, {"server": {"cors_origins": [ours]}}) == {"server.cors_origins": "cors"}
+    assert await allowed(ours) == (ours, exposed)
+    assert (await allowed(other))[0] is None
+    asked = {"Origin": ours, "Access-Control-Request-Method": "POST"}
+    assert (await server.http.options("/api/v1/resources", headers=asked)).status_code == 200
+    await applied(server, {"server": {"cors_origins": [other]}})
+    assert (await server.http.options("/api/v1/resources", headers=asked)).status_code == 400
+    assert (await allowed(ours))[0] is None
+    assert await allowed(other) == (other, exposed)
+
+
+async def test_the_level_and_format_of_the_log(server: Server) -> None:
+    await server.finished(await server.add_documents(1, "quiet"), 30)
+    assert "Processing semantic message" not in server.log
+    owners = await applied(server, {"log": {"level": "DEBUG", "format": "<<%(levelname)s>> %(message)s"}})
+    assert owners == {"log.level": "logging", "log.format": "logging"}
+    await server.finished(await server.add_documents(1, "loud"), 30)
+    assert "<<DEBUG>> Processing semantic message" in server.log
+    await applied(server, {"log": {"level": "ERROR"}})
+    await server.finished(await server.add_documents(1, "calm"), 30)
+    assert [line for line in server.log.splitlines() if "calm" in line and "Processing semantic" in line] == []
+
+
+@pytest.mark.parametrize(("parser", "suffix"), [("markdown", "md"), ("text", "txt")])
+async def test_a_parser_splits_as_it_is_told(server: Server, parser: str, suffix: str) -> None:
+    whole = await sections(server, f"whole-{suffix}", suffix)
+    owners = await applied(server, {"parsers": {parser: {"max_section_size": 64, "max_section_chars": 400}}})
+    assert set(owners.values()) == {"parsers"}
+    split = await sections(server, f"split-{suffix}", suffix)
+    assert split > whole
+    await applied(server, {})
+    assert await sections(server, f"again-{suffix}", suffix) == whole
+
+
+async def sections(server: Server, name: str, suffix: str) -> int:
+    """Import a document of some length and return how many files it became."""
+    paragraphs = [f"Paragraph {number} of it. " + "It goes on for some words more. " * 8 for number in range(12)]
+    text = "\n\n".join(f"## Part {n}\n\n{text}" for n, text in enumerate(paragraphs))
+    files = {"file": (f"{name}.{suffix}", text.encode())}
+    sent = await server.http.post("/api/v1/resources/temp_upload", files=files, headers=server.user)
+    wanted = {"temp_file_id": sent.raise_for_status().json()["result"]["temp_file_id"], "wait": False}
+    wanted["to"] = f"viking://resources/{name}"
+    (await server.http.post("/api/v1/resources", json=wanted, headers=server.user)).raise_for_status()
+    await server.finished([name], 30)
+    await wait_until(server.idle, 30, "empty queues")
+    options = {"uri": f"viking://resources/{name}", "node_limit": "1000"}
+    tree = await server.http.get("/api/v1/fs/tree", params=options, headers=server.user)
+    return sum(not entry.get("isDir", False) for entry in tree.raise_for_status().json()["result"])
+
+
+async def test_a_reranker_is_asked_once_there_is_one(shared_model: Any, server: Server) -> None:
+    names = await server.add_documents(3, "ranked")
+    await server.finished(names, 30)
+    await wait_until(server.idle, 30, "empty queues")
+
+    async def reranks() -> int:
+        before = shared_model.gauges.reranks
+        asked = {"query": "what does it say", "limit": 3}
+        found = await server.http.post("/api/v1/search/search", json=asked, headers=server.user)
+        assert found.raise_for_status().json()["result"]["resources"]
+        return shared_model.gauges.reranks - before
+
+    assert await reranks() == 0
+    rerank = {"provider": "openai", "model": "stub", "api_key": "k", "api_base": f"{shared_model.url}/v1/rerank"}
+    owners = await applied(server, {"rerank": rerank})
+    assert set(owners.values()) == {"retrieval"}
+    assert await reranks() > 0
+    await applied(server, {})
+    assert await reranks() == 0
+
+
+async def test_a_session_is_planned_for_or_not(shared_model: Any, server: Server) -> None:
+    made = await server.http.post("/api/v1/sessions", json={}, headers=server.user)
+    session = made.raise_for_status().json()["result"]["session_id"]
+    told = {"role": "user", "content": "I look for the text of a document."}
+    await server.http.post(f"/api/v1/sessions/{session}/messages", json=told, headers=server.user)
+
+    async def model_calls() -> int:
+        before = shared_model.gauges.calls
+        asked = {"query": "what does it say", "session_id": session, "limit": 3}
+        found = await server.http.post("/api/v1/search/search", json=asked, headers=server.user)
+        found.raise_for_status()
+        return shared_model.gauges.calls - before
+
+    assert await model_calls() > 0
+    assert await applied(server, {"retrieval": {"enable_intent": False}}) == {"retrieval.enable_intent": "retrieval"}
+    assert await model_calls() == 0
+
+
+async def test_what_the_routes_read_at_each_request(server: Server) -> None:
+    async def upload() -> str:
+        sent = await server.http.post(
+            "/api/v1/resources/temp_upload", files={"file": ("a.md", b"# a")}, headers=server.user
+        )
+        return sent.raise_for_status().json()["result"]["temp_file_id"]
+
+    async def policy() -> Any:
+        path = "/api/v1/admin/accounts/acme/users/alice/settings"
+        shown = await server.http.get(path, headers=server.root)
+        return shown.raise_for_status().json()["result"]["memory_policy"]["self"]["enabled"]
+
+    assert not (await upload()).startswith("shared_")
+    assert await policy() is True
+    changed = {
+        "temp_upload": {"default_mode": "shared"},
+        "user_config_defaults": {"memory_policy": {"self": {"enabled": False}}},
+    }
+    owners = await applied(server, {"server": changed})
+    assert set(owners.values()) == {"server"}
+    assert (await upload()).startswith("shared_")
+    assert await policy() is False
+
+
+class Fails:
+    """A part whose commit raises."""
+
+    def commit(self) -> None:
+        raise RuntimeError("no")
+
+    def revert(self) -> None: ...
+
+    async def undo(self) -> None: ...
+
+    async def retire(self) -> None: ...
+
+
+async def test_a_neighbour_that_fails_takes_all_back() -> None:
+    owner = SimpleNamespace(one=1, two=2)
+    swap = Swap("swap", ["server"], lambda new: [(owner, "one", new), (owner, "two", new), (owner, "one", 7)])
+    prepared = await swap.prepare(Transition(old=None, new=9, paths=["server.x"], generation=2))
+    assert prepared is not None
+    assert vars(owner) == {"one": 1, "two": 2}
+    with pytest.raises(PartFailed):
+        await commit([Ready("swap", prepared), Ready("fails", Fails())], lambda: None)
+    assert vars(owner) == {"one": 1, "two": 2}
