@@ -65,7 +65,7 @@ $(CONF): | .venv/.runs
 APART := openviking systemd
 TYPED := $(filter-out hotreload/openviking/ hotreload/__pycache__/,$(wildcard hotreload/*/)) $(wildcard hotreload/*.py)
 
-.PHONY: test test-openviking test-systemd lint types unit format
+.PHONY: test test-openviking test-systemd test-recovery-full lint types unit format
 test: lint types unit ## lint, types and tests with branch coverage, but for what the next ones add
 
 test-openviking: .venv/.openviking ## types and tests of the adapter on stock OpenViking, and the tour
@@ -79,6 +79,10 @@ BOXES := 4  # at once: most of the time they wait
 test-systemd: .venv/.openviking ## tests under real systemd 252 and 257 in containers; as root, with mmdebstrap and nspawn
 	$(BIN)/python -m tests.systemd.base
 	$(BIN)/python -m pytest -n $(BOXES) --dist worksteal tests/systemd
+
+test-recovery-full: .venv/.openviking ## what the search for missing work is held to, at full counts: minutes
+	HOTRELOAD_FILES=100000 HOTRELOAD_DOCUMENTS=300 HOTRELOAD_OPENVIKING_KILLS=10 HOTRELOAD_FOLDERS=20000 \
+	  $(BIN)/python -m pytest tests/process/test_missing.py tests/openviking/test_missing.py
 
 lint: .venv/.tests ## ruff and the import contracts
 	$(BIN)/ruff check .
