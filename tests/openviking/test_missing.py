@@ -321,7 +321,7 @@ async def test_damage_of_a_large_tree_is_passed_over_and_the_rest_is_found(
         (places[4] / os.fsdecode(b"\xff.md")).write_text("its name is no text")
         (places[5] / ".overview.md").unlink()
         (places[5] / ".overview.md").symlink_to(".overview.md")
-        Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # its peak counts from now on
+        forget_peak(server)
         before = memory_mb(server, "VmRSS")
         looked, code = await reindex(server, "--dry-run")
         grown = max(0.0, memory_mb(server, "VmHWM") - before)
@@ -334,6 +334,11 @@ async def test_damage_of_a_large_tree_is_passed_over_and_the_rest_is_found(
         assert told["id"] == "viking://resources/many0/n1"
         assert "directory" in told["reason"]
         figures(f"{rate(looked, 'on an idle server, bodies read')}; {grown:.0f} MB more at most")
+
+
+def forget_peak(server: Server) -> None:
+    """Have the kernel count the peak of its memory from now on."""
+    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
 
 
 def memory_mb(server: Server, what: str) -> float:
