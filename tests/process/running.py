@@ -78,12 +78,24 @@ class Spoken:
                 await self._more.wait()
         raise AssertionError(f"no line with {part!r}:\n" + "\n".join(self.lines))
 
+    async def end(self) -> None:
+        """Return once nobody holds the other end any more."""
+        while not self.ended:
+            await self._more.wait()
+
 
 @asynccontextmanager
-async def started(*command: str, cwd: Path = ROOT) -> AsyncIterator[tuple[Process, Spoken]]:
-    """Start a process, hear both its outputs in one, and end it at the end by its own handle."""
+async def started(
+    *command: str, cwd: Path = ROOT, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Process, Spoken]]:
+    """Start a process, hear both its outputs in one, and end it at the end by its own handle.
+
+    What it wrote is heard to its end: a pipe left open is complained about by whatever is collected later.
+    """
     spoken = Spoken()
-    process = await anyio.open_process(command, cwd=cwd, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    process = await anyio.open_process(
+        command, cwd=cwd, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env={**os.environ, **(environ or {})}
+    )
     assert process.stdout is not None
     async with anyio.create_task_group() as hearing:
         hearing.start_soon(spoken.read, process.stdout)
@@ -91,9 +103,12 @@ async def started(*command: str, cwd: Path = ROOT) -> AsyncIterator[tuple[Proces
             yield process, spoken
         finally:
             if process.returncode is None:
+                process.send_signal(signal.SIGCONT)
                 process.kill()
             with anyio.CancelScope(shield=True):
                 await process.wait()
+                with anyio.move_on_after(5):
+                    await spoken.end()
             hearing.cancel_scope.cancel()
 
 

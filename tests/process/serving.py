@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,7 +14,7 @@ import anyio
 import httpx
 from anyio.abc import Process
 
-from tests.process.running import HOTRELOAD, ROOT, Spoken, hotreload, wait_until
+from tests.process.running import HOTRELOAD, Spoken, hotreload, started, wait_until
 
 TARGET = "tests.process.sample:service"
 
@@ -131,33 +129,16 @@ async def serving(
         put(conf)
     socket = folder / "run" / "s.sock"
     command = (*before, *HOTRELOAD, "run", target, "--config", str(conf), "--socket", str(socket), *options)
-    spoken = Spoken()
-    process = await anyio.open_process(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **(environ or {})},
-    )
-    assert process.stdout is not None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(spoken.read, process.stdout)
-        try:
-            await spoken.line("listening on")
-            transport = httpx.AsyncHTTPTransport(uds=str(socket))
-            async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:
-                running = Running(folder, conf, process, spoken, http)
-                listening = anyio.Event()
-                tasks.start_soon(running.follow, listening)
-                await listening.wait()
-                await wait_until(lambda: _ready(http), 20, "ready")
-                yield running
-        finally:
-            if process.returncode is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            with anyio.CancelScope(shield=True):
-                await process.wait()
+    async with started(*command, environ=environ) as (process, spoken), anyio.create_task_group() as tasks:
+        await spoken.line("listening on")
+        transport = httpx.AsyncHTTPTransport(uds=str(socket))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:
+            running = Running(folder, conf, process, spoken, http)
+            listening = anyio.Event()
+            tasks.start_soon(running.follow, listening)
+            await listening.wait()
+            await wait_until(lambda: _ready(http), 20, "ready")
+            yield running
             tasks.cancel_scope.cancel()
 
 
