@@ -110,6 +110,11 @@ bench-queue: .venv/.tests .venv/.peers ## how fast queue and pool are, beside ot
 	$(BIN)/pip --disable-pip-version-check install -qq --target .venv/peers --upgrade -r tests/bench/requirements.txt
 	@touch $@
 
+.PHONY: campaign
+campaign: .venv/.tests ## services killed 200 times, restarted and drained 100 times each, with what came of it
+	HOTRELOAD_KILLS=200 HOTRELOAD_RESTARTS=100 HOTRELOAD_DRAINS=100 HOTRELOAD_IDLE=50 HOTRELOAD_KILLER=5 \
+	  $(BIN)/python -m pytest tests/process/test_service_life.py -p no:randomly
+
 format: .venv/.tests ## put imports and layout right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

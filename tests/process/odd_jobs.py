@@ -102,6 +102,9 @@ async def odd(job: Job[Odd], conf: Settings) -> int:
         tell(conf, "S", job.id, way)
         BLOCKING[way](job.payload.seconds)
         return 0
+    if way == "fails":
+        tell(conf, "S", job.id, way)
+        raise ConnectionError("as jobs do")
     if way in ("handles", "listens"):
         take_signals(way, int(job.payload.seconds))
         tell(conf, "S", job.id, way)
@@ -110,6 +113,8 @@ async def odd(job: Job[Odd], conf: Settings) -> int:
         tell(conf, "S", job.id, step)
         if way == "needs":
             job.needs(job.payload.seconds)
+        if way == "enqueues":
+            await job.enqueue("odd", Odd(way="plain"), key=f"{job.id} {step}")
         await _pause(way, job.payload.seconds)
         await job.checkpoint(step, within=effect(job.id, step))
         tell(conf, "C", job.id, step)
@@ -127,6 +132,11 @@ async def _pause(way: str, seconds: float) -> None:
             await anyio.sleep(seconds)
     if way == "swallows":
         await _swallow()
+    if way == "raises":
+        try:
+            await anyio.sleep(seconds)
+        finally:
+            raise ConnectionError("closed in the midst of it")
     await anyio.sleep(seconds)
 
 
