@@ -82,7 +82,11 @@ class Reader:
         ]
         asked = [(clause, value) for clause, value in wanted if value is not None]
         where = f" WHERE {' AND '.join(clause for clause, _ in asked)}" if asked else ""
-        sql = f"SELECT {_SHOWN} FROM hotreload_jobs{where} ORDER BY id DESC LIMIT ?"
+        table = "hotreload_jobs"
+        if state is JobState.DEAD:  # a partial index is for a query that says its condition
+            table += " INDEXED BY hotreload_jobs_dead"
+            where += " AND state = 'dead'"
+        sql = f"SELECT {_SHOWN} FROM {table}{where} ORDER BY id DESC LIMIT ?"
         bindings = [*(value for _, value in asked), limit]
         rows = self.read(lambda connection: run(connection, sql, bindings).fetchall())
         return [_view(row[:_TEXTS]) for row in rows]

@@ -100,7 +100,10 @@ class Writer:
         """Do `verb` in a next group, or in a later one until the store can be written; nobody waits for the outcome."""
         call = SyncCall(verb, arg)
         call.owed = True
-        self._put(call, urgent=False)
+        if threading.current_thread() is self._thread:
+            self._owed.append(call)  # before anybody else's: a claim made anew must not be the one given back
+        else:
+            self._put(call, urgent=False)
 
     def nudge(self) -> None:
         """Have the writer ask for upkeep anew."""
@@ -201,7 +204,8 @@ class Writer:
                 call.give_back()
             call.error = as_error(error, self._database.path)
             self._health.failed(call.error)
-        self._owed = [call for call in calls if call.owed and isinstance(call.error, StoreUnavailable)]
+            if call.owed and isinstance(call.error, StoreUnavailable):
+                self._owed.append(call)
 
     def _perform(self, connection: apsw.Connection, calls: Sequence[AnyCall]) -> None:
         if len(calls) == 1:  # nobody to protect: the transaction is the savepoint

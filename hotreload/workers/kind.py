@@ -14,6 +14,8 @@ from hotreload.workers.progress import Progress
 
 Migrate = Callable[[Any, int], Any]
 """Takes a JSON value and the version it was stored with; returns it in today's version, raises if it cannot."""
+PRIORITY_MOST: Final = 2**31
+DELAY_MOST_S: Final = 100 * 365.25 * 86_400
 _ANY: Final[TypeAdapter[Any]] = TypeAdapter(Any)
 
 
@@ -43,7 +45,14 @@ class Kind:
         delay_s: float = 0.0,
         max_attempts: int = 5,
     ) -> NewJob:
-        """Make a job to enqueue; ValidationError where the payload does not fit its type."""
+        """Make a job to enqueue; ValidationError where the payload does not fit its type, ValueError out of range.
+
+        A `priority` is from -2**31 to 2**31 - 1, a delay at most a hundred years.
+        """
+        if not -PRIORITY_MOST <= priority < PRIORITY_MOST:
+            raise ValueError(f"a priority is from {-PRIORITY_MOST} to {PRIORITY_MOST - 1}, not {priority}")
+        if not delay_s <= DELAY_MOST_S:  # NaN as well
+            raise ValueError(f"a delay is at most {DELAY_MOST_S:.0f} s, not {delay_s:g}")
         fitting = self.payload.validate_python(payload)
         return NewJob(
             queue=self.queue,

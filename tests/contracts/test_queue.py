@@ -629,6 +629,26 @@ async def test_dead_jobs_are_retried_or_discarded(queue: SqliteQueue) -> None:
     assert (again.id, again.attempts, again.cursor) == (ids[0], 0, "half")
 
 
+async def test_dead_jobs_are_found_without_a_look_at_the_others(queue: SqliteQueue) -> None:
+    for number in range(3):
+        await queue.settle(await one_of(queue, number), Failed("no", for_good=True))
+    await queue.enqueue(new(*range(1_000)) * 10)
+    steps = 0
+
+    def count() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    for asked in ({}, {"queue": "a"}, {"before": "3"}):
+        await queue.jobs(state=JobState.DEAD)  # opens, prepares
+        queue._reader.read(lambda connection: connection.set_progress_handler(count, 10))
+        steps = 0
+        found = await queue.jobs(state=JobState.DEAD, **asked)
+        assert [job.id for job in found] == (["3", "2", "1"] if "before" not in asked else ["2", "1"])
+        assert steps < 100, "it looked at all"
+
+
 async def test_documents_are_kept_to_a_count(queue: SqliteQueue) -> None:
     for number in range(5):
         await queue.put_document("reload", str(number), {"n": number}, keep=3)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
+import apsw
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hotreload.errors import LeaseLost
+from hotreload.errors import LeaseLost, StoreUnavailable
+from hotreload.queue.database import connect
 from hotreload.queue.job import Done, Failed, Interrupted, JobRow, JobState, NewJob, Verdict, after_crash, decide
 from hotreload.queue.sqlite import SqliteQueue
 from tests.counts import counted
@@ -21,6 +24,9 @@ from tests.counts import counted
 from .stores import HandClock, counters_agree
 
 QUEUES = ("a", "b")
+VERDICTS: st.SearchStrategy[Verdict] = st.sampled_from(
+    [Done(1), Failed("x"), Failed("x", for_good=True), Failed("x", delay_s=0), Interrupted(), Interrupted(2.0)]
+)
 
 
 @dataclass
@@ -70,13 +76,24 @@ class QueueMachine(RuleBasedStateMachine):
         self.clock = HandClock()
         self.model = Model()
         self.marked = False
+        self.failing: type[apsw.Error] | None = None
         self.runner = anyio.from_thread.start_blocking_portal("asyncio")
         self.portal = self.runner.__enter__()
         self.open()
 
     def open(self) -> None:
-        self.queue = SqliteQueue.open(self.path, now_ms=self.clock, jitter=lambda: 0.0)
+        self.queue = SqliteQueue.open(self.path, now_ms=self.clock, jitter=lambda: 0.0, opens=self._connect)
         self.queue._alone._patience_s = float("inf")
+
+    def _connect(self, path: str) -> apsw.Connection:
+        def refuse() -> bool:
+            if self.failing is not None:
+                raise self.failing("as told")
+            return False
+
+        connection = connect(path)
+        connection.set_commit_hook(refuse)
+        return connection
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         async def run() -> Any:
@@ -116,7 +133,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(queue=st.sampled_from(QUEUES), limit=st.integers(1, 4))
     def claim(self, queue: str, limit: int) -> None:
-        taken = self.call(self.queue.claim(queue, limit))
+        self._taken(queue, limit, self.call(self.queue.claim(queue, limit)))
+
+    def _taken(self, queue: str, limit: int, taken: Sequence[JobRow]) -> None:
         jobs = self.model.jobs
         for job in jobs.values() if queue not in self.model.paused else ():
             if job.queue == queue and job.state is JobState.SCHEDULED and job.run_at_ms <= self.clock.now_ms:
@@ -152,20 +171,56 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.running())
     @rule(
         data=st.data(),
-        verdict=st.sampled_from(
-            [Done(1), Failed("x"), Failed("x", for_good=True), Failed("x", delay_s=0), Interrupted()]
-        ),
+        verdict=VERDICTS,
     )
     def settle(self, data: st.DataObject, verdict: Verdict) -> None:
         job = data.draw(st.sampled_from(self.model.running()))
         assert job.row is not None
+        assert self.call(self.queue.settle(job.row, verdict)) is self._ended(job, verdict)
+
+    def _ended(self, job: Known, verdict: Verdict) -> JobState:
+        assert job.row is not None
         to = decide(job.row, verdict, self.clock.now_ms, jitter=0.0)
-        assert self.call(self.queue.settle(job.row, verdict)) is to.state
         self.model.stale.append(job.row)
         kept = isinstance(verdict, Interrupted)
         job.state, job.run_at_ms, job.suspect = to.state, to.run_at_ms, to.suspect
         job.counts = (to.attempts, to.interruptions, to.crashes)
         job.stalled, job.alone = (job.stalled, job.alone) if kept else (0, 0)
+        return to.state
+
+    @rule(data=st.data(), queue=st.sampled_from(QUEUES), limit=st.integers(0, 3), late=st.booleans())
+    def exchange(self, data: st.DataObject, queue: str, limit: int, late: bool) -> None:
+        ending = data.draw(st.lists(st.sampled_from(self.model.running() or [None]), unique_by=id, max_size=3))
+        verdicts = [(job, data.draw(VERDICTS)) for job in ending if job is not None]
+        given = [(job.row, verdict) for job, verdict in verdicts if job.row is not None]
+        stale = [(row, Done()) for row in self.model.stale[:1]] if late else []
+        done = self.call(self.queue.exchange(queue, limit, [*given, *stale]))
+        assert all(isinstance(state, LeaseLost) for state in done.states[len(given) :])
+        assert list(done.states[: len(given)]) == [self._ended(job, verdict) for job, verdict in verdicts]
+        if limit:
+            self._taken(queue, limit, done.rows)
+
+    @rule(data=st.data(), queue=st.sampled_from(QUEUES), kind=st.sampled_from([apsw.FullError, apsw.IOError]))
+    def fault(self, data: st.DataObject, queue: str, kind: type[apsw.Error]) -> None:
+        """Whatever is asked while the disk refuses, nothing of it happens."""
+        running = [job.row for job in self.model.running() if job.row is not None]
+        asked = [self.queue.enqueue([NewJob(queue, 1)]), self.queue.pause(queue)]
+        if any(job.queue == queue and job.state is JobState.READY for job in self.model.jobs.values()):
+            asked.append(self._claimed_or_nothing(queue))
+        if running:
+            row = data.draw(st.sampled_from(running))
+            asked += [self.queue.checkpoint(row, 9), self.queue.settle(row, Done())]
+        self.failing = kind
+        for wish in asked:
+            with pytest.raises(StoreUnavailable):
+                self.call(wish)
+        self.failing = None
+        self.call(self.queue.write(lambda _: None))  # what is owed is done
+
+    async def _claimed_or_nothing(self, queue: str) -> None:
+        """Claim; where that gave nothing, as of a paused queue, there was nothing for the disk to refuse."""
+        if not await self.queue.claim(queue, 2):
+            raise StoreUnavailable
 
     @precondition(lambda self: self.model.stale)
     @rule(data=st.data(), verdict=st.sampled_from([Done(), Failed("late"), Interrupted(), None]))
@@ -267,7 +322,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 class TestQueueMachine(QueueMachine.TestCase):
-    """Runs it, and prints how far it went (shown with `-s`)."""
+    """Runs it, and prints how far it went."""
 
     settings = settings(
         max_examples=counted("EXAMPLES", 40),
@@ -276,6 +331,8 @@ class TestQueueMachine(QueueMachine.TestCase):
         suppress_health_check=list(HealthCheck),
     )
 
-    @classmethod
-    def tearDownClass(cls) -> None:
-        print(f"\nqueue machine: {QueueMachine.steps} steps agreed with the model")
+    @pytest.fixture(autouse=True)
+    def told(self, figures: Callable[[str], None]) -> Iterator[None]:
+        yield
+        assert QueueMachine.steps > 100
+        figures(f"{QueueMachine.steps:,} steps agreed with the model")

@@ -88,6 +88,9 @@ async def test_jobs_over_http(tmp_path: Path) -> None:
         ("GET", "?limit=0", None, 400),
         ("POST", "", {"queue": "texts", "payload": {}}, 422),
         ("POST", "", {"queue": "nobody", "payload": {}}, 422),
+        ("POST", "", {"queue": "texts", "payload": {"name": "a"}, "priority": 2**31}, 422),
+        ("POST", "", {"queue": "texts", "payload": {"name": "a"}, "priority": -(10**30)}, 422),
+        ("POST", "", {"queue": "texts", "payload": {"name": "a"}, "delay_s": 1e300}, 422),
         ("POST", "", {"payload": {}}, 400),
         ("POST", "", {"queue": "texts", "priority": "high"}, 400),
         ("POST", "/retry", {}, 400),
@@ -100,6 +103,14 @@ async def test_what_is_wrong_is_said(tmp_path: Path, method: str, path: str, bod
         answer = await client.request(method, f"/admin/jobs{path}", json=body)
     assert answer.status_code == status
     assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("delay", ["1e999", "-1e999"])
+async def test_a_delay_without_end_is_refused_or_none(tmp_path: Path, delay: str) -> None:
+    body = f'{{"queue": "texts", "payload": {{"name": "a"}}, "delay_s": {delay}}}'
+    async with asked(tmp_path) as (_, client):
+        answer = await client.post("/admin/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == (201 if delay.startswith("-") else 422)
 
 
 async def test_a_host_without_a_queue_says_so() -> None:

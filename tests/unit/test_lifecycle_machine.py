@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -53,10 +56,12 @@ class LifecycleMachine(RuleBasedStateMachine):
 
 
 class TestLifecycleMachine(LifecycleMachine.TestCase):
-    """Runs it, and prints how far it went (shown with `-s`)."""
+    """Runs it, and prints how far it went."""
 
     settings = settings(max_examples=counted("EXAMPLES", 100), stateful_step_count=40, deadline=None)
 
-    @classmethod
-    def tearDownClass(cls) -> None:
-        print(f"\nlifecycle machine: {LifecycleMachine.steps} steps agreed with the model")
+    @pytest.fixture(autouse=True)
+    def told(self, figures: Callable[[str], None]) -> Iterator[None]:
+        yield
+        assert LifecycleMachine.steps > 1_000
+        figures(f"{LifecycleMachine.steps:,} steps agreed with the model")
