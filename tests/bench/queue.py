@@ -229,14 +229,18 @@ BEST_ENQUEUE, QUEUEFS = "÷ the best peer: enqueue, 100 callers", "÷ OpenViking
 BEST_CYCLES, BACKLOG = "÷ the best peer: enqueue + claim + ack", "claim with 1,000,000 pending ÷ with 1,000"
 
 
-def ratios(medians: dict[str, float]) -> dict[str, tuple[float, str, bool]]:
-    """Return what is compared side by side: the ratio, its goal, whether it was met."""
+def ratios(figures: dict[str, list[float]]) -> dict[str, tuple[float, str, bool]]:
+    """Return what is compared side by side: the median of the rounds' ratios, its goal, whether it was met.
+
+    A ratio is taken within a round, where both were measured one right after the other.
+    """
     found: dict[str, tuple[float, str, bool]] = {}
 
     def beside(name: str, mine: str, peers: list[str], goal: float | None) -> None:
-        there = [medians[peer] for peer in peers if peer in medians]
+        there = [figures[peer] for peer in peers if peer in figures]
         if there:
-            ratio = medians[mine] / max(there)
+            best = [max(of_round) for of_round in zip(*there, strict=True)]
+            ratio = statistics.median(own / peer for own, peer in zip(figures[mine], best, strict=True))
             found[name] = (ratio, "" if goal is None else f"≥ {goal:g}", goal is None or ratio >= goal)
 
     enqueues = [name for peer in PEERS.values() for name in peer if name.endswith("enqueue, jobs/s")]
@@ -244,8 +248,9 @@ def ratios(medians: dict[str, float]) -> dict[str, tuple[float, str, bool]]:
     beside(BEST_ENQUEUE, ENQUEUE, enqueues, 10)
     beside(BEST_CYCLES, CYCLES, cycled, None)
     beside(QUEUEFS, CYCLES, list(PEERS["openviking"]), 5)
-    claims = [medians[CLAIM.format(pending)] for pending in (PENDING[-1], PENDING[0])]
-    found[BACKLOG] = (claims[0] / claims[1], "≤ 1.2", claims[0] / claims[1] <= 1.2)
+    many, few = (figures[CLAIM.format(pending)] for pending in (PENDING[-1], PENDING[0]))
+    ratio = statistics.median(one / other for one, other in zip(many, few, strict=True))
+    found[BACKLOG] = (ratio, "≤ 1.2", ratio <= 1.2)
     return found
 
 
@@ -256,6 +261,11 @@ def verdict(name: str, value: float) -> tuple[str, str]:
     if name in AT_MOST:
         return f"≤ {AT_MOST[name]:g}", "met" if value <= AT_MOST[name] else "short"
     return "", ""
+
+
+def _in_order(runs: dict[str, Round]) -> list[tuple[str, Round]]:
+    """Put what is compared side by side: enqueues, then whole cycles, then the rest."""
+    return sorted(runs.items(), key=lambda run: 2 if "enqueue" not in run[0] else int("+" in run[0]))
 
 
 def main(rounds: int) -> None:
@@ -271,14 +281,14 @@ def main(rounds: int) -> None:
         backlogs = Backlogs(Path(backlog))
         claims = {CLAIM.format(pending): backlogs.round(pending) for pending in PENDING}
         for _ in range(rounds):
-            for name, run in (*OURS.items(), *claims.items(), *there.items()):
+            for name, run in _in_order({**OURS, **claims, **there}):
                 with tempfile.TemporaryDirectory(dir=".") as folder:
                     figures.setdefault(name, []).append(run(Path(folder)))
     medians = {name: statistics.median(found) for name, found in figures.items()}
     for name, found in figures.items():
         goal, met = verdict(name, medians[name])
         print(f"{name:54} {medians[name]:12,.2f}   {min(found):10,.2f} to {max(found):10,.2f}   {goal:9} {met}")
-    for name, (ratio, goal, met) in ratios(medians).items():
+    for name, (ratio, goal, met) in ratios(figures).items():
         print(f"{name:54} {ratio:12.2f}   {'':24}   {goal:9} {('met' if met else 'short') if goal else ''}")
     if missing := {package for package in PEERS if not importlib.util.find_spec(package)}:
         print(f"not installed: {', '.join(sorted(missing))}")

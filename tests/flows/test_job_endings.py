@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -107,17 +108,26 @@ async def test_a_store_or_service_that_takes_nothing_uses_no_attempt_and_is_not_
 
 
 def meets_a_drain(job: SyncJob[Any], _settings: Any) -> None:
-    """Ask for follow-up work."""
+    """Ask for follow-up work once the service drains."""
+    job.checkpoint("begun")
+    while not job.interrupted:
+        select.select([], [], [], 0.01)
     job.enqueue("meets_a_drain", None)
 
 
 async def test_a_child_that_meets_a_drain_uses_no_attempt(tmp_path: Path) -> None:
     async with shop(tmp_path, meets_a_drain, process=True) as one:
         await one.store.enqueue([NewJob("meets_a_drain", None, max_attempts=1)])
+        pool = one.pools["meets_a_drain"]
+        await one.until(lambda: any(entry.job and entry.job.cursor for entry in pool.hand.all()))
         one.store.refuse_new()
-        await one.until(lambda: bool(one.depth("scheduled")))
+        pool.quiesce()
+        with anyio.fail_after(20):
+            await pool.idle()
+        flushed = await anyio.to_thread.run_sync(pool.flush, 5.0)
+        assert (len(flushed.requeued), flushed.lost) == (1, 0)
         job = await one.only()
-        assert (job.attempts, job.interruptions) == (0, 1)
+        assert (job.state, job.attempts, job.interruptions) == (JobState.READY, 0, 1)
 
 
 async def exits(_job: Job[Any]) -> None:
