@@ -4,7 +4,8 @@
 
 It starts the model endpoint beside it and `hotreload openviking`, imports documents, changes `vlm.max_concurrent`
 while they are summarised, offers a broken file, stops the server while every model call hangs, and starts it
-again. What it prints beside each step is what the endpoint has seen. It ends with exit code 0 if all held.
+again. What it prints beside each step is what the endpoint has seen. It ends with exit code 0 if all held, and with 1
+at the first claim that did not, and says which.
 """
 
 import argparse
@@ -27,6 +28,12 @@ import httpx
 
 HERE = Path(__file__).parent
 PAUSE = Event()
+LIMIT = '"max_concurrent": 4'
+"""What is edited in the ov.conf beside this file."""
+DEADLINE_S = 10
+"""`hotreload.drain_deadline_s` in the ov.conf beside this file."""
+LATE_S = 0.5
+"""What this process itself may take to see the end of another, on a busy machine."""
 
 
 def say(text: str) -> None:
@@ -42,6 +49,12 @@ def until(reached: Callable[[], Any], seconds: float, what: str) -> Any:
             return answer
         PAUSE.wait(0.05)
     sys.exit(f"not within {seconds:g} s: {what}")
+
+
+def held(claim: bool, what: str) -> None:
+    """End with exit code 1 where a claim does not hold."""
+    if not claim:
+        sys.exit(f"does not hold: {what}")
 
 
 class Tour:
@@ -120,34 +133,46 @@ class Tour:
 
     def limit(self, number: int) -> None:
         """Write a new limit into ov.conf, reload, and see it at the endpoint."""
-        self.conf.write_text(self.settings.replace('"max_concurrent": 4', f'"max_concurrent": {number}'))
+        self.conf.write_text(self.settings.replace(LIMIT, f'"max_concurrent": {number}'))
         report = self.command("reload")
         until(lambda: self.seen()["running"] <= number, 20, "calls above the limit have ended")
         self.seen(reset=True)
-        until(lambda: self.seen()["peak"] == number, 30, f"{number} calls at a time")
+        begun = until(lambda: (now := self.seen())["peak"] >= number and now, 30, f"{number} calls at a time")["calls"]
+        until(lambda: self.seen()["calls"] >= begun + number, 30, "another round of calls")
         seen = self.seen()
         say(
             f"  vlm.max_concurrent {number:>2}: generation {report['generation']}; "
             f"calls at a time at the endpoint: {seen['peak']}, cut: {seen['cut']}"
         )
+        held(report["outcome"] in ("applied", "unchanged"), f"{number} was applied: {report}")
+        held(seen["peak"] == number, f"never more than {number} calls at a time: {seen['peak']}")
+        held(seen["cut"] == 0, f"no call was cut: {seen['cut']}")
 
     def offer_a_broken_file(self) -> None:
         """Show what a bad value is answered with."""
-        self.conf.write_text(self.settings.replace('"max_concurrent": 4', '"max_concurrent": -3'))
+        self.conf.write_text(self.settings.replace(LIMIT, '"max_concurrent": -3'))
+        line = 1 + self.conf.read_text().partition("-3")[0].count("\n")
         report = self.command("reload")
         error = report["errors"][0]
         say(f"  vlm.max_concurrent -3: {report['outcome']} at line {error['line']}: {error['message']}")
-        self.conf.write_text(self.settings.replace('"max_concurrent": 4', '"max_concurrent": 6'))
+        held((report["outcome"], error["line"]) == ("rejected", line), f"it was refused at line {line}")
+        held(self.command("status")["generation"] == report["generation"], "nothing was changed")
+        self.conf.write_text(self.settings.replace(LIMIT, '"max_concurrent": 6'))
 
-    def stop_with_hung_calls(self, process: subprocess.Popen[bytes]) -> None:
-        """Stop the server while no model call ends."""
+    def stop_with_hung_calls(self, process: subprocess.Popen[bytes]) -> list[str]:
+        """Import some more and stop the server while no model call ends; returns the names of what was imported."""
         self.seen(hang=True)
+        names = self.import_documents(12)
         until(lambda: self.seen()["hanging"] >= 6, 30, "model calls hang")
         began = monotonic()
         process.send_signal(signal.SIGTERM)
         code = process.wait()
-        say(f"  gone after {monotonic() - began:.1f} s of 10, exit code {code}; calls cut: {self.seen()['cut']}")
+        took_s, cut = monotonic() - began, self.seen()["cut"]
+        say(f"  gone after {took_s:.1f} s of {DEADLINE_S}, exit code {code}; calls cut: {cut}")
+        held(took_s <= DEADLINE_S + LATE_S, f"it was gone within {DEADLINE_S} s")
+        held((code, cut) == (0, 6), "exit code 0, and only the calls that hang were cut")
         self.seen(hang=False, latency_s=0.1, reset=True)
+        return names
 
 
 def main(documents: int) -> None:
@@ -176,15 +201,15 @@ def walk(tour: Tour, documents: int) -> None:
         say("offer a broken file")
         tour.offer_a_broken_file()
         say("stop while every model call hangs")
-        tour.stop_with_hung_calls(process)
-    left = documents
+        names += tour.stop_with_hung_calls(process)
     say("start again")
-    with tour.server() as process:
+    with tour.server():
         drain = tour.command("status")["last_drain"]
         say(f"  the last drain: {drain['phase']}, back in the queue: {len(drain['requeued'])}, lost: {drain['lost']}")
+        held((drain["phase"], drain["lost"], drain["abandoned"]) == ("stopped", 0, []), "the drain lost nothing")
+        held(len(drain["requeued"]) >= 6, "what hung is back in the queue")
         until(lambda: not tour.without_summary(names), 120, "every document has its summaries")
-        left = len(tour.without_summary(names))
-        say(f"  documents without L0 or L1: {left} of {documents}")
+        say(f"  documents without L0 or L1: {len(tour.without_summary(names))} of {len(names)}")
 
 
 if __name__ == "__main__":
