@@ -7,11 +7,13 @@ options of the command line. It is the same at the start, at a reload and in a d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from hotreload.config.fields import FieldRule, Live, leaves, rule_for
@@ -19,12 +21,13 @@ from hotreload.config.model import Merged, Validated, leaf_values
 from hotreload.config.paths import anchor_defaults, anchor_input, path_leaves
 from hotreload.config.problems import Explainer, get
 from hotreload.config.schema import json_schema
-from hotreload.config.sources import Beside, CredentialsSource, EnvironmentSource, Found, put
+from hotreload.config.sources import Beside, CredentialsSource, EnvironmentSource, Found, put, remove
 from hotreload.config.unknown import unknown_keys
 from hotreload.errors import ConfigInvalid, Problem
 
 S = TypeVar("S", bound="LiveSettings")
 SECTION = "hotreload"
+OF_VALIDATORS = ("value_error", "assertion_error")
 
 
 class LiveSettings(BaseSettings):
@@ -145,6 +148,7 @@ class SettingsModel(Generic[S]):
             settings = anchor_defaults(self._build(anchored), folder)
         except ValidationError as error:
             problems = self._explainer.explain(error.errors(include_url=False), data)
+            problems += self._across(data, folder, problems)
         except Exception as error:  # noqa: BLE001 - a validator may raise anything: the file is refused with it
             problems = [self._explainer.explain_defect(error, data)]
         else:
@@ -152,6 +156,27 @@ class SettingsModel(Generic[S]):
             return Validated(settings, values, warnings)
         # raised outside the handler: pydantic's error holds the input, secrets included
         raise ConfigInvalid(problems)
+
+    def _across(self, data: Mapping[str, Any], folder: Path, wrong: Sequence[Problem]) -> list[Problem]:
+        """Return what rules across fields refuse as well: pydantic asks them only where all fields are right.
+
+        They are asked again with the fields that are wrong left out.
+        """
+        known = {problem.path for problem in wrong}
+        rest = _copy(data)
+        for path in known:
+            remove(rest, path.removeprefix(f"{self._section}.").split("."))
+        found: list[ErrorDetails] = []
+        try:
+            self._build(anchor_input(rest, self._paths, folder))
+        except ValidationError as error:
+            found = [
+                each for each in error.errors(include_url=False) if each["type"] in ("value_error", "assertion_error")
+            ]
+        except Exception:  # noqa: BLE001 - not to be blamed on the file: a field that its rule reads is wrong
+            return []
+        hint = f"asked without {', '.join(sorted(known))}"
+        return [replace(each, hint=hint) for each in self._explainer.explain(found, rest) if each.path not in known]
 
     def credential_files(self) -> list[Path]:
         """Return the credential files that count, whether they exist or not; they are inputs like the file itself."""

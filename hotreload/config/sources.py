@@ -11,7 +11,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -194,6 +194,17 @@ def put(tree: dict[str, Any], keys: tuple[str, ...], value: object) -> bool:
         tree = tree[key]
     tree[keys[-1]] = value
     return True
+
+
+def remove(tree: dict[str, Any], keys: Sequence[str]) -> None:
+    """Take out what stands at these keys, or the list it lies in; nothing where nothing does."""
+    for key in keys[:-1]:
+        if not isinstance(tree.get(key), dict):
+            break
+        tree = tree[key]
+    else:
+        key = keys[-1]
+    tree.pop(key, None)
 
 
 def _tree(found: Found, problems: list[Problem]) -> dict[str, Any]:

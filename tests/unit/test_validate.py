@@ -124,6 +124,28 @@ def test_a_rule_across_fields_stands_at_its_section() -> None:
     assert (found.path, found.line, found.column) == ("hotreload", 1, 15)
 
 
+def test_rules_across_fields_are_among_all_problems_at_once() -> None:
+    found = refused(
+        '{"vlm": {"max_concurrent": 0},\n "low": 10,\n'
+        ' "hotreload": {"poll_s": 0, "drain_deadline_s": 1, "drain_grace_s": 2}}'
+    )
+    assert [(each.path, each.line, each.column, each.message) for each in found] == [
+        ("", 1, 1, "low must not be above high"),
+        ("vlm.max_concurrent", 1, 28, "must be at least 1"),
+        ("hotreload", 3, 15, "drain_grace_s must be below drain_deadline_s (1)"),
+        ("hotreload.poll_s", 3, 26, "must be at least 0.05"),
+    ]
+    assert found[0].hint == "asked without vlm.max_concurrent"
+    (alone,) = refused('{"low": "x", "high": 9}')
+    assert alone.path == "low"
+    assert [each.path for each in refused('{"vlm": {"api_base": {"x": "y"}}, "low": 10}')] == [
+        "",
+        "vlm.api_base",
+        "vlm.api_base.x",
+    ]
+    assert [each.path for each in refused('{"vlm": 5, "low": 10}')] == ["", "vlm"]
+
+
 def test_our_section_must_be_an_object() -> None:
     found = refused('{"vlm": {"max_concurrent": 0}, "hotreload": [1]}')
     assert [(each.path, each.column) for each in found] == [("vlm.max_concurrent", 28), ("hotreload", 45)]
