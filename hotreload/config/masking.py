@@ -35,7 +35,9 @@ MASK: Final = "***"
 USERINFO: Final = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s/?#@:]*)(?P<password>:[^\s/?#]*)?@")
 QUERY: Final = re.compile(r"(?P<name>(?<=[?&;])[\w.-]+)=(?P<value>[^&;#\s]+)")
 SCHEME: Final = re.compile(r"\b(?P<scheme>Bearer|Basic|Digest|Token)\s+(?P<value>[\w.~+/=:-]{4,})", re.IGNORECASE)
-
+WHOLE: Final = re.compile(
+    r"\s*(?P<scheme>Bearer|Basic|Digest|Token)\s+(?P<value>\S.{3,}?)\s*", re.IGNORECASE | re.DOTALL
+)
 TOKEN_LENGTH: Final = 16
 """A user name in a URL of so many characters is a token; a shorter one may be a word like any other."""
 DIGITS: Final = 6
@@ -57,19 +59,25 @@ def mask_text(text: str) -> str:
     return SCHEME.sub(lambda m: f"{m['scheme']} {MASK}", text)
 
 
+def mask_value(text: str) -> str:
+    """Hide what `mask_text` does in a value of its own: all that follows a scheme is the credential."""
+    whole = WHOLE.fullmatch(text)
+    return f"{whole['scheme']} {MASK}" if whole else mask_text(text)
+
+
 def embedded(text: str) -> Iterator[str]:
-    """Yield the secrets that `mask_text` hides, as they are written and without the escapes of a URL."""
+    """Yield the secrets that `mask_value` hides, as they are written and without the escapes of a URL."""
     for match in USERINFO.finditer(text):
         password = (match["password"] or "")[1:] or (match["user"] if len(match["user"]) >= TOKEN_LENGTH else "")
         yield from (password, unquote(password))
     for match in QUERY.finditer(text):
         if looks_secret(match["name"]):
             yield from (match["value"], unquote(match["value"]))
-    if whole := SCHEME.fullmatch(text.strip()):
+    if whole := WHOLE.fullmatch(text):
         yield whole["value"]
 
 
-def mask_tree(value: object, path: str, replace: Replace, mask: Callable[[str], str] = mask_text) -> object:
+def mask_tree(value: object, path: str, replace: Replace, mask: Callable[[str], str] = mask_value) -> object:
     """Return a JSON value without secrets: `replace(path, value)` stands for what a secret-looking key holds.
 
     Any other text goes through `mask`.

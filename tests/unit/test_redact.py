@@ -100,6 +100,7 @@ SECRET = "hunter2hunter2"
         f"https://me:{SECRET}@host",
         {"url": f"https://{SECRET}@host"},
         [f"https://host/?token={SECRET}"],
+        [f"Bearer x y\n{SECRET}"],
     ],
 )
 def test_secrets_in_unmarked_fields_are_not_shown(value: object) -> None:
