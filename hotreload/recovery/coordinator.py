@@ -40,8 +40,8 @@ class Search(Protocol):
 class SearchTicket:
     """A search that was asked for."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.findings = Findings(uuid.uuid4().hex, wanted)
+    def __init__(self, wanted: Wanted, scrub: Callable[[str], str] = mask_text) -> None:
+        self.findings = Findings(uuid.uuid4().hex, wanted, scrub)
         self._ended = anyio.Event()
 
     def end(self, error: str | None) -> None:
@@ -92,7 +92,7 @@ class RecoveryCoordinator:
 
     def submit(self, wanted: Wanted) -> SearchTicket:
         """Ask for a search; never waits. After `stop` it ends at once."""
-        ticket = SearchTicket(wanted)
+        ticket = SearchTicket(wanted, self._scrub)
         self._tickets.append(ticket)
         if self._stopped is not None:
             ticket.end(self._stopped)
@@ -142,8 +142,9 @@ class RecoveryCoordinator:
             findings.unknown, findings.error = True, str(error)
         except Exception as error:
             log.exception("recovery.failed id=%s", findings.id)
-            findings.error = self._scrub(f"the search failed: {error!r}")
+            findings.error = f"the search failed: {error!r}"
         finally:
             self._running = None
+            findings.error = findings.error and self._scrub(findings.error)
             ticket.end(findings.error)
             log.info("recovery.ended id=%s %s error=%s", findings.id, findings.line(), findings.error)

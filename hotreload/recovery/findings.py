@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from hotreload.config.masking import mask_text
 
 LISTED: Final = 10_000
 """Entries named in a report; more are counted only."""
@@ -63,6 +65,7 @@ class Findings:
 
     id: str
     wanted: Wanted
+    scrub: Callable[[str], str] = mask_text
     began: float = field(default_factory=time.monotonic)
     scanned: int = 0
     queued: int = 0
@@ -96,7 +99,7 @@ class Findings:
         """Note an entry that cannot be looked at."""
         self.passed_over_count += 1
         if len(self.passed_over) < LISTED:
-            self.passed_over[entry] = reason
+            self.passed_over[entry] = self.scrub(reason)
 
     def refuse(self, entry: str, reason: str) -> None:
         """Note a missing entry that could not be queued."""
