@@ -12,10 +12,14 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Final, cast
 
-from hotreload.config.fields import FieldRule
+from pydantic import BaseModel
+
+from hotreload.config.fields import FieldRule, leaf_rules, rule_for
 from hotreload.config.masking import MASK, embedded, mask_text, mask_tree, texts
+from hotreload.config.model import leaf_values
 
 SHORTEST: Final = 4
 """A secret of fewer characters cannot be told from other text."""
@@ -89,6 +93,11 @@ class Scrubber:
         with self._lock:
             self._remember(secrets_in(dict(_flat(data)), rule) | secrets_in({"": data}, FieldRule))
             self._forms = None
+
+    def learn_settings(self, settings: BaseModel) -> None:
+        """Remember the secrets of an instance whose model has the marks."""
+        values = {".".join(keys): value for keys, value in leaf_values(settings).items()}
+        self.learn(values, partial(rule_for, leaf_rules(type(settings))))
 
     def release(self, in_use: Collection[int]) -> None:
         """Hold only the generations that still are in use."""

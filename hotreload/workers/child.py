@@ -17,7 +17,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from hotreload import errors
+from hotreload.config.records import scrub_all
+from hotreload.config.scrubbing import Scrubber
 from hotreload.workers.job import StopHere, SyncJob, Within
 from hotreload.workers.progress import Progress
 from hotreload.workers.verdicts import interruption
@@ -83,11 +87,13 @@ class PipeDesk:
         return self._wire.ask("ask", verb, args, options)
 
 
-def perform(wire: Wire, message: bytes) -> tuple[Any, ...]:
-    """Do one job and return how it ended."""
+def perform(wire: Wire, message: bytes, known: Scrubber) -> tuple[Any, ...]:
+    """Do one job and return how it ended; what its settings hold is `known` from then on."""
     try:
         handler: Callable[..., Any]
         handler, job_id, attempt, payload, progress, settings = pickle.loads(message)
+        if isinstance(settings, BaseModel):
+            known.learn_settings(settings)
         return ("done", handler(SyncJob(job_id, attempt, payload, progress, PipeDesk(wire)), settings))
     except BaseException as error:  # noqa: BLE001 - whatever a job raises is told to the parent
         stopped = interruption(error)
@@ -107,9 +113,11 @@ def main() -> None:
     paths = wire.receive()
     if paths is not None:
         sys.path[:] = pickle.loads(paths)
+    known = Scrubber()
+    scrub_all(known.scrub)
     while (message := wire.receive()) is not None:
         wire.send(("taken",))
-        ended = perform(wire, message)
+        ended = perform(wire, message, known)
         try:
             wire.send(ended)
         except (pickle.PicklingError, TypeError, AttributeError) as error:

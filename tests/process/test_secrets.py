@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from urllib.parse import quote
 import anyio
 import pytest
 
-from tests.process.running import HOTRELOAD, ROOT
+from tests.process.running import HOTRELOAD, ROOT, wait_until
 from tests.process.serving import Running, serving, text
 
 pytestmark = pytest.mark.anyio
@@ -23,30 +24,55 @@ TARGET = "tests.process.leaky:service"
 OFF: dict[str, Any] = {"watch": False}
 
 
+ODD = ("", "\"\\\\'", "\n", "äß🔑", "%&=+ /?#")
+"""What stands in the middle of a secret: nothing, what repr and JSON escape, lines, characters, what URLs escape."""
+
+
 class Plants:
-    """Makes secrets nobody could take for anything else, and looks for them."""
+    """Makes secrets nobody could take for anything else, and looks for them.
+
+    Both ends of each are unlike anything else and no code escapes them, so that one is found in any spelling of the
+    whole, and where only half of it is left.
+    """
 
     def __init__(self) -> None:
         self.made: list[str] = []
 
-    def new(self) -> str:
-        """Return one more."""
-        self.made.append(f"S3cr3t-{len(self.made):02d}-{len(self.made) * 7919 % 10007:05d}-zq")
+    def new(self, *, plain: bool = False) -> str:
+        """Return one more, for a text that is put together as it is with `plain`."""
+        number = len(self.made)
+        ends = [f"S3cr3t-{number:02d}-{(number + at) * 7919 % 10007:05d}-zq" for at in (1, 2)]
+        self.made.append(ends[0] if plain else ODD[number % len(ODD)].join(ends))
         return self.made[-1]
 
+    def in_url(self) -> str:
+        """Return one more as a URL takes it."""
+        return quote(self.new(), safe="")
+
+    def number(self) -> int:
+        """Return one more that is a number."""
+        self.made.append(str(918273 + 7919 * len(self.made)) + f"{len(self.made):03d}")
+        return int(self.made[-1])
+
     def found_in(self, output: str) -> list[str]:
-        """Return what stands around those that an output holds, plainly or as URLs or base64 write them."""
+        """Return what stands around those that an output holds, plainly or in base64."""
         return [
             output[max(0, output.index(form) - 80) : output.index(form) + 60]
             for secret in self.made
-            for form in (secret, quote(secret), base64.b64encode(secret.encode()).decode().rstrip("=")[:-2])
+            for end in (re.findall(r"S3cr3t-[0-9-]+zq|^[0-9]+$", secret))
+            for form in (end, *_base64(end))
             if form in output
         ]
 
 
+def _base64(text: str) -> Iterator[str]:
+    for before in range(3):
+        yield base64.b64encode(b"-" * before + text.encode()).decode()[4 if before else 0 : -4]
+
+
 def configuration(plants: Plants, **more: Any) -> dict[str, Any]:
     """Return settings with a secret in every place that takes one."""
-    new = plants.new
+    new, in_url = plants.new, plants.in_url
     return {
         "password": new(),
         "headers": {
@@ -57,11 +83,12 @@ def configuration(plants: Plants, **more: Any) -> dict[str, Any]:
         },
         "nested": {
             "token": new(),
+            "pin": {"password": plants.number(), "numbers": [["token", plants.number()]]},
             "deep": {"list": [{"client_secret": new()}, {"name": "password", "value": new()}, ["api_key", new()]]},
-            "dsn": f"postgres://user:{new()}@db.example.org/x",
-            "webhook": f"https://hooks.example.org/?access_token={new()}&x=1",
+            "dsn": f"postgres://user:{in_url()}@db.example.org/x",
+            "webhook": f"https://hooks.example.org/?access_token={in_url()}&x=1",
         },
-        "url": f"https://user:{new()}@example.org/?api_key={new()}",
+        "url": f"https://user:{in_url()}@example.org/?api_key={in_url()}",
         "hotreload": {**OFF, "root_key": new(), **more.pop("hotreload", {})},
         **more,
     }
@@ -75,21 +102,38 @@ def broken(plants: Plants) -> Iterator[str]:
     yield good.replace(": {", ": [", 1)
     yield text(**configuration(plants, value="a word"))
     yield text(**configuration(plants, headers=[f"Bearer {plants.new()}"]))
+    yield text(**configuration(plants, keys={"a": {"password": plants.number()}}))
+    yield text(**configuration(plants, place="validator"))
+    yield text(**configuration(plants, place="validator that refuses"))
     yield text(**{**configuration(plants), "password": {"value": plants.new()}})
     yield text(**{**configuration(plants), "pasword": plants.new(), "value": -1})
-    yield '{"password": "' + plants.new() + '", "password": "' + plants.new() + '"}'
-    yield '{"password": ' + plants.new() + "}"
-    yield "{'password': '" + plants.new() + "'}"
+    yield '{"password": "' + plants.new(plain=True) + '", "password": "' + plants.new(plain=True) + '"}'
+    yield '{"password": ' + plants.new(plain=True) + "}"
+    yield "{'password': '" + plants.new(plain=True) + "'}"
     yield '{"value": "$PLANTED", "url": ${PLANTED}}'
 
 
 async def told(service: Running, *, ask: bool = True) -> str:
     """Return everything the service says when asked."""
-    paths = ("/admin/config", "/admin/config/history", "/admin/config/schema", "/admin/status", "/metrics", "/readyz")
-    answers = [await service.http.get(path) for path in paths]
-    verbs = [await service.verb(*verb) for verb in (("status",), ("reload",), ("reload", "--dry-run", "--json")) if ask]
+    paths = ("config", "config/history", "config/schema", "status", "jobs")
+    answers = [await service.http.get(path) for path in (*(f"/admin/{path}" for path in paths), "/metrics", "/readyz")]
+    answers += [await service.http.get(f"/admin/jobs/{job['id']}") for job in answers[len(paths) - 1].json()["jobs"]]
     seen = [f"{answer.headers}{answer.text}" for answer in answers]
-    return "\n".join([*seen, *(f"{done.stdout!r}{done.stderr!r}" for done in verbs)])
+    verbs = [
+        ("status",),
+        ("reload",),
+        ("reload", "--dry-run", "--json"),
+        ("check", "--against-running"),
+        ("jobs", "list"),
+        ("reindex", "--dry-run"),
+        ("reindex", "--dry-run", "--json"),
+    ]
+    return "\n".join([*seen, *[said(await service.verb(*verb)) for verb in verbs if ask]])
+
+
+def said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Return both outputs of a command."""
+    return done.stdout.decode() + done.stderr.decode()
 
 
 def heard(listener: socket.socket) -> str:
@@ -103,7 +147,8 @@ def heard(listener: socket.socket) -> str:
             return b"\n".join(parts).decode(errors="replace")
 
 
-async def test_no_secret_is_in_any_output(short_path: Path) -> None:
+@pytest.mark.timeout(300)
+async def test_no_secret_is_in_any_output(short_path: Path, figures: Callable[[str], None]) -> None:
     plants = Plants()
     credentials = short_path / "credentials"
     credentials.mkdir()
@@ -112,19 +157,17 @@ async def test_no_secret_is_in_any_output(short_path: Path) -> None:
     listener.bind(str(short_path / "notify"))
     environ = {
         "NOTIFY_SOCKET": str(short_path / "notify"),
-        "PLANTED": plants.new(),
+        "PLANTED": plants.new(plain=True),
         "OVCONF__HOTRELOAD__ROOT_KEY": plants.new(),
+        "CREDENTIALS_DIRECTORY": str(credentials),
     }
-    first = configuration(plants)
-    (short_path / "ov.conf").write_text(text(**first))
+    (short_path / "ov.conf").write_text(text(**configuration(plants)))
     with listener:
-        async with serving(
-            short_path, environ={**environ, "CREDENTIALS_DIRECTORY": str(credentials)}, target=TARGET
-        ) as service:
-            outputs = [await told(service)]
+        async with serving(short_path, environ=environ, target=TARGET) as service:
+            outputs = [await failed_jobs(service), await told(service)]
             applied = 0
             for number in range(3):
-                (service.conf).write_text(text(**configuration(plants, value=number + 1)))
+                service.conf.write_text(text(**configuration(plants, value=number + 1)))
                 applied += (await service.reload())["outcome"] == "applied"
                 (credentials / "password").write_text(plants.new())
                 applied += (await service.reload())["outcome"] == "applied"
@@ -132,14 +175,15 @@ async def test_no_secret_is_in_any_output(short_path: Path) -> None:
             for count, content in enumerate(broken(plants)):
                 service.conf.write_text(content)
                 assert (await service.reload())["outcome"] in ("rejected", "applied")  # a credential may overrule
-                outputs.append(await told(service, ask=count % 4 == 0))
-                if count == 3:
+                outputs.append(await told(service, ask=count == 6))
+                if count in (3, 6):
                     outputs.append(await checked(service.conf, environ))
-            for trouble in ("prepare", "commit", "undo", "retire", "print"):
+            for trouble in ("resource", "prepare", "commit", "revert", "undo", "retire", "print"):
                 service.conf.write_text(text(**configuration(plants, value=9, place=trouble, limit=5)))
                 (credentials / "password").write_text(plants.new())
                 await service.reload()
                 outputs.append(await told(service, ask=False))
+            outputs += [await failed_jobs(service), await told(service)]
             service.process.terminate()
             with anyio.fail_after(10):
                 await service.process.wait()
@@ -151,21 +195,77 @@ async def test_no_secret_is_in_any_output(short_path: Path) -> None:
         if kept.name != "last-known-good.json"
     ]
     assert len(plants.made) >= 50
-    assert [secret for output in outputs for secret in plants.found_in(output)] == []
+    leaks = [secret for output in outputs for secret in plants.found_in(output)]
+    assert leaks == [], "\n".join(leaks)
+    figures(f"{len(plants.made)} secrets planted, none in {sum(map(len, outputs)):,} characters of output")
     assert any("reload.part_failed" in output and "Traceback" in output for output in outputs)
     assert any("STATUS=" in output for output in outputs)
+    assert any("ended early: ConnectionError" in output for output in outputs)
+
+
+async def failed_jobs(service: Running) -> str:
+    """Have a job of each kind fail; return what is told of it."""
+    outputs: list[str] = []
+    for queue in ("coroutine", "thread", "process"):
+        body = {"queue": queue, "payload": "x"}
+        job_id = (await service.http.post("/admin/jobs", json=body)).json()["id"]
+
+        async def told_why(job_id: str = job_id) -> bool:
+            return (await service.get(f"/admin/jobs/{job_id}"))["traceback"] is not None
+
+        await wait_until(told_why, 20, f"a failed {queue}")
+        job = await service.get(f"/admin/jobs/{job_id}")
+        assert "refused" in job["traceback"]
+        assert "***" in job["traceback"]
+        outputs += [json.dumps(job), said(await service.verb("jobs", "show", job_id))]
+    return "\n".join(outputs)
 
 
 async def checked(conf: Path, environ: dict[str, str]) -> str:
     """Return what `check` says without a service, and how a start on this file ends."""
-    said = ""
-    for verb in (("check", TARGET), ("run", TARGET)):
-        done = await anyio.run_process(
-            [*HOTRELOAD, *verb, "--config", str(conf)], check=False, cwd=ROOT, env={**environ, "PATH": "/usr/bin:/bin"}
+    said_by = [await ended(conf, environ, *verb) for verb in (("check", TARGET), ("run", TARGET))]
+    assert [code for code, _ in said_by] in ([1, 78], [0, 4])
+    return "".join(output for _, output in said_by)
+
+
+async def ended(conf: Path, environ: dict[str, str], *verb: str) -> tuple[int, str]:
+    """Run a command on a file to its end; returns its exit code and both outputs."""
+    command = [*HOTRELOAD, *verb, "--config", str(conf)]
+    with anyio.fail_after(60):
+        done = await anyio.run_process(command, check=False, cwd=ROOT, env={**environ, "PATH": "/usr/bin:/bin"})
+    return done.returncode, said(done)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "expected", "line"),
+    [
+        ({"place": "validator"}, 78, "a validator failed: LookupError: "),
+        ({"place": "system"}, 4, "cannot start: "),
+        ({"place": "defect"}, 1, "hotreload ended by a defect"),
+        ({"value": "a word"}, 78, "value: must be a whole number"),
+        ({"place": "resource"}, 78, "resources.client cannot be built: RuntimeError: "),
+    ],
+)
+async def test_a_start_that_fails_tells_no_secret(
+    short_path: Path, trouble: dict[str, Any], expected: int, line: str
+) -> None:
+    plants = Plants()
+    (short_path / "credentials").mkdir()
+    (short_path / "credentials/password").write_text(plants.new())
+    (short_path / "ov.conf").write_text(text(**configuration(plants, **trouble)))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(short_path / "notify"))
+        environ = {
+            "NOTIFY_SOCKET": str(short_path / "notify"),
+            "CREDENTIALS_DIRECTORY": str(short_path / "credentials"),
+            "OVCONF__HOTRELOAD__ROOT_KEY": plants.new(),
+        }
+        code, output = await ended(
+            short_path / "ov.conf", environ, "run", TARGET, "--socket", str(short_path / "run/s")
         )
-        assert done.returncode in (0, 1, 78)
-        said += f"{done.stdout!r}{done.stderr!r}"
-    return said
+        assert code == expected, output
+        assert line in output
+        assert plants.found_in(output + heard(listener)) == []
 
 
 def test_a_traceback_of_a_settings_error_holds_no_value() -> None:

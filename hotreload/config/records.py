@@ -1,0 +1,73 @@
+"""Log records, and what nobody caught, without secrets: whoever logs, and whatever writes it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+Scrub = Callable[[str], str]
+
+
+class ScrubbedRecords:
+    """Makes records without secrets, whatever handler or formatter writes them.
+
+    A record in which nothing is masked stays as it is, arguments and exception included. What is given as `extra`
+    is added later by `logging` and not looked at.
+    """
+
+    def __init__(self, made_by: Callable[..., logging.LogRecord], scrub: Scrub) -> None:
+        self._made_by = made_by
+        self._scrub = scrub
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        """Make one record."""
+        record = self._made_by(*args, **kwargs)
+        self._scrub_message(record)
+        self._scrub_exception(record)
+        return record
+
+    def _scrub_message(self, record: logging.LogRecord) -> None:
+        try:
+            said = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - logging itself would print the arguments as they are
+            record.msg, record.args = f"{record.msg} (cannot be put together: {type(error).__name__})", ()
+            return
+        if (clean := self._scrub(said)) != said:
+            record.msg, record.args = clean, ()
+
+    def _scrub_exception(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[0] is not None:
+            told = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+            if (clean := self._scrub(told)) != told:
+                record.exc_text, record.exc_info = clean, None
+        if record.stack_info:
+            record.stack_info = self._scrub(record.stack_info)
+
+
+def scrub_all(scrub: Scrub, say: Callable[[str], str] = str) -> None:
+    """Let every record of this process and all that nobody catches pass through `scrub`; a second call changes nothing.
+
+    What nobody catches is printed on stderr as `say` returns it.
+    """
+    made_by = logging.getLogRecordFactory()
+    if isinstance(made_by, ScrubbedRecords):
+        return
+    logging.setLogRecordFactory(ScrubbedRecords(made_by, scrub))
+
+    def uncaught(
+        kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, where: str = ""
+    ) -> None:
+        if sys.stderr is not None and not issubclass(kind, SystemExit):
+            told = where + "".join(traceback.format_exception(kind, error, trace)).rstrip("\n")
+            print(say(scrub(told)), file=sys.stderr)
+
+    sys.excepthook = uncaught
+    sys.unraisablehook = lambda met: uncaught(
+        met.exc_type, met.exc_value, met.exc_traceback, f"{met.err_msg or 'Exception ignored in'}: {met.object!r}\n"
+    )
+    threading.excepthook = lambda met: uncaught(met.exc_type, met.exc_value, met.exc_traceback)
