@@ -89,13 +89,15 @@ class Remaking:
         return Making(left, len(self._queued) - left - len(failed), {**self._refused, **failed})
 
 
-async def _reindex(fault: Fault) -> str:
-    """Queue a folder; return the id of its task."""
-    forced = {"force": True} if fault.reason in BODIES else {}
+async def _reindex(fault: Fault, *, deep: bool = False) -> str:
+    """Queue a folder, `deep` with what is below; return the id of its task.
+
+    A folder by itself is made of what there is of its files and folders. Where an import failed there is nothing of
+    them either, and it takes a deep one, which makes what is not in the index.
+    """
+    how = {"recursive": deep} | ({"force": True} if fault.reason in BODIES and not deep else {})
     context = acting(fault.account, fault.uri)
-    made: Mapping[str, Any] = await service().reindex(
-        uri=fault.uri, mode=MODE, wait=False, recursive=False, ctx=context, **forced
-    )
+    made: Mapping[str, Any] = await service().reindex(uri=fault.uri, mode=MODE, wait=False, ctx=context, **how)
     return str(made["task_id"])
 
 
@@ -106,7 +108,7 @@ async def _follow(queued: _Queued) -> None:
         return
     if error is not None and queued.attempts < ATTEMPTS:
         try:
-            queued.task_id = await _reindex(queued.fault)
+            queued.task_id = await _reindex(queued.fault, deep=queued.attempts == ATTEMPTS - 1)
         except Exception as refused:  # noqa: BLE001 - told to whoever follows
             if _taken(refused):
                 return  # at the next look

@@ -136,6 +136,13 @@ async def test_one_call_for_each_folder_in_memories_and_skills_too(model: Any, h
         model.set(fail_status=500)
         report, code = await reindex(server, "--wait")
         assert (code, [each["id"] for each in report["made"]["failed"]]) == (1, ["viking://resources/deep"])
+        await server.add_document("unlucky")
+        await wait_until(lambda: idle(server), 60, "the import has failed as it could")
+        model.set(fail_status=0)
+        left = {"viking://resources/deep", "viking://resources/unlucky"}  # placeholders, and nothing of the new file
+        report, code = await reindex(server, "--wait")
+        assert (left <= found(report).keys(), report["made"]["failed"], code) == (True, [], 0), report
+        assert found((await reindex(server))[0]) == {}
 
 
 async def test_killed_again_and_again_everything_is_there_after_the_last_start(

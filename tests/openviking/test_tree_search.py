@@ -201,7 +201,11 @@ async def test_what_fails_again_and_again_has_failed(service: Service, tracker: 
     tracker.ends = [end] * 3
     assert [(await search.making(found)).left for _ in range(3)] == [1, 1, 0]
     assert (await search.making(found)).failed == {"viking://resources/a": error}
-    assert len(service.asked) == 3
+    assert [(asked["recursive"], "force" in asked) for asked in service.asked] == [
+        (False, True),
+        (False, True),
+        (True, False),
+    ]
 
 
 async def test_what_fails_is_queued_again_though_nobody_asks(
