@@ -169,12 +169,19 @@ async def test_a_remote_restart_comes_back_hooked(home: Home, tmp_path: Path, no
         assert await server.ended(20) == 0
 
 
-async def test_an_occupied_port_is_told_by_the_exit_code(home: Home) -> None:
+async def test_an_occupied_port_is_told_by_exit_code_and_status(
+    home: Home, tmp_path: Path, notifications: socket.socket
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", home.port))
         taken.listen()
-        server = await start(home, home.ours)
+        server = await start(home, home.ours, env={"NOTIFY_SOCKET": str(tmp_path / "notify")})
         try:
+            words: list[str] = []
+            why = "STATUS=cannot start: "
+            await wait_until(
+                lambda: words.extend(heard(notifications)) or any(why in word for word in words), 60, "it is told"
+            )
             assert await server.ended(60) == 4
         finally:
             await server.close()
