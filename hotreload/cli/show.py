@@ -99,11 +99,13 @@ def drain_line(progress: Mapping[str, Any]) -> str:
 
 def drain_view(report: Mapping[str, Any]) -> RenderableType:
     """Return the drain report as a person reads it."""
-    counts = [
-        f"{len(report[key])} {key}" for key in ("finished", "requeued", "checkpointed", "abandoned") if report[key]
-    ]
+    parts = ("finished", "failed", "requeued", "checkpointed", "abandoned")
+    counts = [f"{len(report[key])} {key}" for key in parts if report.get(key)]
     text = f"drained in {report['elapsed_s']:.2f} s of {report['deadline_s']:g} s: {', '.join(counts) or 'nothing ran'}"
     verdict = Text(f"{text}; {report['lost']} lost", "green" if not report["lost"] else "red")
+    if not report.get("flushed", True):
+        left = len(report["unflushed"])
+        verdict.append(f"; the store could not be written: {left} go back to the queue at the next start", "red")
     if report.get("reconstructed"):
         verdict.append("; it was cut, this is what the next start found", "yellow")
     return Group(verdict, *(Text(f"  did not stop: {line}", "yellow") for line in report.get("stuck", ())))

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from hotreload.admin.control_socket import bind_tcp
 from hotreload.cli import run_verb
 from hotreload.cli.exits import Exit
+from hotreload.cli.show import console, drain_view
 from hotreload.cli.trusted import trusted_uids
 from hotreload.cli.verbs import root
 from hotreload.config.fields import Effect
@@ -482,6 +483,13 @@ def process(short_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for child in started:
         child.kill()
         child.communicate()
+
+
+def test_a_drain_that_could_not_be_written_says_where_the_jobs_are(capsys: pytest.CaptureFixture[str]) -> None:
+    report = {"elapsed_s": 1.0, "deadline_s": 5, "lost": 0, "flushed": False, "unflushed": ["a", "b"], "failed": ["c"]}
+    console().print(drain_view(report))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 failed; 0 lost; the store could not be written: 2 go back to the queue at the next start" in text
 
 
 def test_drain_follows_until_the_process_is_gone(ask: Ask, process: Any, short_path: Path) -> None:
