@@ -52,7 +52,7 @@ class ScrubbedRecords:
 def scrub_all(scrub: Scrub, say: Callable[[str], str] = str) -> None:
     """Let every record of this process and all that nobody catches pass through `scrub`; a second call changes nothing.
 
-    What nobody catches is printed on stderr as `say` returns it.
+    What nobody catches is printed on stderr as `say` returns it; a hook that somebody else has set is left alone.
     """
     made_by = logging.getLogRecordFactory()
     if isinstance(made_by, ScrubbedRecords):
@@ -66,8 +66,11 @@ def scrub_all(scrub: Scrub, say: Callable[[str], str] = str) -> None:
             told = where + "".join(traceback.format_exception(kind, error, trace)).rstrip("\n")
             print(say(scrub(told)), file=sys.stderr)
 
-    sys.excepthook = uncaught
-    sys.unraisablehook = lambda met: uncaught(
-        met.exc_type, met.exc_value, met.exc_traceback, f"{met.err_msg or 'Exception ignored in'}: {met.object!r}\n"
-    )
-    threading.excepthook = lambda met: uncaught(met.exc_type, met.exc_value, met.exc_traceback)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = uncaught
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = lambda met: uncaught(
+            met.exc_type, met.exc_value, met.exc_traceback, f"{met.err_msg or 'Exception ignored in'}: {met.object!r}\n"
+        )
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = lambda met: uncaught(met.exc_type, met.exc_value, met.exc_traceback)

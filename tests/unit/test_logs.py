@@ -96,6 +96,15 @@ def test_what_is_printed_as_an_error_holds_none(handler: Kept) -> None:
     assert logs.scrub(f"{SECRET}!") == "***!"
 
 
+def test_the_hook_of_somebody_else_is_left_alone() -> None:
+    code = (
+        "import sys\nfrom hotreload.host import logs\nhook = lambda *met: print('mine')\n"
+        "sys.excepthook = hook\nlogs.configure()\nassert sys.excepthook is hook\n1 / 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("mine\n", "")
+
+
 def test_what_nobody_caught_holds_none() -> None:
     code = f"""
 import threading
