@@ -27,7 +27,7 @@ from hotreload.lifecycle import Flushed, Lifecycle, Phase, Window
 log = logging.getLogger(__name__)
 TEND_S = 0.5
 MARK_S = 1.0
-ASK_S = 0.05
+ASK_S = 0.15
 """How long before the last resort would flush a loop asks for it that is not blocked."""
 STOPPING_S = 0.1
 """What is kept between the last moment of work that was left to finish and the flush, for it to stop."""
@@ -131,7 +131,7 @@ class DrainCoordinator:
             budget = replace(budget, deadline_s=deadline_s)
         self.reason = reason
         self.deadline = Deadline.starting(started, budget)
-        self._lifecycle.window = Window(self.deadline.grace_ends, self.deadline.flush_at - STOPPING_S)
+        self._lifecycle.window = Window(self.deadline.grace_ends, self.deadline.flush_at - ASK_S - STOPPING_S)
         self._last_resort.arm(self.deadline)
         if self._sentinel is not None:
             self._sentinel.arm(self.deadline.ends)
