@@ -13,6 +13,7 @@ from tests.systemd.unit import HOTRELOAD, NAME, Served
 
 IN_A_ROW = 100
 AT_ONCE_S = 3.0
+"""Beside what a reload takes that finds nothing new: a client's start, on however busy a machine."""
 CLIENT_S = 2
 
 pytestmark = BOTH_MANAGERS
@@ -29,13 +30,14 @@ def test_the_exit_code_is_the_verdict(served: Served) -> None:
     assert "generation 2, reload applied" in served.status
     assert "value 0 → 3" in served.status
 
-    assert served.systemctl("reload").code == 0
+    unchanged = served.systemctl("reload")
+    assert unchanged.code == 0
     assert "generation 2, reload unchanged" in served.status
 
     served.write('{"hotreload": {"watch": false},\n "value": -7}')
     refused = served.systemctl("reload")
     assert refused.code != 0
-    assert refused.took_s < AT_ONCE_S
+    assert refused.took_s < unchanged.took_s + AT_ONCE_S
     assert "generation 2, reload rejected" in served.status
     assert served.show("StatusErrno", "ActiveState") == {"StatusErrno": "22", "ActiveState": "active"}
     shown = served.systemctl("status", "--no-pager").out
@@ -67,14 +69,15 @@ def _every_reload_was_ended(served: Served) -> int:
 def test_a_part_that_hangs_fails_the_reload_within_its_limit(served: Served) -> None:
     served.install()
     served.start()
+    unchanged = served.systemctl("reload")
     served.configure(value=1, build_s=600)
     done = served.systemctl("reload")
     assert done.code != 0
-    assert 5 < done.took_s < 5 + AT_ONCE_S
+    assert 5 < done.took_s < 5 + unchanged.took_s + AT_ONCE_S
     assert served.active == "active"
     assert "generation 1, reload rolled_back" in served.status
     assert "within 5 s" in served.status
-    assert _every_reload_was_ended(served) == 1
+    assert _every_reload_was_ended(served) == 2
 
 
 def test_a_client_that_waits_for_too_long_leaves_the_reload_going(served: Served) -> None:

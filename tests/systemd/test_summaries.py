@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.systemd.unit import Manager, Unit, printed
+from tests.systemd.unit import HOTRELOAD, Manager, Unit, printed
 
 NAME = "summaries"
 DOCUMENTS = 12
@@ -39,16 +39,18 @@ class Summaries(Unit):
 
 def test_reload_stop_with_work_and_resume(manager: Manager) -> None:
     summaries = Summaries(manager)
-    summaries.configure(max_concurrent=2, pace_s=0.2)
+    summaries.configure(max_concurrent=2, pace_s=2.0)
     summaries.start()
-    summaries.configure(max_concurrent=4, pace_s=0.5)
+    summaries.configure(max_concurrent=4, pace_s=2.1)
     assert summaries.systemctl("reload").code == 0
     assert "vlm.max_concurrent 2 → 4" in summaries.status
-    summaries.configure(max_concurrent=0, pace_s=0.5)
+    summaries.configure(max_concurrent=0, pace_s=2.1)
     assert summaries.systemctl("reload").code != 0
     assert "generation 2, reload rejected" in summaries.status
     assert "vlm.max_concurrent" in summaries.status
 
+    look = f"until {HOTRELOAD} status --json --name {NAME} | grep -q '\"running\": 4'; do sleep 0.05; done"
+    summaries.box.ok("sh", "-c", look)
     summaries.configure(max_concurrent=8, pace_s=0.0)
     assert summaries.systemctl("stop").code == 0
     assert summaries.show("Result") == {"Result": "success"}
@@ -56,6 +58,6 @@ def test_reload_stop_with_work_and_resume(manager: Manager) -> None:
 
     summaries.start()
     summaries.ended_well()
-    assert summaries.last_drain()["requeued"] != []
+    assert len(summaries.last_drain()["requeued"]) == 4
     look = f"until [ $(find /var/lib/{NAME}/workspace -name .abstract.md | wc -l) = {DOCUMENTS} ]; do sleep 0.05; done"
     summaries.box.ok("sh", "-c", look)
