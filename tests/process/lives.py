@@ -194,8 +194,8 @@ class Life:
             os._exit(run_verb([*arguments, "--socket", self._socket]))
         return child
 
-    def stop(self, by: str = "signal") -> tuple[float, float]:
-        """Have it drain; return how long the process took to be gone, and how late this one was woken towards the end.
+    def stop(self, by: str = "signal", *, watched_from_s: float = DEADLINE_S - 0.3) -> tuple[float, float]:
+        """Have it drain; return how long the process took to be gone, and how late this one was woken from then on.
 
         The second figure, a sum, is what a busy machine takes from everybody. A command's time is that from its answer
         on, as `POST /admin/drain` would be given.
@@ -214,7 +214,7 @@ class Life:
         while not self.gone(0.005) and before - began < DEADLINE_S + 10:
             now = time.monotonic()
             late_s = now - before - 0.006
-            stolen_s += late_s if late_s > 0 and now - began > DEADLINE_S - 0.3 else 0.0
+            stolen_s += late_s if late_s > 0 and now - began > watched_from_s else 0.0
             before = now
         took_s = time.monotonic() - began
         self.end()
