@@ -23,7 +23,7 @@ from hotreload.queue.drained import Drained
 from hotreload.queue.exchange import Exchange, Exchanges
 from hotreload.queue.guard import run_guarded
 from hotreload.queue.health import Health
-from hotreload.queue.job import Backoff, JobRow, JobState, NewJob, Verdict, decide
+from hotreload.queue.job import Backoff, Done, JobRow, JobState, NewJob, Verdict, decide
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.lock import StoreLock
 from hotreload.queue.marking import DrainMark
@@ -245,7 +245,8 @@ class SqliteQueue(Tended, Drained):
 
     async def exchange(self, queue: str, limit: int, ended: Sequence[tuple[JobRow, Verdict]]) -> Exchanged:
         """As `Queue.exchange`. Cancelled, the verdicts may be written; what it took goes back."""
-        claim = Claim(queue, limit) if limit > 0 and self._promising(queue) else None
+        comes_back = any(not isinstance(verdict, Done) for _, verdict in ended)
+        claim = Claim(queue, limit) if limit > 0 and (comes_back or self._promising(queue)) else None
         if claim is None and not ended:
             return Exchanged([], [])
         call = Exchange([self._settlement(*one) for one in ended], claim)
