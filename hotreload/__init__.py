@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from hotreload.recovery.scan import Missing, PassedOver, Present
     from hotreload.reload.apply import Prepared, Reloadable, Transition
-    from hotreload.service import Service
+    from hotreload.service.declaration import Service
     from hotreload.workers.job import Job, SyncJob
 
 _HOME = {
@@ -59,7 +59,7 @@ _HOME = {
     "Reloadable": "reload.apply",
     "Restart": "config.fields",
     "Secret": "config.fields",
-    "Service": "service",
+    "Service": "service.declaration",
     "ServiceUnreachable": "errors",
     "StoreOwned": "errors",
     "StoreUnavailable": "errors",

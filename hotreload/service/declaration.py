@@ -1,10 +1,9 @@
-"""What a user declares: settings, workers, shared resources, recovery; and how it becomes one running process."""
+"""What a user declares: settings, workers, shared resources, parts, recovery; and how it is run."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -17,41 +16,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hotreload.admin.app import create_app
 from hotreload.admin.control import Control
 from hotreload.admin.place import check_name
-from hotreload.config.model import Validated
 from hotreload.config.settings import LiveSettings, SettingsModel
-from hotreload.errors import ConfigInvalid
 from hotreload.host.documents import PoolFigures
 from hotreload.host.parts import Parts
 from hotreload.host.peoples_jobs import PeoplesJobs
 from hotreload.host.process import serve
 from hotreload.host.start import RunOptions, Started, check
 from hotreload.host.work import Work
-from hotreload.recovery.scan import QueueSearch, Scan, Seen
 from hotreload.reload.apply import Reloadable
 from hotreload.reload.report import ReloadReport
 from hotreload.reload.validate import Source
-from hotreload.workers.execution import Execution, Handler, runner
-from hotreload.workers.job import Job, Surroundings, SyncJob
+from hotreload.service.composition import Declared, DeclaredModel, Recovers, Worker, compose, search
+from hotreload.workers.execution import runner
+from hotreload.workers.job import Job, SyncJob
 from hotreload.workers.kind import Kind, Migrate
-from hotreload.workers.limits import Limit, SharedLimit
-from hotreload.workers.pool import Pool
-from hotreload.workers.resize import Resize, limit_problems
 from hotreload.workers.resources import Factory, Resource
 
 H = TypeVar("H", bound=Callable[..., Any])
 F = TypeVar("F", bound=Callable[..., AsyncIterator[Any]])
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A declared worker: its jobs' kind, its handler, the resources it is handed, its limit and those it shares."""
-
-    kind: Kind
-    handler: Handler
-    process: bool
-    resources: tuple[str, ...]
-    limit: Callable[[Any], int]
-    shares: tuple[str, ...]
 
 
 class Service:
@@ -66,14 +48,10 @@ class Service:
         self.name = check_name(name)
         self.version = version
         self.settings = settings
-        self._workers: dict[str, Worker] = {}
-        self._limits: dict[str, Callable[[Any], int]] = {}
+        self._declared = Declared()
         self._work: Work | None = None
-        self._resources: dict[str, Resource] = {}
-        self._reloadables: dict[str, Reloadable] = {}
         self._started: Started | None = None
         self._admin: ASGIApp | None = None
-        self._scans: list[tuple[str, Callable[[Any], AsyncIterator[Seen]]]] = []
 
     def worker(
         self,
@@ -99,7 +77,7 @@ class Service:
         """
 
         def declare(handler: H) -> H:
-            if queue in self._workers:
+            if queue in self._declared.workers:
                 raise ValueError(f"queue {queue!r} has a worker already")
             kind = Kind(
                 queue=queue,
@@ -113,16 +91,16 @@ class Service:
             if process and resources:
                 raise ValueError(f"worker {queue!r}: {resources[0]!r} cannot be handed to another process")
             runner(handler, process=process)  # raises where this cannot be
-            self._workers[queue] = Worker(kind, handler, process, resources, _asked(limit), tuple(shares))
+            self._declared.workers[queue] = Worker(kind, handler, process, resources, _asked(limit), tuple(shares))
             return handler
 
         return declare
 
     def limit(self, name: str, value: Callable[[Any], int] | int) -> None:
         """Declare a limit over all workers that name it in `shares`; its places are given out fairly."""
-        if name in self._limits:
+        if name in self._declared.limits:
             raise ValueError(f"limit {name!r} is declared already")
-        self._limits[name] = _asked(value)
+        self._declared.limits[name] = _asked(value)
 
     async def enqueue(
         self, queue: str, payload: Any, *, key: str | None = None, priority: int = 0, delay_s: float = 0.0
@@ -144,9 +122,9 @@ class Service:
 
         def declare(factory: F) -> F:
             name = factory.__name__
-            if name in self._resources:
+            if name in self._declared.resources:
                 raise ValueError(f"resource {name!r} is declared already")
-            self._resources[name] = Resource(name, cast(Factory, factory), tuple(rebuilt_by))
+            self._declared.resources[name] = Resource(name, cast(Factory, factory), tuple(rebuilt_by))
             return factory
 
         return declare
@@ -156,9 +134,9 @@ class Service:
 
         Parts are prepared and committed in the order they were declared, after the resources and before the limits.
         """
-        if part.name in self._reloadables:
+        if part.name in self._declared.reloadables:
             raise ValueError(f"a part {part.name!r} is declared already")
-        self._reloadables[part.name] = part
+        self._declared.reloadables[part.name] = part
 
     def recovers(self, queue: str) -> Callable[[F], F]:
         """Declare `async def scan(settings)` of a queue, an asynchronous generator that says what should exist.
@@ -168,7 +146,7 @@ class Service:
         """
 
         def declare(scan: F) -> F:
-            self._scans.append((queue, cast("Callable[[Any], AsyncIterator[Seen]]", scan)))
+            self._declared.scans.append((queue, cast(Recovers, scan)))
             return scan
 
         return declare
@@ -226,33 +204,19 @@ class Service:
 
     def _source(self, options: RunOptions) -> Source[Any]:
         path = options.config or Path("ov.conf")
-        model = _DeclaredModel(self.settings, self._all_limits())
+        model = DeclaredModel(self.settings, self._declared.all_limits())
         return Source(
             path=path.absolute(), model=model, own_options=options.own_settings(), more_files=model.credential_files
         )
 
-    def _all_limits(self) -> dict[str, Callable[[Any], int]]:
-        limits = {f"workers.{queue}": worker.limit for queue, worker in self._workers.items()}
-        return limits | {f"limits.{name}": wanted for name, wanted in self._limits.items()}
-
     def _parts(self, started: Started) -> Parts:
         """Make the parts of one process of this service."""
-        self._check_declarations()
         self._started = started
-        settings = started.snapshots.current.settings
-        shared = {name: SharedLimit(name, wanted(settings)) for name, wanted in self._limits.items()}
-        self._work = work = Work(
-            store=started.store,
-            kinds={queue: worker.kind for queue, worker in self._workers.items()},
-            pools=[self._pool(worker, started, shared) for worker in self._workers.values()],
-            resources=list(self._resources.values()),
-            snapshots=started.snapshots,
-        )
-        resizes = [Resize(pool.name, pool.limit, self._workers[pool.queue_name].limit) for pool in work.pools]
-        resizes += [Resize(limit.name, limit, self._limits[name]) for name, limit in shared.items()]
+        self._work, shared, reloadables = compose(self._declared, started)
+        work = self._work
         return Parts(
             version=self.version,
-            reloadables=[*work.resources, *self._reloadables.values(), *resizes],
+            reloadables=reloadables,
             drainables=work.pools,
             flush=work.flush,
             pools=work.pool_figures,
@@ -260,64 +224,11 @@ class Service:
             generations=work.generations,
             start=work.start,
             schema=self.schema,
-            search=self._search(started) if self._scans else None,
+            search=search(self._declared, started),
             met=self._met,
-            limits=lambda: [PoolFigures(one.name, one.value, one.running, 0, None) for one in shared.values()],
-            jobs=PeoplesJobs(started.store, work.enqueue, tuple(self._workers)),
+            limits=lambda: [PoolFigures(one.name, one.value, one.running, 0, None) for one in shared],
+            jobs=PeoplesJobs(started.store, work.enqueue, tuple(self._declared.workers)),
         )
-
-    def _search(self, started: Started) -> QueueSearch:
-        kinds = {queue: worker.kind for queue, worker in self._workers.items()}
-        scans = [Scan(queue, scan, kinds[queue].payload, kinds[queue].version) for queue, scan in self._scans]
-        return QueueSearch(scans, started.store, lambda: started.snapshots.current.settings)
-
-    def _pool(self, worker: Worker, started: Started, shared: dict[str, SharedLimit]) -> Pool:
-        around = Surroundings(
-            queue=started.store,
-            kind=worker.kind,
-            newest=lambda: started.snapshots.current,
-            draining=lambda: started.lifecycle.draining,
-            window=lambda: started.lifecycle.window,
-            kinds={queue: other.kind for queue, other in self._workers.items()},
-        )
-        resources = [self._resources[name] for name in worker.resources]
-        return Pool(
-            name=worker.kind.queue,
-            queue=started.store,
-            limit=Limit(worker.limit(started.snapshots.current.settings)),
-            shared=[shared[name] for name in worker.shares],
-            execution=Execution(
-                runner(worker.handler, process=worker.process), around, resources, started.redactor.scrub
-            ),
-            window=around.window,
-        )
-
-    def _check_declarations(self) -> None:
-        for queue, worker in self._workers.items():
-            for name in worker.resources:
-                if name not in self._resources:
-                    raise ValueError(f"worker {queue!r} asks for {name!r}, and no resource has that name")
-            for name in worker.shares:
-                if name not in self._limits:
-                    raise ValueError(f"worker {queue!r} shares {name!r}, and no limit has that name")
-        for queue, _ in self._scans:
-            if queue not in self._workers:
-                raise ValueError(f"a scan recovers {queue!r}, and no worker serves that queue")
-
-
-class _DeclaredModel(SettingsModel[Any]):
-    """A settings model whose settings are valid where each declared limit can be asked of them as well."""
-
-    def __init__(self, model: type[LiveSettings], limits: Mapping[str, Callable[[Any], int]]) -> None:
-        super().__init__(model)
-        self._limits = limits
-
-    def validate(self, data: Mapping[str, Any], folder: Path) -> Validated[Any]:
-        """Validate, then ask the limits; ConfigInvalid with every problem of either."""
-        validated = super().validate(data, folder)
-        if problems := limit_problems(self._limits, validated.settings):
-            raise ConfigInvalid(problems)
-        return validated
 
 
 def _asked(limit: Callable[[Any], int] | int) -> Callable[[Any], int]:
