@@ -97,7 +97,7 @@ types: .venv/.tests ## basedpyright, strict
 
 unit: .venv/.tests ## the tests alone
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(APART:%=--ignore=tests/%)
+	$(BIN)/coverage run -m pytest -n 2 --dist worksteal $(APART:%=--ignore=tests/%)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --omit='hotreload/openviking/*' --fail-under=93
 	$(BIN)/coverage report --include=$(PURE) --fail-under=100

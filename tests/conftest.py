@@ -14,7 +14,7 @@ import pytest
 
 from tests.systemd.base import NOT_ROOT
 
-FIGURES = pytest.StashKey[list[str]]()
+FIGURE = "figure"
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 hypothesis.settings.register_profile("shared", deadline=None)
@@ -40,17 +40,18 @@ def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Take a line of what was measured; all of them are printed at the end of the run, with the test's name."""
 
     def measured(line: str) -> None:
-        request.config.stash.setdefault(FIGURES, []).append(f"{request.node.name}: {line}")
+        request.node.user_properties.append((FIGURE, f"{request.node.name}: {line}"))
 
     return measured
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what the tests measured."""
-    lines = config.stash.get(FIGURES, [])
-    if lines:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests measured, whichever process they ran in."""
+    reports = [report for group in terminalreporter.stats.values() for report in group if hasattr(report, "nodeid")]
+    told = [value for report in reports for name, value in getattr(report, "user_properties", ()) if name == FIGURE]
+    if told:
         terminalreporter.section("figures")
-        for line in lines:
+        for line in dict.fromkeys(told):
             terminalreporter.write_line(line)
 
 
