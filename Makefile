@@ -61,6 +61,11 @@ $(CONF): | .venv/.runs
 
 # --- checks --------------------------------------------------------------------------------------
 
+# Real processes, signals and deadlines are tested on whatever machine this is, two tests or more at a time. What fails
+# there is run once more, alone: what is broken fails again.
+AGAIN = || { echo 'what failed, once more and alone:'; $(1) --last-failed --last-failed-no-failures none $(2); }
+COVERED := $(BIN)/coverage run -m pytest
+
 # What needs the stock server or a systemd of its own has its own target; the coverage of all is one report.
 APART := openviking systemd
 TYPED := $(filter-out hotreload/openviking/ hotreload/__pycache__/,$(wildcard hotreload/*/)) $(wildcard hotreload/*.py)
@@ -73,7 +78,7 @@ test: lint types unit ## lint, types and tests with branch coverage, but for wha
 
 test-openviking: .venv/.openviking ## types and tests of the adapter on stock OpenViking, and the tour
 	$(BIN)/basedpyright hotreload/openviking examples/openviking
-	$(BIN)/coverage run -m pytest tests/openviking
+	$(COVERED) tests/openviking $(call AGAIN,$(COVERED),tests/openviking)
 	$(BIN)/coverage combine --append --quiet
 	$(BIN)/coverage report --fail-under=80
 
@@ -81,7 +86,7 @@ BOXES := 4  # at once: most of the time they wait
 
 test-systemd: .venv/.openviking ## tests under real systemd 252 and 257 in containers; as root, with mmdebstrap and nspawn
 	$(BIN)/python -m tests.systemd.base
-	$(BIN)/python -m pytest -n $(BOXES) --dist worksteal tests/systemd
+	$(BIN)/python -m pytest -n $(BOXES) --dist worksteal tests/systemd $(call AGAIN,$(BIN)/python -m pytest,tests/systemd)
 
 test-recovery-full: .venv/.openviking ## what the search for missing work is held to, at full counts: minutes
 	HOTRELOAD_FILES=100000 HOTRELOAD_DOCUMENTS=300 HOTRELOAD_OPENVIKING_KILLS=10 HOTRELOAD_FOLDERS=20000 \
@@ -97,7 +102,7 @@ types: .venv/.tests ## basedpyright, strict
 
 unit: .venv/.tests ## the tests alone
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist worksteal $(APART:%=--ignore=tests/%)
+	$(COVERED) -n 2 --dist worksteal $(APART:%=--ignore=tests/%) $(call AGAIN,$(COVERED),$(APART:%=--ignore=tests/%))
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --omit='hotreload/openviking/*' --fail-under=93
 	$(BIN)/coverage report --include=$(PURE) --fail-under=100
