@@ -2,25 +2,34 @@
 
     scheduled ──due──→ ready ──claim──→ running ──done──→ done
         ↑                ↑                 │
-        └───── failed, attempts left ──────┤
+        └─ failed, attempts left; snoozed ─┤
                          └── interrupted, crashed ──┤
                                            └── failed for good, crashed alone 3 times ──→ dead
 
-Failures, interruptions and crashes are counted apart: only a failure uses an attempt. A crash is the end of the
-process while the job ran and no drain had begun. Nobody knows which of the running jobs ended the process, so
-all of them are suspected: after `CRASHES_TO_SUSPECT` crashes without progress a job is a suspect and runs alone;
-after `CRASHES_ALONE_TO_PARK` crashes without progress in which it was alone it is parked. Progress is a
-checkpoint whose cursor differs from the one before.
+Failures, interruptions and crashes are counted apart: only a failure uses an attempt, and a snoozed job moves no
+counter. A crash is the end of the process while the job ran and no drain had begun. It is not known which of the
+running jobs ended the process, so all of them are suspected: after `CRASHES_TO_SUSPECT` crashes without progress a
+job is a suspect and runs alone in its queue; after `CRASHES_ALONE_TO_PARK` crashes without progress in which it was
+the only suspect that ran it is parked. Progress is a checkpoint whose cursor differs from the one before, or a step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, assert_never
 
+from hotreload.errors import PayloadTooLarge
+
+MAX_ATTEMPTS: Final = 25
+"""With the default backoff a job that always fails is dead after about two weeks, as in River."""
 CRASHES_TO_SUSPECT: Final = 2
 CRASHES_ALONE_TO_PARK: Final = 3
+PAYLOAD_MOST: Final = 16 * 1024 * 1024
+"""Bytes of a payload, cursor, step or result as JSON, where no setting says otherwise."""
 
 
 class JobState(StrEnum):
@@ -31,13 +40,15 @@ class JobState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     DEAD = "dead"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to enqueue: `payload` is a JSON value, `version` that of its type, `run_at_ms` Unix ms or None for now.
 
-    Lower `priority` is claimed first. `dedupe_key` is unique among the unfinished jobs of its queue.
+    Lower `priority` is claimed first. `dedupe_key` is unique among the unfinished jobs of its queue; what no database
+    can hold of it is escaped (see `storable`). ValueError for a queue's name that cannot be one.
     """
 
     queue: str
@@ -45,22 +56,39 @@ class NewJob:
     dedupe_key: str | None = None
     priority: int = 0
     run_at_ms: int | None = None
-    max_attempts: int = 5
+    max_attempts: int = MAX_ATTEMPTS
     version: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.queue.isprintable():
+            raise ValueError(f"{self.queue!r} is not the name of a queue: a name has printable characters only")
+        if self.dedupe_key is not None:
+            object.__setattr__(self, "dedupe_key", storable(self.dedupe_key))
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What an enqueue did: the id of the job, and where its key was taken already the state of the job that has it.
+
+    `existing` is None for a new job. A job keeps its key until it has ended.
+    """
+
+    id: str
+    existing: JobState | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """A claimed job as the store has it. `cursor` is the last checkpoint (None: none); counters are apart.
+    """A claimed job as the store has it: payload, last checkpoint (None: none) and results of `steps` as JSON texts.
 
     `attempts` counts failures, so the first run has 0. `stalled_crashes` and `alone_crashes` count crashes since
-    the last progress, in all and as a suspect. A `suspect` is the only job that runs while it runs.
+    the last progress, in all and as the only suspect that ran. A `suspect` is the only job of its queue that runs.
     """
 
     id: str
     queue: str
-    payload: Any
-    cursor: Any
+    payload_json: str
+    cursor_json: str | None
     lease_seq: int
     attempts: int
     max_attempts: int
@@ -74,6 +102,17 @@ class JobRow:
     stalled_crashes: int = 0
     alone_crashes: int = 0
     suspect: bool = False
+    steps: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def payload(self) -> Any:
+        """The payload as a JSON value, decoded at each use."""
+        return from_json(self.payload_json)
+
+    @property
+    def cursor(self) -> Any:
+        """The last checkpoint as a JSON value, decoded at each use; None without one."""
+        return from_json(self.cursor_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +124,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job raised: it uses an attempt; `delay_s` overrides the backoff, `for_good` skips further attempts."""
+    """The job raised: it uses an attempt; `for_good` skips further attempts.
+
+    `delay_s` overrides the backoff and `max_attempts` that of the row: both are the worker's policy in force.
+    """
 
     error: str
     traceback: str | None = None
     delay_s: float | None = None
     for_good: bool = False
+    max_attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +143,27 @@ class Interrupted:
     delay_s: float = 0.0
 
 
-Verdict = Done | Failed | Interrupted
+@dataclass(frozen=True, slots=True)
+class Snoozed:
+    """The job asked to be run again after `delay_s` seconds; it uses no attempt and is no interruption."""
+
+    delay_s: float = 0.0
+
+
+Verdict = Done | Failed | Interrupted | Snoozed
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long a failed job waits: `first_s`, then `factor` times more after each failure, up to `most_s`."""
+    """How long a failed job waits, in seconds: `first_s` × failures to the `power`, at most `most_s`.
+
+    The default is River's (attempt⁴): 1 s, 16 s, 81 s, …, 40 minutes after the seventh failure. An outage of an hour
+    costs a job about eight of its 25 attempts. `power=0` waits `first_s` each time.
+    """
 
     first_s: float = 1.0
-    factor: float = 2.0
-    most_s: float = 3600.0
+    power: float = 4.0
+    most_s: float = 7 * 86_400.0
 
     def delay_ms(self, failures: int, jitter: float) -> int:
         """Return the wait after the `failures`-th failure (from 1): half of it fixed, half times `jitter` in [0, 1].
@@ -118,7 +172,7 @@ class Backoff:
         back together, and none comes back at once.
         """
         try:
-            whole_s = min(self.most_s, self.first_s * self.factor ** (failures - 1))
+            whole_s = min(self.most_s, self.first_s * failures**self.power)
         except OverflowError:
             whole_s = self.most_s
         return int(whole_s * 1000 * (0.5 + 0.5 * jitter))
@@ -150,7 +204,7 @@ def decide(
 ) -> Transition:
     """Return what a verdict makes of a running job; `jitter` in [0, 1] is the caller's random number.
 
-    A done or failed suspect is none any more: it ended without taking the process with it. An interrupted one
+    A done or failed suspect is not one any more: it ended without taking the process with it. An interrupted one
     stays a suspect, because it was not run to its end. An interrupted job keeps its place in the order, unless it
     is to wait.
     """
@@ -160,21 +214,25 @@ def decide(
         case Failed():
             return _after_failure(row, verdict, now_ms, jitter, backoff or Backoff())
         case Interrupted(delay_s=delay_s):
-            to = replace(_back(row), interruptions=row.interruptions + 1)
-            return to if delay_s <= 0 else replace(to, state=JobState.SCHEDULED, run_at_ms=now_ms + int(delay_s * 1000))
+            return _waiting(replace(_back(row), interruptions=row.interruptions + 1), delay_s, now_ms)
+        case Snoozed(delay_s=delay_s):
+            return _waiting(replace(_back(row), stalled_crashes=0, alone_crashes=0, suspect=False), delay_s, now_ms)
         case _:
             assert_never(verdict)
 
 
-def after_crash(row: JobRow) -> Transition:
+def after_crash(row: JobRow, *, only_suspect: bool = True, machine_ended: bool = False) -> Transition:
     """Return what the end of the process, with no drain begun, makes of a job that was running.
 
-    `row` has the counters as stored: a checkpoint with a new cursor has set `stalled_crashes` and `alone_crashes`
-    to 0 since. The job keeps its place in the order and uses no attempt.
+    `row` has the counters as stored: progress has set `stalled_crashes` and `alone_crashes` to 0 since. A suspect was
+    alone where it was the `only_suspect` that ran. Where the machine itself ended (power lost, a reboot) the crash
+    says nothing about the job. It keeps its place in the order and uses no attempt.
     """
     crashes = row.crashes + 1
+    if machine_ended:
+        return replace(_back(row), crashes=crashes)
     stalled = row.stalled_crashes + 1
-    alone = row.alone_crashes + 1 if row.suspect else 0
+    alone = row.alone_crashes + int(row.suspect and only_suspect)
     parked = alone >= CRASHES_ALONE_TO_PARK
     return replace(
         _back(row),
@@ -202,9 +260,13 @@ def _back(row: JobRow) -> Transition:
     )
 
 
+def _waiting(to: Transition, delay_s: float, now_ms: int) -> Transition:
+    return to if delay_s <= 0 else replace(to, state=JobState.SCHEDULED, run_at_ms=now_ms + int(delay_s * 1000))
+
+
 def _after_failure(row: JobRow, failed: Failed, now_ms: int, jitter: float, backoff: Backoff) -> Transition:
     attempts = row.attempts + 1
-    if failed.for_good or attempts >= row.max_attempts:
+    if failed.for_good or attempts >= (failed.max_attempts or row.max_attempts):
         return _ended(row, JobState.DEAD, attempts, row.run_at_ms, reason=failed.error, traceback=failed.traceback)
     delay_ms = backoff.delay_ms(attempts, jitter) if failed.delay_s is None else max(0, int(failed.delay_s * 1000))
     state = JobState.SCHEDULED if delay_ms else JobState.READY
@@ -231,3 +293,58 @@ def _ended(
         traceback=traceback,
         result=result,
     )
+
+
+# --- the JSON texts that a store keeps ------------------------------------------------------------------------------
+
+# ASCII only: a surrogate, as in a file name that is not UTF-8, has no other way into a database.
+to_json: Final[Callable[[Any], str]] = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_decode: Final = json.JSONDecoder().raw_decode
+_LONE: Final = re.compile(r"\\(?:u(?:d[89ab]..\\ud[c-f]..|(d[89a-f]..))|.)")
+"""Each escape of a JSON text; the group is that of half a pair without the other half."""
+_A_BYTE: Final = re.compile("dc[89a-f].")
+"""Python's name for a byte that is not UTF-8 (PEP 383)."""
+
+
+def from_json(text: str | None) -> Any:
+    """Return the value of a JSON text, None for none."""
+    return None if text is None else _decode(text)[0]
+
+
+def stored(value: Any, what: str, most: int) -> str:
+    """Return the JSON text of `value` as it is kept; TypeError or ValueError where it has none, see `checked`."""
+    return checked(to_json(value), what, most)
+
+
+def checked(text: str, what: str, most: int) -> str:
+    """Return a JSON text that may be kept.
+
+    PayloadTooLarge above `most` bytes; ValueError for half a character (a lone surrogate), which no reader takes. Bytes
+    of a file name that are not UTF-8, as Python shows them, are kept.
+    """
+    if len(text) > most:
+        raise PayloadTooLarge(what, len(text), most)
+    if "\\ud" in text and not all(_A_BYTE.fullmatch(half) for half in _LONE.findall(text) if half):
+        raise ValueError(f"{what} holds half a character (a lone surrogate)")
+    return text
+
+
+def holds_bytes(text: str) -> bool:
+    """Say whether a JSON text has bytes in it that are not UTF-8, as Python shows them."""
+    return "\\udc" in text and any(_LONE.findall(text))
+
+
+def storable(name: str) -> str:
+    """Return a key or the name of a step as any database holds it; ValueError for half a character.
+
+    Bytes of a file name that are not UTF-8 are escaped (`\\udcff`), and so is NUL.
+    """
+    if name.isascii() and "\0" not in name:
+        return name
+    checked(to_json(name), f"{name!r}", PAYLOAD_MOST)
+    return escaped(name).replace("\0", "\\x00")
+
+
+def escaped(text: str) -> str:
+    """Return `text` as UTF-8 can hold it: what it cannot hold is written as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

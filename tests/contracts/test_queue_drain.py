@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import json
 import threading
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from hotreload.clock import now_ms
 from hotreload.errors import LeaseLost, QueueDraining
-from hotreload.queue.contract import PutBack
-from hotreload.queue.documents import Put
+from hotreload.queue.contract import DrainMark, Put, PutBack, Recovered
 from hotreload.queue.job import Done, Failed, JobState, NewJob
-from hotreload.queue.marking import DrainMark
-from hotreload.queue.recover import Recovered
-from hotreload.queue.sqlite import SqliteQueue
 
-from .stores import counters_agree
+from .stores import Store
 
 pytestmark = pytest.mark.anyio
-
-
-def crash(queue: SqliteQueue, **options: Any) -> SqliteQueue:
-    """End the owner without a word to its running jobs, and open anew."""
-    queue._reader.close()
-    assert queue._writer.close(5)
-    queue._lock.release()
-    return SqliteQueue.open(queue.path, **options)
 
 
 def report(back: PutBack) -> Put:
     return Put("drain", "d1", json.dumps({"requeued": list(back.requeued.ids)}), 20)
 
 
-async def test_the_last_flush_is_one_transaction_over_all_queues_and_the_report(tmp_path: Path) -> None:
-    queue = SqliteQueue.open(tmp_path / "q.db")
+async def test_the_last_flush_is_one_transaction_over_all_queues_and_the_report(store: Store) -> None:
+    queue = store.open(now_ms=now_ms)
     jobs = [NewJob(name, n) for name in ("a", "b") for n in range(3)]
     done, fails, runs, dead, again, other = (await queue.enqueue(jobs)).ids
     rows = {row.id: row for name in ("a", "b") for row in await queue.claim(name, 3)}
@@ -52,15 +40,14 @@ async def test_the_last_flush_is_one_transaction_over_all_queues_and_the_report(
     assert back.requeued.checkpointed == [runs]
     states = {done: JobState.DONE, fails: JobState.SCHEDULED, dead: JobState.DEAD}
     assert back.states == {**states, **dict.fromkeys((runs, again, other), JobState.READY)}
-    queue = crash(queue)  # nothing was written behind: all of it is there
+    queue = store.crash(now_ms=now_ms)  # nothing was written behind: all of it is there
     assert (queue.recovered.interrupted, queue.recovered.crashed, queue.recovered.drain) == ([], [], None)
     assert queue.documents_sync("drain")[0].body == {"requeued": back.requeued.ids}
     assert queue.close()
-    assert counters_agree(queue.path)
 
 
-async def test_a_flush_that_fails_changes_nothing_and_is_reported_by_the_next_open(tmp_path: Path) -> None:
-    queue = SqliteQueue.open(tmp_path / "q.db")
+async def test_a_flush_that_fails_changes_nothing_and_is_reported_by_the_next_open(store: Store) -> None:
+    queue = store.open(now_ms=now_ms)
     await queue.enqueue([NewJob("a", 1), NewJob("a", 2)])
     first, second = await queue.claim("a", 2)
     queue.mark_draining(5, DrainMark("d1", "SIGTERM", 1, 25.0))
@@ -77,16 +64,16 @@ async def test_a_flush_that_fails_changes_nothing_and_is_reported_by_the_next_op
         assert recovered.drain is not None
         return Put("drain", recovered.drain.id, "{}", 20)
 
-    queue = crash(queue, report_cut=made)
+    queue = store.crash(now_ms=now_ms, report_cut=made)
     assert queue.recovered.interrupted == [first.id, second.id]
     assert (heard[0].drain and heard[0].drain.reason) == "SIGTERM"
     assert [kept.id for kept in queue.documents_sync("drain")] == ["d1"]
     assert queue.close()
 
 
-async def test_nothing_is_claimed_once_the_last_flush_was_asked_for(tmp_path: Path) -> None:
+async def test_nothing_is_claimed_once_the_last_flush_was_asked_for(store: Store) -> None:
     """A loop that was blocked claims right after the flush: the rows would be left running."""
-    queue = SqliteQueue.open(tmp_path / "q.db")
+    queue = store.open(now_ms=now_ms)
     await queue.enqueue([NewJob("a", n) for n in range(4)])
     [row] = await queue.claim("a", 1)
     held, entered = threading.Event(), threading.Event()
@@ -112,7 +99,7 @@ async def test_nothing_is_claimed_once_the_last_flush_was_asked_for(tmp_path: Pa
         back: list[PutBack] = []
         flushing = threading.Thread(target=lambda: back.append(queue.flush(["a"], 5, report)))
         flushing.start()
-        while not queue._claims.closed:
+        while not queue._statements.closed:
             await anyio.lowlevel.checkpoint()
         held.set()
         await anyio.to_thread.run_sync(flushing.join, 5)
@@ -127,25 +114,25 @@ async def test_nothing_is_claimed_once_the_last_flush_was_asked_for(tmp_path: Pa
     assert queue.close()
 
 
-async def test_a_note_counts_for_the_last_owner_and_an_unreported_drain_alone(tmp_path: Path) -> None:
-    queue = SqliteQueue.open(tmp_path / "q.db")
+async def test_a_note_counts_for_the_last_owner_and_an_unreported_drain_alone(store: Store) -> None:
+    queue = store.open(now_ms=now_ms)
     await queue.enqueue([NewJob("a", 1)])
     await queue.claim("a", 1)
     mine, stale = queue.owner, DrainMark("d0", "SIGTERM", 1, 2.0, '{"pid": 1, "since": "1970"}')
-    queue = crash(queue, cut=stale)
+    queue = store.crash(now_ms=now_ms, cut=stale)
     assert (len(queue.recovered.crashed), queue.recovered.drain) == (1, None)
     await queue.claim("a", 1)
     assert queue.owner != mine
-    queue = crash(queue, cut=DrainMark("d1", "SIGTERM", 1, 2.0, queue.owner))
+    queue = store.crash(now_ms=now_ms, cut=DrainMark("d1", "SIGTERM", 1, 2.0, queue.owner))
     assert len(queue.recovered.interrupted) == 1
     queue.flush(["a"], 5, report)
-    queue = crash(queue, cut=DrainMark("d1", "SIGTERM", 1, 2.0, queue.owner))
+    queue = store.crash(now_ms=now_ms, cut=DrainMark("d1", "SIGTERM", 1, 2.0, queue.owner))
     assert queue.recovered.drain is None
     assert queue.close()
 
 
-async def test_what_was_done_since_a_cut_drain_began_is_told(tmp_path: Path) -> None:
-    queue = SqliteQueue.open(tmp_path / "q.db")
+async def test_what_was_done_since_a_cut_drain_began_is_told(store: Store) -> None:
+    queue = store.open(now_ms=now_ms)
     before, after, runs = (await queue.enqueue([NewJob("a", n) for n in range(3)])).ids
     rows = {row.id: row for row in await queue.claim("a", 3)}
     await queue.settle(rows[before], Done())
@@ -153,6 +140,6 @@ async def test_what_was_done_since_a_cut_drain_began_is_told(tmp_path: Path) -> 
     await anyio.sleep(0.005)
     queue.mark_draining(5, DrainMark("d1", "SIGTERM", since_ms))
     await queue.settle(rows[after], Done())
-    queue = crash(queue)
+    queue = store.crash(now_ms=now_ms)
     assert (queue.recovered.finished, queue.recovered.interrupted) == ([after], [runs])
     assert queue.close()

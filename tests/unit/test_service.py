@@ -12,7 +12,7 @@ from hotreload import Job, LiveSettings, Service, SyncJob
 
 @pytest.mark.parametrize("name", ["my svc", "", "../x", "a/b", "x" * 65, "ä"])
 def test_a_name_that_cannot_be_a_socket_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="is no service name"):
+    with pytest.raises(ValueError, match="is not a service name"):
         Service(name, settings=LiveSettings)
 
 

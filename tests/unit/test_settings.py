@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,9 @@ from pydantic import (
 )
 from pydantic_settings import SettingsConfigDict
 
-from hotreload.config.fields import Effect, Live, Secret, unmarked_secrets
+from hotreload.config.document import Keys, dotted
+from hotreload.config.fields import Effect, Live, Secret, leaf_rules, unmarked_secrets
+from hotreload.config.model import Merged
 from hotreload.config.settings import HotreloadSettings, LiveSettings, SettingsModel
 from hotreload.config.sources import CredentialsSource, EnvironmentSource
 from hotreload.errors import ConfigInvalid, Problem
@@ -88,6 +91,14 @@ class OvConf(LiveSettings):
 MINIMAL: dict[str, Any] = {"storage": {"workspace": "w"}}
 
 
+def by_text(leaves: Mapping[Keys, Any]) -> dict[str, Any]:
+    return {dotted(keys): value for keys, value in leaves.items()}
+
+
+def sources(merged: Merged) -> dict[str, str]:
+    return {dotted(keys): origin.source for keys, origin in merged.provenance.items()}
+
+
 def model(environ: dict[str, str] | None = None, **options: Any) -> SettingsModel[OvConf]:
     return SettingsModel(OvConf, environ=environ or {}, **options)
 
@@ -102,20 +113,22 @@ def refused(data: dict[str, Any]) -> dict[str, Problem]:
 def test_defaults_and_leaves() -> None:
     result = model().validate(MINIMAL, HERE)
     assert result.settings.vlm.max_concurrent == 4
-    assert result.leaves["vlm.max_concurrent"] == 4
-    assert result.leaves["vlm.api_key"] is None
-    assert result.leaves["backup"] is None
-    assert result.leaves["lists.users"] == []
+    assert by_text(result.leaves)["vlm.max_concurrent"] == 4
+    assert by_text(result.leaves)["vlm.api_key"] is None
+    assert by_text(result.leaves)["backup"] is None
+    assert by_text(result.leaves)["lists.users"] == []
     assert result.warnings == []
-    assert set(result.leaves) - {"backup"} == set(model()._leaves) - {"backup.folder"}  # pyright: ignore[reportPrivateUsage]
+    sections = {"backup", "lists.users", "lists.named"}
+    inside = {path for path in leaf_rules(OvConf) if path.startswith(tuple(f"{section}." for section in sections))}
+    assert set(by_text(result.leaves)) - sections == set(leaf_rules(OvConf)) - inside
 
 
 def test_leaves_are_plain_and_secrets_in_clear() -> None:
     data = {"vlm": {"api_key": PASSWORD}, "lists": {"users": [{"api_key": PASSWORD}]}}
     result = model().validate({**MINIMAL, **data}, HERE)
-    assert result.leaves["vlm.api_key"] == PASSWORD
-    assert result.leaves["lists.users"][0]["api_key"] == PASSWORD  # type: ignore[index]
-    json.dumps(result.leaves)
+    assert by_text(result.leaves)["vlm.api_key"] == PASSWORD
+    assert by_text(result.leaves)["lists.users.0.api_key"] == PASSWORD
+    json.dumps(by_text(result.leaves))
     assert PASSWORD not in repr(result)
 
 
@@ -280,6 +293,11 @@ def test_unknown_keys_are_warned_about_with_the_nearest_name() -> None:
     }
 
 
+def test_what_is_written_for_people_and_tools_is_no_unknown_key() -> None:
+    data = {"$schema": "./x", "_comment": "by hand", "storage": {"workspace": "w", "//": "y"}, "vlm": {"$id": "z"}}
+    assert list(model().validate(data, HERE).warnings) == []
+
+
 def test_relative_paths_are_relative_to_the_folder_of_the_file() -> None:
     data = {"storage": {"workspace": "w", "extra": ["a", "/b"], "home": "~/x"}, "backup": {}}
     result = model().validate(data, HERE)
@@ -289,9 +307,67 @@ def test_relative_paths_are_relative_to_the_folder_of_the_file() -> None:
     assert storage.home == Path.home() / "x"
     assert storage.either == "relative"
     assert result.settings.backup == Backup(folder=HERE / "backup")
-    assert result.leaves["storage.cache"] == "/etc/service/cache"
+    assert by_text(result.leaves)["storage.cache"] == "/etc/service/cache"
     assert "cache" not in storage.model_fields_set
     assert data["storage"]["workspace"] == "w"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("~nosuchuser/x", "no home folder is known for ~nosuchuser"), ("a\0b", "a path must not hold a NUL character")],
+)
+def test_what_is_not_a_path_is_a_problem_with_its_place(text: str, reason: str) -> None:
+    found = refused({"storage": {"workspace": text, "extra": ["a", text]}})
+    assert set(found) == {"storage.workspace", "storage.extra.1"}
+    assert all(problem.message.startswith(reason) for problem in found.values())
+
+
+@dataclass
+class Point:
+    x: int
+    y: Path
+
+
+class Folder(BaseModel):
+    path: Path
+    more: tuple[Path, ...] = (Path("more"),)
+
+
+class Inside(BaseModel):
+    many: list[Folder] = [Folder(path=Path("default"))]
+    named: dict[str, Folder] = {}
+    either: Folder | str = ""
+    pair: tuple[int, Folder] | None = None
+    plain: dict[str, list[Path]] = {"a": [Path("b")]}
+    keyed: dict[Path, int] = {Path("k"): 1}
+    point: Point | None = None
+
+
+class Folders(LiveSettings):
+    all: Inside = Inside()
+
+
+def test_paths_inside_containers_are_absolute_too() -> None:
+    known = SettingsModel(Folders, environ={})
+    default = known.validate({}, HERE).settings.all
+    assert (default.many[0].path, default.many[0].more) == (HERE / "default", (HERE / "more",))
+    assert (default.plain, default.keyed) == ({"a": [HERE / "b"]}, {HERE / "k": 1})
+    data = {"named": {"x": {"path": "~/x"}}, "either": {"path": "e"}, "pair": [1, {"path": "p", "more": ["/m"]}]}
+    made = known.validate({"all": {**data, "point": {"x": 1, "y": "y"}}}, HERE).settings.all
+    assert made.named["x"].path == Path.home() / "x"
+    assert isinstance(made.either, Folder)
+    assert made.either.path == HERE / "e"
+    assert made.pair == (1, Folder(path=HERE / "p", more=(Path("/m"),)))
+    assert made.point == Point(1, HERE / "y")
+
+
+class Misplaced(LiveSettings):
+    inside: Folder = Folder(path=Path("~nosuchuser"))
+
+
+def test_a_default_that_is_not_a_path_is_a_problem() -> None:
+    with pytest.raises(ConfigInvalid, match=r"inside.path: its default: no home folder"):
+        SettingsModel(Misplaced).validate({}, HERE)
 
 
 def test_the_environment_is_above_the_file_and_its_texts_are_converted() -> None:
@@ -321,9 +397,9 @@ def test_the_environment_is_above_the_file_and_its_texts_are_converted() -> None
         "backup": {"folder": "b"},
         "name": "null",
     }
-    assert merged.provenance["vlm.max_concurrent"] == "environment"
-    assert merged.provenance["vlm.model"] == "file"
-    assert "vlm.mode" not in merged.provenance
+    assert sources(merged)["vlm.max_concurrent"] == "environment"
+    assert "vlm.model" not in sources(merged)
+    assert "vlm.mode" not in sources(merged)
 
 
 def test_the_environment_does_not_hide_a_section_of_a_wrong_type() -> None:
@@ -335,7 +411,6 @@ def test_variables_that_name_nothing_are_warned_about() -> None:
     environ = {"OVCONF__VLM__MODL": "x", "OVCONF__HOTRELOAD__POL_S": "1", "OTHER": "y", "OVCONF__VLM": "{}"}
     messages = [warning.message for warning in model(environ).merge({}).warnings]
     assert messages == [
-        "the environment variable OVCONF__VLM names a section; give its fields one by one",
         "the environment variable OVCONF__VLM__MODL names no field; did you mean OVCONF__VLM__MODEL?",
     ]
     own = SettingsModel(HotreloadSettings, environ=environ).merge({})
@@ -346,10 +421,9 @@ def test_variables_that_name_nothing_are_warned_about() -> None:
 
 def test_a_variable_that_is_not_utf8_is_named() -> None:
     environ = {"OVCONF__VLM__MODEL": "x\udcff"}
-    (error,) = model(environ).merge({}).errors
+    merged = model(environ).merge({})
+    (error,) = merged.errors
     assert str(error) == "vlm.model: the environment variable OVCONF__VLM__MODEL is not UTF-8"
-    with pytest.raises(ConfigInvalid, match="not UTF-8"):
-        EnvironmentSource(OvConf, "", environ)()
 
 
 def test_credentials_are_above_the_environment_and_for_secrets_only(tmp_path: Path) -> None:
@@ -359,7 +433,7 @@ def test_credentials_are_above_the_environment_and_for_secrets_only(tmp_path: Pa
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "OVCONF__VLM__API_KEY": "from environment"}
     merged = model(environ).merge({"vlm": {"api_key": "from file", "model": "big"}})
     assert merged.data == {"vlm": {"api_key": "from credentials\n", "model": "big"}}
-    assert merged.provenance == {"vlm.api_key": "credential", "vlm.model": "file"}
+    assert sources(merged) == {"vlm.api_key": "credential"}
     assert model(environ).credential_files() == [
         tmp_path / name for name in ("vlm.api_key", "lists.users", "lists.named", "password")
     ]
@@ -385,14 +459,13 @@ def test_options_are_above_all(tmp_path: Path) -> None:
     own = SettingsModel(HotreloadSettings, options={"poll_s": 9.0}, environ=environ)
     merged = own.merge({"poll_s": 3, "watch": False})
     assert merged.data == {"poll_s": 9.0, "watch": False, "history": 7, "root_key": "from credentials"}
-    assert merged.provenance == {
+    assert sources(merged) == {
         "hotreload.poll_s": "option",
-        "hotreload.watch": "file",
         "hotreload.history": "environment",
         "hotreload.root_key": "credential",
     }
     result = own.validate(merged.data, HERE)
-    assert result.leaves["hotreload.root_key"] == "from credentials"
+    assert by_text(result.leaves)["hotreload.root_key"] == "from credentials"
 
 
 def test_a_direct_construction_has_the_same_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +484,7 @@ def test_a_direct_construction_has_the_same_precedence(tmp_path: Path, monkeypat
 def test_sources_are_callable_and_give_trees(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("x")
     environ = {"OVCONF__VLM__MODEL": "big", "CREDENTIALS_DIRECTORY": str(tmp_path)}
-    variables, credentials = EnvironmentSource(OvConf, "", environ), CredentialsSource(OvConf, "", environ)
+    variables, credentials = EnvironmentSource(OvConf, environ), CredentialsSource(OvConf, "", environ)
     assert variables() == {"vlm": {"model": "big"}}
     assert credentials() == {"password": "x"}
     field = OvConf.model_fields["password"]
@@ -454,6 +527,10 @@ def test_our_own_defaults_are_those_of_the_contract() -> None:
         "history": 50,
         "last_known_good": False,
         "recovery": "repair",
+        "recovery_every_s": 3600.0,
+        "log_level": "info",
+        "max_payload_bytes": 16 * 1024 * 1024,
+        "hold_s": 86400.0,
         "state_dir": None,
     }
     assert unmarked_secrets(HotreloadSettings) == []
@@ -483,11 +560,11 @@ def test_our_own_section_is_strict(data: dict[str, Any], path: str) -> None:
 
 def test_the_rule_of_a_path() -> None:
     own = SettingsModel(HotreloadSettings)
-    assert own.rule("hotreload.poll_s").effect is Effect.LIVE
-    assert own.rule("hotreload.state_dir").effect is Effect.RESTART
-    assert own.rule("hotreload.root_key").secret
-    assert model().rule("vlm.max_concurrent").effect is Effect.LIVE
-    assert model().rule("unknown").effect is Effect.RESTART
+    assert own.rule(("hotreload", "poll_s")).effect is Effect.LIVE
+    assert own.rule(("hotreload", "state_dir")).effect is Effect.RESTART
+    assert own.rule(("hotreload", "root_key")).secret
+    assert model().rule(("vlm", "max_concurrent")).effect is Effect.LIVE
+    assert model().rule(("unknown",)).effect is Effect.RESTART
 
 
 def test_the_schema_marks_every_leaf() -> None:
@@ -502,7 +579,8 @@ def test_the_schema_marks_every_leaf() -> None:
     backup = schema["properties"]["backup"]["anyOf"]
     assert backup[0]["properties"]["folder"]["x-reload"] == "restart"
     assert schema["properties"]["lists"]["properties"]["users"]["x-secret"] is True
-    assert "VLM" in schema["$defs"]
+    user = schema["properties"]["lists"]["properties"]["users"]["items"]["properties"]
+    assert (user["api_key"]["x-secret"], user["model"]["x-reload"]) == (True, "live")
     own = schema["properties"]["hotreload"]["properties"]
     assert own["poll_s"]["x-reload"] == "live"
     assert own["root_key"]["x-secret"] is True
@@ -543,12 +621,6 @@ class Pair(RootModel[tuple[int, int]]):
     pass
 
 
-@dataclass
-class Point:
-    x: int
-    y: Path
-
-
 class Open(BaseModel):
     model_config = ConfigDict(extra="allow")
     known: int = 1
@@ -566,9 +638,9 @@ class Kinds(LiveSettings):
 
 def test_values_of_all_kinds_are_plain() -> None:
     result = SettingsModel(Kinds).validate({"required": 1, "open": {"more": [1], "known": 2}, "raw": "é"}, HERE)
-    assert result.leaves == {
+    assert by_text(result.leaves) == {
         "pair": [1, 2],
-        "point": {"x": 1, "y": "p"},
+        "point": {"x": 1, "y": "/etc/service/p"},
         "names": ["a", "b"],
         "raw": "é",
         "each": "PT1M30S",
@@ -576,7 +648,7 @@ def test_values_of_all_kinds_are_plain() -> None:
         "open.more": [1],
         "required": 1,
     }
-    assert SettingsModel(Kinds).validate({"required": 1}, HERE).leaves["raw"] == "x\\xff"
+    assert SettingsModel(Kinds).validate({"required": 1}, HERE).leaves[("raw",)] == "x\\xff"
 
 
 def test_a_message_pydantic_words_itself_is_put_in_ours() -> None:
@@ -597,8 +669,8 @@ class Recursive(LiveSettings):
 def test_a_recursive_model_is_read_and_described() -> None:
     known = SettingsModel(Recursive)
     result = known.validate({"node": {"child": {"size": 2}}}, HERE)
-    assert result.leaves["node.child"] == {"child": None, "size": 2}
-    assert result.leaves["same.child"] is None
+    assert by_text(result.leaves)["node.child"] == {"child": None, "size": 2}
+    assert by_text(result.leaves)["same.child"] is None
     schema = known.schema()
     assert schema["properties"]["node"]["properties"]["child"]["x-reload"] == "restart"
     assert schema["properties"]["same"]["properties"]["child"]["x-reload"] == "live"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 import apsw
 
-from hotreload.queue.contract import QueueDepth
-from hotreload.queue.sql import run
+from hotreload.queue.notify import Standing
+from hotreload.queue.sqlite.connection import one, run
 
 Column = Literal["ready", "scheduled", "running", "done", "dead", "suspects"]
 COLUMNS: Final[tuple[Column, ...]] = ("ready", "scheduled", "running", "done", "dead", "suspects")
@@ -24,36 +23,15 @@ ON CONFLICT (name) DO UPDATE SET {", ".join(f"{column} = {column} + excluded.{co
 RETURNING {_STANDING}
 """
 _READ: Final = f"SELECT {_STANDING} FROM hotreload_queues"
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """One queue as of the last commit; `suspects` are unfinished, `next_due_ms` is that of the scheduled."""
-
-    name: str
-    ready: int = 0
-    scheduled: int = 0
-    running: int = 0
-    done: int = 0
-    dead: int = 0
-    suspects: int = 0
-    paused: bool = False
-    next_due_ms: int | None = None
-
-    @property
-    def claimable(self) -> bool:
-        """True where a claim would find a job without waiting."""
-        return self.ready > 0 and not self.paused
-
-    def depth(self) -> QueueDepth:
-        """Return the part that is shown."""
-        return QueueDepth(self.name, self.ready, self.scheduled, self.running, self.dead, self.paused)
+_COUNTED: Final = """
+SELECT queue, iif(state = 'cancelled', 'done', state), count(*) FROM hotreload_jobs GROUP BY 1, 2
+"""
 
 
 class Ledger:
     """Collects what the calls of one group move, writes it with them, shows it once it is durable.
 
-    `add`, `mark`, `undo`, `write` belong to the writer's thread and the transaction in hand; what the public
+    `add`, `mark`, `undo`, `write` belong to the writer's thread and its open transaction; what the public
     readers return is replaced whole after each commit, so any thread may read.
     """
 
@@ -67,13 +45,14 @@ class Ledger:
         """Return every queue as of the last commit."""
         return self._standings
 
-    def total(self, column: Column) -> int:
-        """Return the sum over all queues, the moves of the transaction in hand included; writer's thread only."""
-        moved = sum(by for _, name, by in self._moves if name == column)
-        return moved + sum(getattr(standing, column) for standing in self._standings.values())
+    def total(self, column: Column, queue: str | None = None) -> int:
+        """Return the sum over all queues, or of one, the open transaction included; writer's thread only."""
+        moved = sum(by for name, into, by in self._moves if into == column and queue in (None, name))
+        standings = (one for one in self._standings.values() if queue in (None, one.name))
+        return moved + sum(getattr(standing, column) for standing in standings)
 
     def add(self, queue: str, column: Column, by: int) -> None:
-        """Note that `by` jobs came to (or left) `column`; by 0 only has the queue read anew at the commit."""
+        """Note that `by` jobs came to (or left) `column`; by 0 only has the queue read again at the commit."""
         self._moves.append((queue, column, by))
 
     def mark(self) -> int:
@@ -101,13 +80,25 @@ class Ledger:
         self._heard(before, written)
 
     def dropped(self) -> None:
-        """Forget the transaction in hand: it was rolled back."""
+        """Forget the open transaction: it was rolled back."""
         self._moves, self._written = [], {}
 
     def load(self, connection: apsw.Connection) -> None:
         """Take over what the file says; with a new connection."""
         self._standings = {found.name: found for found in map(_standing, run(connection, _READ))}
         self.dropped()
+
+    def agrees(self, connection: apsw.Connection) -> bool:
+        """Say whether a copy of the database is sound and has in it what was committed last."""
+        there = {found.name: found for found in map(_standing, run(connection, _READ))}
+        counted = {(queue, state): count for queue, state, count in run(connection, _COUNTED).fetchall()}
+        kept = {
+            (name, column): count
+            for name, standing in there.items()
+            for column in COLUMNS[:-1]
+            if (count := getattr(standing, column))
+        }
+        return there == self._standings and kept == counted and one(connection, "PRAGMA integrity_check") == "ok"
 
 
 def _standing(row: object) -> Standing:
