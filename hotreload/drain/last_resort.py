@@ -1,12 +1,12 @@
 """The thread that ends a drain, whatever the event loop does.
 
-It sleeps in `select` on a pipe until a drain is requested (a signal handler may only write a byte: it must
-take no lock that the code it interrupted holds). From then on it owns the end: it has the drain's begin noted on the
-disk, flushes when the coordinator says so or, with the loop blocked, at the edge of the reserve; and if the process is
-still there shortly before the deadline it calls `os._exit`. Further signals shorten a blocked loop's time as they do
-that of one that runs. Each second it says that it waits, for whoever would end the process sooner. A C call that never
-gives the GIL back stops this thread as well: then `faulthandler`'s own C thread, which needs no GIL, prints every
-stack and exits with 1.
+It sleeps in poll(2) on a pipe until a drain is requested: a signal handler may only write a byte, as it must take no
+lock that the code it interrupted holds. From then on it owns the end: it has the drain's begin noted on the disk, and
+flushes when the coordinator says so or, with the loop blocked, at the edge of the reserve. In a process of our own it
+also ends the process with `os._exit` where that is still there shortly before the deadline; in another's it never
+does. Further signals shorten a blocked loop's time as they do that of one that runs. Each second it says that it
+waits, to the service manager. A C call that never gives the GIL back stops this thread as well: then `faulthandler`'s
+own C thread, which needs no GIL, prints every stack and exits with 1.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
 
 from hotreload.drain import forked
 from hotreload.drain.deadline import Deadline
 
 log = logging.getLogger(__name__)
 GIL_SLACK_S = 0.02
-WAITING_S = 1.0
 HEED_S = 0.2
 """How long the loop has to take note of a third signal, before it is taken for blocked."""
 SWITCH_S = 0.0005
 """How often busy threads hand the interpreter over in a drain: at Python's own 5 ms it comes too late to the rest."""
 STDERR_FD: Final = 2
 """`sys.stderr` may be None, or something without a descriptor."""
-ARMED, HURRY, HEEDED, FLUSH, EXIT, LEAVE = b"ahofqx"
+ARMED, HURRY, HEEDED, FLUSH, LEAVE = b"ahofx"
 
 
 class Ending(Protocol):
-    """What the thread runs, in it: `began`, `flush` and `exit_code` once. Whatever they raise, the process ends."""
+    """What the thread runs, in it: each once but `waiting`. Whatever they raise is logged, and the next is called."""
 
     def began(self) -> None:
         """Note on the disk that a drain began."""
@@ -53,29 +53,41 @@ class Ending(Protocol):
         ...
 
     def exit_code(self) -> int:
-        """Return the code for a process that must be ended."""
+        """Let go of what must not outlive the process, and return the code it ends with."""
         ...
 
 
 class LastResort:
-    """One per process, none in its forked children. `start` first; `arm` from anywhere, signal handlers included."""
+    """One per drain, none in forked children. `start` first; `arm` from anywhere, signal handlers included.
+
+    `exit_process` None says that the process is not ours to end.
+    """
 
     def __init__(
-        self, ending: Ending, *, exit_process: Callable[[int], object] = os._exit, guard_gil: bool = True
+        self,
+        ending: Ending,
+        *,
+        exit_process: Callable[[int], object] | None = os._exit,
+        guard_gil: bool = True,
+        waiting_s: float = 1.0,
     ) -> None:
         self._ending = ending
         self._exit_process = exit_process
-        self._guard_gil = guard_gil
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
+        self._guard_gil = guard_gil and exit_process is not None
+        self._waiting_s = waiting_s
+        self._read = self._write = -1
         self._deadline: Deadline | None = None
-        self._loop_thread = threading.get_ident()
+        self._loop_thread = 0
+        self._switch_s = 0.0
         self._thread = threading.Thread(target=self._run, name="hotreload-last-resort", daemon=True)
-        self._kept_to_parent = forked.in_child(self._close)
+        self._kept_to_parent: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Start the sleeping thread; call it on the event loop's thread."""
         self._loop_thread = threading.get_ident()
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._kept_to_parent = forked.in_child(self._close)
         self._thread.start()
 
     def arm(self, deadline: Deadline) -> None:
@@ -96,16 +108,16 @@ class LastResort:
         """Flush without waiting for the reserve: the loop has nothing left to do."""
         self._tell(FLUSH)
 
-    def exit_now(self) -> None:
-        """End the process without waiting for the deadline; for after the flush."""
-        self._tell(EXIT)
-
-    def disarm(self) -> None:
-        """The process is leaving by itself and in time, or never drained; ends the thread."""
+    def release(self) -> None:
+        """End the thread, and all that guards the deadline; a second call does nothing."""
+        if self._thread.ident is None or self._write < 0:
+            return
         self._tell(LEAVE)
         self._thread.join(timeout=1)
-        if self._guard_gil and self._deadline is not None:
-            faulthandler.cancel_dump_traceback_later()
+        if self._deadline is not None:
+            sys.setswitchinterval(self._switch_s or sys.getswitchinterval())
+            if self._guard_gil:
+                faulthandler.cancel_dump_traceback_later()
         if not self._thread.is_alive():
             self._kept_to_parent()
             self._close()
@@ -122,48 +134,52 @@ class LastResort:
 
     # --- in the thread ------------------------------------------------------------------------------------------
 
-    def _wait(self, until: float | None) -> bytes:
-        """Return the words said until the monotonic instant `until`; b"" when it came first."""
-        while True:
-            left_s = None if until is None else max(0.0, until - time.monotonic())
-            if left_s is not None:
-                _regardless(self._ending.waiting)
-                left_s = min(left_s, WAITING_S)
-            ready, _, _ = select.select([self._read], [], [], left_s)
-            if ready:
-                return os.read(self._read, 64)
-            if until is not None and time.monotonic() >= until:
-                return b""
-
     def _run(self) -> None:
         words = b""
         while self._deadline is None and LEAVE not in words:
             words = self._wait(None)
-        if self._deadline is None or LEAVE in words:
+        deadline = self._deadline
+        if deadline is None or LEAVE in words:
             return
-        _regardless(lambda: self._begin(self._deadline))
-        _regardless(self._ending.began)
-        if self._end(self._deadline, words):
-            codes: list[int] = []
-            _regardless(lambda: codes.append(self._ending.exit_code()))
-            self._exit_process(codes[0] if codes else 1)
+        with _logged():
+            self._begin(deadline)
+        with _logged():
+            self._ending.began()
+        said = self._until_flush(deadline, words)
+        if said == LEAVE:
+            return
+        stuck = self._stack_of_loop() if said is None else []
+        with _logged():
+            self._ending.flush(stuck=stuck)
+        if self._exit_process is not None and self._outlives(deadline, blocked=said is None):
+            code = 1
+            with _logged():
+                _kill_children()
+            with _logged():
+                code = self._ending.exit_code()
+            self._exit_process(code)
 
-    def _begin(self, deadline: Deadline | None) -> None:
+    def _begin(self, deadline: Deadline) -> None:
+        self._switch_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
-        if self._guard_gil and deadline is not None:
+        if self._guard_gil:
             left_s = deadline.ends - time.monotonic() + GIL_SLACK_S
             faulthandler.dump_traceback_later(left_s, exit=True, file=STDERR_FD)
 
-    def _end(self, deadline: Deadline, words: bytes) -> bool:
-        """Flush when it is time; True where the process is to be ended, False where it left by itself."""
-        said = self._until_flush(deadline, words)
-        if said == LEAVE:
-            return False
-        blocked = said is None
-        stuck = self._stack_of_loop() if blocked else []
-        _regardless(lambda: self._ending.flush(stuck=stuck))
-        reserve_s = deadline.exit_at - deadline.flush_at
-        return self._until_exit(min(deadline.exit_at, time.monotonic() + reserve_s) if blocked else deadline.exit_at)
+    def _wait(self, until: float | None) -> bytes:
+        """Return the words said until the monotonic instant `until`; b"" when it came first."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        while True:
+            left_s = None if until is None else max(0.0, until - time.monotonic())
+            if left_s is not None:
+                with _logged():
+                    self._ending.waiting()
+                left_s = min(left_s, self._waiting_s)
+            if poll.poll(None if left_s is None else left_s * 1000):
+                return os.read(self._read, 64)
+            if until is not None and time.monotonic() >= until:
+                return b""
 
     def _until_flush(self, deadline: Deadline, words: bytes) -> int | None:
         """Return FLUSH or LEAVE once it was said; None where the time of a blocked loop is up."""
@@ -182,26 +198,34 @@ class LastResort:
             if not words:
                 return None
 
-    def _until_exit(self, at: float) -> bool:
+    def _outlives(self, deadline: Deadline, *, blocked: bool) -> bool:
         """Return True when it is time to end the process, False where it left by itself."""
-        while True:
-            words = self._wait(at)
+        at = deadline.exit_at
+        if blocked:
+            at = min(at, time.monotonic() + deadline.exit_at - deadline.flush_at)
+        while words := self._wait(at):
             if LEAVE in words:
                 return False
-            if not words or EXIT in words:
-                return True
+        return True
 
     def _stack_of_loop(self) -> list[str]:
         """Return where the loop's thread stands, innermost call last."""
         frame = sys._current_frames().get(self._loop_thread)  # pyright: ignore[reportPrivateUsage]
-        if frame is None:
-            return []
-        return [line.strip().replace("\n", ": ") for line in traceback.format_stack(frame)[-6:]]
+        lines = traceback.format_stack(frame)[-6:] if frame is not None else []
+        return [line.strip().replace("\n", ": ") for line in lines] or ["the event loop's thread is gone"]
 
 
-def _regardless(step: Callable[[], object]) -> None:
-    """Take a step of the end; what it raises is told, and the next one is taken."""
+def _kill_children() -> None:
+    """Kill the children of `multiprocessing`: its own hook, which would have ended them, does not run now."""
+    processes: Any = sys.modules.get("multiprocessing.process")
+    for child in processes.active_children() if processes is not None else ():
+        child.kill()
+
+
+@contextmanager
+def _logged() -> Generator[None]:
+    """Log whatever a step of the end raises; the next one is taken."""
     try:
-        step()
+        yield
     except BaseException:
         log.exception("drain.last_resort_failed")

@@ -1,47 +1,93 @@
-"""How a drain is asked for: SIGTERM, SIGINT, HTTP, the command line, or an idle service told to leave."""
+"""How a drain is asked for by a signal; the handlers of before are chained in another's process, and put back after."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
+
+from uvicorn import Server
 
 from hotreload.drain import forked
 
 TERMINATION = (signal.SIGTERM, signal.SIGINT)
 
 
-@contextmanager
-def on_termination(callback: Callable[[str], None], *, last: bool = False) -> Generator[None]:
-    """Call `callback("SIGTERM" | "SIGINT")` for each signal, between two bytecodes of the main thread.
+class TerminationSignals:
+    """Calls `callback("SIGTERM" | "SIGINT")` for each signal, between two bytecodes of the main thread.
 
     A Python-level handler and not the loop's: it runs while the loop is blocked in Python code. The callback must take
-    no lock. Handlers of before are back afterwards, or with `last` the signals are ignored: the process is about to
-    leave. A forked child has the handlers of before at once.
+    no lock. With `chain` the handler of before is called as well, at once; the default action, which would end the
+    process, is remembered in `defaulted`, and what was ignored stays ignored. Outside the main thread no signal can be
+    heard, and nothing is done. A forked child has the handlers of before.
     """
-    owner = os.getpid()
 
-    def heard(number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # forked past Python's own fork: as if nobody listened
+    def __init__(self, callback: Callable[[str], None], *, chain: bool) -> None:
+        self._callback = callback
+        self._chain = chain
+        self._owner = os.getpid()
+        self._before: dict[int, Any] = {}
+        self._kept_to_parent: Callable[[], None] = lambda: None
+        self.defaulted: int | None = None
+        """The first signal that would have ended the process by its default action."""
+
+    def install(self) -> None:
+        """Hear signals from now on."""
+        if threading.current_thread() is threading.main_thread():
+            for number in TERMINATION:
+                if not self._chain or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._heard)
+            self._kept_to_parent = forked.in_child(self._put_back)
+
+    def release(self, *, last: bool = False) -> None:
+        """Put the handlers of before back, or with `last` ignore the signals: the process is about to leave."""
+        self._kept_to_parent()
+        if last:
+            for number in self._before:
+                signal.signal(number, signal.SIG_IGN)
+        self._put_back()
+        self._before = {}
+
+    def _put_back(self) -> None:
+        self._callback = _ignored  # a handler set later may have this one chained
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self._heard:
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        before = self._before.get(number)
+        if os.getpid() != self._owner:  # forked past Python's own fork: as if nothing listened
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        callback(signal.Signals(number).name)
+        self._callback(signal.Signals(number).name)
+        if self._chain and callable(before):
+            _tell(before, number, frame)
+        elif before is signal.SIG_DFL:
+            self.defaulted = self.defaulted or number
 
-    before = {number: signal.signal(number, heard) for number in TERMINATION}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            if signal.getsignal(number) is heard:
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+def _tell(before: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
+    """Call the handler of before.
 
-    end = forked.in_child(restore)
-    try:
-        yield
-    finally:
-        end()
-        restore()
-        for number in TERMINATION if last else ():
-            signal.signal(number, signal.SIG_IGN)
+    uvicorn kills itself with the signal its handler saw, although it stopped in order. Where its own `run` holds the
+    loop it is told through `should_exit`: it stops as it does for Ctrl-C, and the process exits with 0.
+    """
+    server = getattr(before, "__self__", None)
+    if isinstance(server, Server) and not server.should_exit and _is_called_by(Server.run, frame):
+        server.should_exit = True
+    else:
+        before(number, frame)
+
+
+def _is_called_by(function: Callable[..., object], frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _ignored(_signal_name: str) -> None:
+    pass

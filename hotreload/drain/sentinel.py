@@ -151,12 +151,12 @@ class Sentinel:
         if self._shared is not None:
             self._shared.put(FLUSHED, 1.0)
 
-    def close(self) -> None:
-        """Let the sentinel end."""
+    def close(self, within_s: float = 0.5) -> None:
+        """Let the sentinel end, and reap it."""
         self._stop()
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.5)
+                self._process.wait(within_s)
 
     def _stop(self) -> None:
         if self._shared is None:

@@ -13,15 +13,16 @@ from hotreload.admin.control import Control
 from hotreload.admin.control_socket import ControlSocket, bind_control_socket, bind_tcp
 from hotreload.admin.place import default_socket_path, parse_address
 from hotreload.admin.serving import Server
+from hotreload.errors import ControlSocketUnsafe
 from hotreload.host.start import RunOptions
 from hotreload.systemd.listen import STORED, Handed, handed_over
 from hotreload.systemd.notifier import Notifier
 
 log = logging.getLogger(__name__)
 CUT_S = 0.5
-"""How long requests that still run may take at the end."""
-LINGER_S = 0.3
-"""How long clients are told to come back on a new connection, where the next process will take it."""
+"""How long requests that still run may take at the end, where the next process does not take the socket over."""
+LOOK_S = 1.0
+"""How often it is looked whether the control socket was removed."""
 
 
 class Edges:
@@ -39,24 +40,51 @@ class Edges:
         self._notifier = notifier
         self._handed = [] if foreign else handed_over()
         self._control: ControlSocket | None = None
-        self._servers: list[tuple[Server, float]] = []
+        self._admin: Server | None = None
+        self._tending: anyio.CancelScope | None = None
+        self._served: list[Server] = []
         self.listeners: list[socket.socket] = []
         """The TCP sockets served, from `open` on."""
-
-    @property
-    def linger_s(self) -> float:
-        """What the sockets need at the end of a drain, in seconds."""
-        return max((linger_s for _, linger_s in self._servers), default=0.0)
 
     async def open(self, tasks: TaskGroup) -> None:
         """Bind and serve; ControlSocketUnsafe or OSError, with the address, where one cannot be had."""
         self._control = bind_control_socket(self._path)
-        await self._serve(tasks, Server(self._app, [self._control.listener], control=True))
+        self._admin = await self._serve(tasks, Server(self._app, [self._control.listener], control=True))
         log.info("listening on %s", self._path)
+        tasks.start_soon(self._tend, self._admin, name="control socket")
         self.listeners = self._tcp_listeners()
         for listener in self.listeners:
-            await self._serve(tasks, Server(self._app, [listener]), LINGER_S if self._notifier.enabled else 0.0)
+            self._served.append(await self._serve(tasks, Server(self._app, [listener])))
             log.info("listening on http://%s", _shown(listener))
+
+    async def _serve(self, tasks: TaskGroup, server: Server) -> Server:
+        tasks.start_soon(server.serve, name="admin")
+        await server.listening.wait()
+        return server
+
+    async def _tend(self, server: Server) -> None:
+        """Until `close`: make the control socket again where it was removed; why it cannot be is logged once."""
+        told = ""
+        with anyio.CancelScope() as self._tending:
+            while True:
+                await anyio.sleep(LOOK_S)
+                try:
+                    self._renew(server)
+                    told = ""
+                except (ControlSocketUnsafe, OSError) as error:
+                    if told != str(error):
+                        log.error("control_socket.not_made_again %s: %s", self._path, error)
+                    told = str(error)
+
+    def _renew(self, server: Server) -> None:
+        assert self._control is not None
+        renewed = self._control.renewed()
+        if renewed is None:
+            return
+        server.replace(self._control.listener, renewed.listener)
+        self._control, removed = renewed, self._control
+        removed.close()
+        log.warning("control_socket.made_again %s had been removed", self._path)
 
     def _tcp_listeners(self) -> list[socket.socket]:
         """Take what a `.socket` unit binds, else what an earlier process left in the store, else bind."""
@@ -82,25 +110,34 @@ class Edges:
         if kept:
             self._notifier.forget(STORED)
 
-    async def _serve(self, tasks: TaskGroup, server: Server, linger_s: float = 0.0) -> None:
-        self._servers.append((server, linger_s))
-        tasks.start_soon(server.serve, name="admin")
-        await server.listening.wait()
+    def retire(self) -> None:
+        """The process drains: let each answer end its connection, so that clients have moved on when it ends."""
+        for server in self._served:
+            server.retire()
 
-    async def close(self) -> None:
-        """Let clients and running requests end, at most half a second, then cut them; the control socket goes last."""
+    async def close(self, until: float) -> None:
+        """End the connections, those of TCP first; the control socket goes last. `until` is on the monotonic clock.
+
+        Where the service manager holds a listening socket as well, every connection is served until its answer is
+        out, or `until`; elsewhere running requests have half a second. What is left then is cut.
+        """
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as stopping:
-                for server, linger_s in self._servers:
-                    stopping.start_soon(_stop, server, linger_s)
+                for server in self._served:
+                    stopping.start_soon(self._stop, server, until)
+            if self._tending is not None:
+                self._tending.cancel()
+            if self._admin is not None:
+                await self._admin.stop(CUT_S)
         if self._control is not None:
             self._control.close()
 
-
-async def _stop(server: Server, linger_s: float) -> None:
-    if linger_s:
-        await server.linger(linger_s)
-    await server.stop(CUT_S)
+    async def _stop(self, server: Server, until: float) -> None:
+        if self._notifier.enabled:
+            await server.hand_over(until)
+            await server.stop(0)
+        else:
+            await server.stop(CUT_S)
 
 
 def _is_at(listener: socket.socket, host: str, port: int) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
+
+import anyio
 
 from hotreload.drain.report import DrainReport
-from hotreload.queue.documents import Put
-from hotreload.queue.people import Document
+from hotreload.queue.contract import Put
+from hotreload.queue.sqlite import SqliteQueue
 from hotreload.reload.report import ReloadReport
 
 log = logging.getLogger(__name__)
@@ -20,28 +22,19 @@ KEPT_DRAINS = 20
 WRITE_S = 5.0
 
 
-class DocumentStore(Protocol):
-    """Durable documents by kind, newest kept; both calls may be made from any thread."""
-
-    def put_document_sync(
-        self, kind: str, document_id: str, body: Any, *, keep: int = 50, timeout_s: float = 1.0
-    ) -> None:
-        """Add one, prune to `keep`; durable on return."""
-        ...
-
-    def documents_sync(self, kind: str, newest: int = 50) -> Sequence[Document]:
-        """Return up to `newest` documents, newest first."""
-        ...
-
-
 class Records:
-    """Reload reports are readable at once and written behind, in order; a drain report is written by the flush."""
+    """Reload reports are readable at once and written behind, in order; a drain report is written by the flush.
 
-    def __init__(self, store: DocumentStore, *, keep: Callable[[], int]) -> None:
+    Without a store they last as long as the process.
+    """
+
+    def __init__(self, store: SqliteQueue | None, *, keep: Callable[[], int]) -> None:
         self._store = store
         self._keep = keep
-        self._reloads: deque[dict[str, Any]] = deque(kept.body for kept in store.documents_sync(RELOADS, keep()))
-        self._last_drain: dict[str, Any] | None = next((kept.body for kept in store.documents_sync(DRAINS, 1)), None)
+        reloads = store.documents_sync(RELOADS, keep()) if store is not None else ()
+        drains = store.documents_sync(DRAINS, 1) if store is not None else ()
+        self._reloads: deque[dict[str, Any]] = deque(kept.body for kept in reloads)
+        self._last_drain: dict[str, Any] | None = next((kept.body for kept in drains), None)
         self._behind = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hotreload-records")
         self._closed = False
 
@@ -66,9 +59,11 @@ class Records:
         self._reloads.appendleft(document)
         while len(self._reloads) > keep:
             self._reloads.pop()
-        self.write_behind(
-            lambda: self._store.put_document_sync(RELOADS, report.id, document, keep=keep, timeout_s=WRITE_S)
-        )
+        store = self._store
+        if store is not None:
+            self.write_behind(
+                lambda: store.put_document_sync(RELOADS, report.id, document, keep=keep, timeout_s=WRITE_S)
+            )
 
     def drained(self, report: DrainReport) -> Put:
         """Return a drain's report as the document to keep; called in the store's thread."""
@@ -82,10 +77,10 @@ class Records:
         else:
             self._behind.submit(_logged, write)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish what was written behind. What is asked for later, by a hangup in the last moments, is not kept."""
         self._closed = True
-        self._behind.shutdown(wait=True)
+        await anyio.to_thread.run_sync(self._behind.shutdown)
 
 
 def drained(report: DrainReport) -> Put:

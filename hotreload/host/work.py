@@ -1,90 +1,88 @@
-"""The work of one process of our own services: its pools, what their jobs share, and the queue as people meet it."""
+"""What a host carries: the one place where a service, or a foreign server, is joined to the flows."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
+import anyio
 from anyio.abc import TaskGroup
 
-from hotreload.config.store import SnapshotStore
-from hotreload.errors import ConfigInvalid, Problem, reason_of
-from hotreload.host.documents import PoolFigures
-from hotreload.host.parts import Ended
+from hotreload.admin.control import Jobs
+from hotreload.drain.stages import Drainable
+from hotreload.host.status import PoolFigures
 from hotreload.lifecycle import Flushed
-from hotreload.queue.contract import QueueDepth
-from hotreload.queue.documents import Put
-from hotreload.queue.sqlite import SqliteQueue
-from hotreload.workers.flushing import flush
-from hotreload.workers.job import enqueue
-from hotreload.workers.kind import Kind
-from hotreload.workers.pool import Pool
-from hotreload.workers.resources import Resource
+from hotreload.queue.contract import Put, QueueDepth
+from hotreload.recovery.coordinator import Search
+from hotreload.reload.apply import Reloadable
+from hotreload.workers.active import JobEnd
+
+Ended = Callable[[JobEnd], None]
+"""Told of each end of a job: its queue and `done`, `failed`, `dead`, `interrupted` or `fenced`."""
+Keep = Callable[[Flushed], Put]
+"""Makes the drain's report of what became of the work, as the document to keep."""
 
 
-@dataclass(slots=True)
-class Work:
-    """Brought to life by the host, in its task group."""
+class Work(Protocol):
+    """The work of one process. What has a body here may be left as it is.
 
-    store: SqliteQueue
-    kinds: Mapping[str, Kind]
-    pools: list[Pool]
-    resources: list[Resource]
-    snapshots: SnapshotStore[Any]
+    `reloadables` and `drainables` take part in the order given. `search` looks for what is missing, in the background
+    after READY and on demand. `jobs` is the queue for people. `leave_s` is what it needs to leave after its drain, in
+    seconds taken from the grace.
+    """
+
+    version: str
+    reloadables: Sequence[Reloadable]
+    drainables: Sequence[Drainable]
+    search: Search | None = None
+    jobs: Jobs | None = None
+    leave_s: float = 0.0
+    serving: anyio.Event | None = None
+    """Set once the outside can reach it: READY waits for that. None: it can from the start on."""
+
+    @property
+    def impaired(self) -> str | None:
+        """Say what the process lacks now, None where nothing."""
+        return None
 
     async def start(self, tasks: TaskGroup, ended: Ended) -> None:
-        """Build the shared resources, then let the pools claim; raises as `_build` where one cannot be built."""
-        wake = asyncio.get_running_loop().call_soon_threadsafe
-        pools = {pool.queue_name: pool for pool in self.pools}
+        """Bring the work to life in `tasks` and return when it runs; raises where it cannot."""
+        ...
 
-        def ready(queue: str) -> None:
-            if queue in pools:
-                wake(pools[queue].wake)
+    def flush(self, timeout_s: float, keep: Keep) -> None:
+        """Put back what did not finish and keep the report of it; both durable on return, or it raises.
 
-        self.store.on_ready(ready)
-        for resource in self.resources:
-            await self._build(resource, tasks)
-        for pool in self.pools:
-            pool.on_ended(ended)
-            tasks.start_soon(pool.run, name=pool.name)
+        Called in a thread, and the event loop may be blocked.
+        """
+        ...
 
-    async def _build(self, resource: Resource, tasks: TaskGroup) -> None:
-        """Build a resource; ConfigInvalid that names it where its factory fails, OSError where the system does."""
-        try:
-            await resource.start(tasks, self.snapshots.current.settings)
-        except OSError as error:
-            raise OSError(error.errno, f"{resource.name} cannot be built: {reason_of(error)}") from error
-        except Exception as error:
-            reason = f"{resource.name} cannot be built: {type(error).__name__}: {reason_of(error)}"
-            raise ConfigInvalid([Problem("", reason)]) from error
+    async def close(self, within_s: float) -> None:
+        """End what work shares, after the flush or a failure: to its end, but for what takes longer than `within_s`."""
 
-    def flush(self, timeout_s: float, report: Callable[[Flushed], Put]) -> None:
-        """Put back what the pools have in hand and keep the report, in one transaction; from any thread."""
-        flush(self.store, [pool.give_up() for pool in self.pools], timeout_s, report)
+    def pools(self) -> Sequence[PoolFigures]:
+        """Return the pools now."""
+        ...
 
-    async def enqueue(self, queue: str, payload: Any, **options: Any) -> str | None:
-        """Add one job of a known kind; see `hotreload.workers.job.enqueue`."""
-        return await enqueue(self.store, self.kinds, queue, payload, **options)
+    def limits(self) -> Sequence[PoolFigures]:
+        """Return the limits that several pools share."""
+        return ()
 
-    def generations(self) -> list[int]:
-        """Return the generation each running job reads."""
-        return [generation for pool in self.pools for generation in pool.generations()]
+    def queues(self) -> Sequence[QueueDepth]:
+        """Return the queues now."""
+        ...
 
-    def pool_figures(self) -> list[PoolFigures]:
-        """Return the pools with what waits for them."""
-        depths = {depth.name: depth for depth in self.store.depths()}
-        return [_figures(pool, depths.get(pool.queue_name)) for pool in self.pools]
+    def generations(self) -> Sequence[int]:
+        """Return the generation that each running job reads."""
+        return ()
 
+    def more(self) -> dict[str, Any]:
+        """Return further keys of the status document."""
+        return {}
 
-def _figures(pool: Pool, depth: QueueDepth | None) -> PoolFigures:
-    waiting = depth.ready if depth else 0
-    paused = depth is not None and depth.paused
-    return PoolFigures(
-        name=pool.name,
-        limit=pool.limit.value,
-        running=pool.running,
-        waiting=waiting,
-        bound_by=("paused" if paused else pool.bound_by) if waiting else None,
-    )
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the configuration file."""
+        ...
+
+    def restarts(self) -> bool:
+        """Tell whether the process comes back in place after its drain."""
+        return False

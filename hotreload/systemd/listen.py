@@ -1,6 +1,6 @@
 """Sockets that outlive a restart: handed over by a `.socket` unit, or kept in the service manager's store.
 
-A listening socket that somebody else holds as well keeps its queue while no process serves it: clients that connect
+A listening socket that another process holds as well keeps its queue while no process serves it: clients that connect
 during a restart wait, instead of being refused. With a `.socket` unit the manager binds; without one the first
 process binds and leaves a copy in the manager's store (`FileDescriptorStoreMax=`), from where the next one gets it.
 See sd_listen_fds(3) and sd_pid_notify_with_fds(3).
@@ -23,7 +23,7 @@ STORED: Final = "hotreload-http"
 class Handed:
     """A listening socket that the service manager holds as well; `name` is its unit's or the one it was stored by.
 
-    `listener` is a copy to serve on. The descriptor itself stays open, so that a process that executes itself anew
+    `listener` is a copy to serve on. The descriptor itself stays open, so that a process that executes itself again
     finds it where the variables say.
     """
 

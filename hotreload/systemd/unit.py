@@ -176,7 +176,7 @@ def installed_command(executable: str, scripts: Sequence[str]) -> list[str]:
 
 
 def _words(words: Sequence[str]) -> str:
-    """Join words for `Exec…=` (systemd.service(5)); `%` in a folder is no specifier, `%E` and `%t` in front are."""
+    """Join words for `Exec…=` (systemd.service(5)); `%` in a folder is not a specifier, `%E` and `%t` in front are."""
     return " ".join(_word(word) for word in words)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from hotreload.host import logs
+from hotreload import logs
 from hotreload.lifecycle import Phase
 from hotreload.reload.report import Outcome, ReloadReport
 from hotreload.systemd.notifier import Notifier
@@ -59,7 +59,7 @@ class StartUp:
             self._over.wait(TICK_S)
 
 
-class Voice:
+class SystemdStatus:
     """Speaks for one host; silent where nobody listens. `pools` and `drain` are read when a line is made."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Voice:
         self._drain = drain
         self._search = search
         self._restarts = restarts
-        self._searched: str | None = None
+        self._told: tuple[str | None, str | None] = (None, None)
         self._last = "started"
         self._reload_ends: float | None = None
         self._is_ready = False
@@ -125,7 +125,7 @@ class Voice:
             self._notifier.reloading()
         elif phase is Phase.QUIESCING:
             self._notifier.stopping(self._drain_line())
-        if phase is not Phase.RUNNING:
+        if phase not in (Phase.RUNNING, Phase.STOPPED):
             self._tell_of_drain()
 
     def hold(self, left_s: float) -> None:
@@ -144,13 +144,13 @@ class Voice:
                 self._tell_of_drain()
                 continue
             self._hold_reload()
-            self._tell_of_search()
+            self._tell_what_changed()
 
-    def _tell_of_search(self) -> None:
-        """Say how far the search for missing work is, and once that none runs any more."""
-        line = self._search()
-        if line != self._searched:
-            self._searched = line
+    def _tell_what_changed(self) -> None:
+        """Say how far the search for missing work is, what is degraded, and once that neither is so any more."""
+        now = self._degraded(), self._search()
+        if now != self._told:
+            self._told = now
             self._notifier.status(self.line())
 
     def _hold_reload(self) -> None:
