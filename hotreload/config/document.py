@@ -27,8 +27,11 @@ MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 100
 MOST = 100
 
+Keys = tuple[str | int, ...]
+"""A path: the keys that lead to a value, an int where it is the place in a list."""
 Loc = Sequence[str | int]
-Duplicates = Literal["error", "warn"]
+Dialect = Literal["own", "openviking"]
+"""Whose rules hold: in own services duplicate keys are errors and `$$` is a `$`; stock OpenViking knows neither."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,19 +81,20 @@ def parse(
     path: Path,
     raw: bytes,
     *,
-    duplicates: Duplicates = "error",
+    dialect: Dialect = "own",
     environ: Mapping[str, str] | None = None,
 ) -> Document:
     """Turn the bytes of `path` into a document.
 
     ConfigUnreadable over `MAX_BYTES`; ConfigInvalid, with the place, for what is not a JSON object in UTF-8,
     is empty, nests deeper than `MAX_DEPTH`, or holds a number that is not finite. A duplicate key is an
-    error or, with `duplicates="warn"`, a warning, and the last one counts. `environ` is the process's own
-    by default; an unset variable stays and is warned about.
+    error, under `openviking` a warning, and the last one counts. `environ` is the process's own by default; an unset
+    variable stays, and is warned about where it was meant as one.
     """
     if len(raw) > MAX_BYTES:
         raise ConfigUnreadable([Problem("", f"larger than {MAX_BYTES} bytes", file=path.name)])
-    expanded = expand(_decode(path, raw), os.environ if environ is None else environ)
+    own = dialect == "own"
+    expanded = expand(_decode(path, raw), os.environ if environ is None else environ, escapes=own)
     decoder = _Decoder()
     data = _loads(path, expanded, decoder)
     positions = Positions(expanded.text)
@@ -98,7 +102,7 @@ def parse(
     errors = reader.unusable() if decoder.unusable else []
     warnings = reader.unset()
     if decoder.doubled:
-        (errors if duplicates == "error" else warnings).extend(reader.duplicates())
+        (errors if own else warnings).extend(reader.duplicates())
     if errors:
         raise ConfigInvalid(sorted(errors, key=place_order))
     return Document(path, raw, data, sha256(raw).hexdigest(), tuple(warnings), expanded, positions)
@@ -125,7 +129,7 @@ def split_path(path: str, data: object) -> tuple[str | int, ...]:
 
 def dotted(loc: Loc) -> str:
     """Join keys and indices with dots."""
-    return ".".join(str(part) for part in loc)
+    return ".".join(map(str, loc))
 
 
 def place_order(problem: Problem) -> tuple[bool, int, int, str]:
@@ -155,7 +159,8 @@ class _Decoder:
     unusable: bool = False
 
     def decode(self, text: str) -> object:
-        self.unusable = LONE_SURROGATE.search(text) is not None or "\\ud" in text.lower()
+        escaped = "\\u" in text and "\\ud" in text.lower()
+        self.unusable = escaped or (not text.isascii() and LONE_SURROGATE.search(text) is not None)
         return json.loads(
             text,
             object_pairs_hook=self._object,
@@ -232,19 +237,10 @@ class _Reader:
     def unset(self) -> list[Problem]:
         """Variables that stay as written because they are not set."""
         found: list[Problem] = []
-        for name, offset in self._expanded.unset[:MOST]:
-            place = self._positions.at(self._shifted(offset))
-            message = f"${name} is not set and stays as written"
+        for offset, message in islice(self._expanded.not_replaced(), MOST):
+            place = self._positions.at(self._expanded.text_offset(offset))
             found.append(Problem(dotted(place.loc), message).at(self._file, *position(self._expanded.written, offset)))
         return found
-
-    def _shifted(self, written: int) -> int:
-        moved = sum(
-            (span.end - span.start) - (span.written_end - span.written_start)
-            for span in self._expanded.spans
-            if span.written_start < written
-        )
-        return written + moved
 
     def _problem(self, place: Place, message: str, advice: str | None = None) -> Problem:
         return Problem(dotted(place.loc), message, hint=advice).at(self._file, *self._expanded.position(place.start))

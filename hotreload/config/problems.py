@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, cast
 
 from pydantic_core import ErrorDetails
 
 from hotreload.config.allowed import allowed, choices
-from hotreload.config.document import MOST, dotted
-from hotreload.config.fields import Leaf, rule_for
-from hotreload.config.masking import MASK, looks_secret, mask_tree
-from hotreload.config.scrubbing import scrub, secrets_in
+from hotreload.config.document import MOST, Keys, dotted
+from hotreload.config.fields import FieldRule, Leaf, Node, looks_secret
+from hotreload.config.secrets import MASK, SecretMatcher, mask_tree, secrets_in
+from hotreload.config.trees import meaning, visit
+from hotreload.config.unknown import nearest
 from hotreload.errors import Problem
 
 LONGEST_INPUT: Final = 120
@@ -58,70 +58,59 @@ WORDS: Final[Mapping[str, str]] = {
 
 
 class Explainer:
-    """Explains the errors of one model; `section` is where its tree stands in the whole."""
+    """Explains the errors of one model by the rules of its paths; `section` is where its tree stands in the whole."""
 
-    def __init__(self, leaves: Mapping[str, Leaf], section: str = "") -> None:
-        self._leaves = leaves
-        self._rules = {path: leaf.rule for path, leaf in leaves.items()}
+    def __init__(self, root: Node, rule: Callable[[Keys], FieldRule], section: str = "") -> None:
+        self._root = root
+        self._rule = rule
         self._section = section
 
     def explain(self, errors: Sequence[ErrorDetails], data: Mapping[str, Any]) -> list[Problem]:
         """Return one problem for each place; the members of a union that refused one value are joined."""
-        secrets = self._secrets(data)
+        matcher = self._matcher(data)
         found: dict[str, list[Problem]] = {}
         for error in errors[: 2 * MOST]:
-            problem = self._problem(error, data, secrets)
+            problem = self._problem(error, data, matcher)
             found.setdefault(problem.path, []).append(problem)
         return [_joined(problems) for problems in list(found.values())[:MOST]]
 
-    def explain_defect(self, error: Exception, data: Mapping[str, Any]) -> Problem:
+    def explain_defect(self, error: BaseException, data: Mapping[str, Any]) -> Problem:
         """Return the problem of an error that pydantic lets through: a validator may raise anything."""
         last = traceback.extract_tb(error.__traceback__)[-1]
         message = f"a validator failed: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
         hint = "a validator refuses a value with ValueError"
-        return Problem(self._section, scrub(message, self._secrets(data)), hint=hint)
+        return Problem(self._section, self._matcher(data).hide(message), hint=hint)
 
     def full(self, path: str) -> str:
         """Return a path of the model's tree as a path of the whole."""
         return ".".join(part for part in (self._section, path) if part)
 
-    def _problem(self, error: ErrorDetails, data: Mapping[str, Any], secrets: Collection[str]) -> Problem:
+    def _problem(self, error: ErrorDetails, data: Mapping[str, Any], matcher: SecretMatcher) -> Problem:
         loc, value = resolve(error["loc"], data, missing=error["type"] == "missing")
-        path = dotted(loc)
-        leaf = self._leaves.get(path)
-        message = scrub(_words(error), secrets)
+        path, (keys, node) = dotted(loc), meaning(self._root, loc)
+        leaf = node.leaf if node is not None else None
+        message = matcher.hide(_words(error))
         if error["type"] == "missing":
             return Problem(self.full(path), message, hint=_takes(leaf))
         hint = _nearest(leaf, value) or _takes(leaf)
-        return Problem(self.full(path), message, input=self._shown(loc, value), hint=hint)
+        return Problem(self.full(path), message, input=self._shown(keys, node, value), hint=hint)
 
-    def _shown(self, loc: Sequence[str | int], value: object) -> str | None:
-        path = dotted(loc)
-        if not path or rule_for(self._rules, path).secret or self._is_inside_secret(loc):
+    def _shown(self, keys: Keys, node: Node | None, value: object) -> str | None:
+        if not keys or self._rule(keys).secret or (node is None and self._is_inside_secret(keys)):
             return None
-        if isinstance(value, (dict, list)) and any(known.startswith(f"{path}.") for known in self._leaves):
+        if isinstance(value, (dict, list)) and node is not None and (node.fields or node.entries):
             return None
-        text = json.dumps(mask_tree(cast("object", value), path, _mask), ensure_ascii=False, default=repr)
+        text = json.dumps(mask_tree(cast("object", value), dotted(keys), _mask), ensure_ascii=False, default=repr)
         return text if len(text) <= LONGEST_INPUT else f"{text[:LONGEST_INPUT]}…"
 
-    def _is_inside_secret(self, loc: Sequence[str | int]) -> bool:
+    def _is_inside_secret(self, keys: Keys) -> bool:
         """Tell whether a key below the leaf looks secret (`headers.Authorization`)."""
-        depth = next((count for count in range(len(loc), 0, -1) if dotted(loc[:count]) in self._leaves), 0)
-        return any(looks_secret(str(part)) for part in loc[depth:])
+        depth = next(count for count in range(len(keys), -1, -1) if meaning(self._root, keys[:count])[1] is not None)
+        return any(looks_secret(str(part)) for part in keys[depth:])
 
-    def _secrets(self, data: Mapping[str, Any]) -> Collection[str]:
-        """Return every text of the input that must not be shown."""
-        values = {path: get(data, leaf.keys) for path, leaf in self._leaves.items()}
-        return secrets_in(values, self._rules.__getitem__)
-
-
-def get(data: object, keys: Sequence[str]) -> object:
-    """Return what stands at these keys, None where nothing does."""
-    for key in keys:
-        if not isinstance(data, Mapping) or key not in data:
-            return None
-        data = cast("Mapping[str, object]", data)[key]
-    return data
+    def _matcher(self, data: Mapping[str, Any]) -> SecretMatcher:
+        """Return what hides every text of the input that must not be shown."""
+        return SecretMatcher(secrets_in({met.keys: met.value for met in visit(data, self._root)}, self._rule))
 
 
 def resolve(loc: Sequence[str | int], data: object, *, missing: bool) -> tuple[tuple[str | int, ...], object]:
@@ -163,8 +152,8 @@ def _takes(leaf: Leaf | None) -> str | None:
 
 
 def _nearest(leaf: Leaf | None, value: object) -> str | None:
-    near = get_close_matches(value, choices(leaf.info), n=1) if leaf and isinstance(value, str) else []
-    return f'did you mean "{near[0]}"?' if near else None
+    near = nearest(value, choices(leaf.info)) if leaf and isinstance(value, str) else None
+    return f'did you mean "{near}"?' if near else None
 
 
 def _joined(problems: Sequence[Problem]) -> Problem:

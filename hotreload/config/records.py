@@ -1,4 +1,4 @@
-"""Log records, and what nobody caught, without secrets: whoever logs, and whatever writes it."""
+"""Log records, warnings and uncaught exceptions without secrets, whatever code logs and whatever writes them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import logging
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 Scrub = Callable[[str], str]
 
@@ -50,9 +52,10 @@ class ScrubbedRecords:
 
 
 def scrub_all(scrub: Scrub, say: Callable[[str], str] = str) -> None:
-    """Let every record of this process and all that nobody catches pass through `scrub`; a second call changes nothing.
+    """Let every record, warning and uncaught exception of this process pass through `scrub`.
 
-    What nobody catches is printed on stderr as `say` returns it; a hook that somebody else has set is left alone.
+    Exceptions are printed on stderr as `say` returns them, warnings where there is no handler for the logger
+    `py.warnings`. A hook that other code has set is left alone; a second call changes nothing.
     """
     made_by = logging.getLogRecordFactory()
     if isinstance(made_by, ScrubbedRecords):
@@ -74,3 +77,24 @@ def scrub_all(scrub: Scrub, say: Callable[[str], str] = str) -> None:
         )
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = lambda met: uncaught(met.exc_type, met.exc_value, met.exc_traceback)
+    if getattr(warnings.showwarning, "__module__", None) == "warnings":
+        warnings.showwarning = partial(_show_warning, scrub, say)
+
+
+def _show_warning(
+    scrub: Scrub,
+    say: Callable[[str], str],
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Log a warning as the standard library would, or print it where nothing handles it."""
+    told = scrub(warnings.formatwarning(message, category, filename, lineno, line)).rstrip("\n")
+    log = logging.getLogger("py.warnings")
+    if file is None and log.hasHandlers():
+        log.warning("%s", told)
+    elif file is not None or sys.stderr is not None:
+        print(say(told), file=file or sys.stderr)

@@ -10,44 +10,52 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from hotreload.config.fields import FieldRule
+from hotreload.config.document import Keys
+from hotreload.config.fields import ENTRY, FieldRule, Node, tree
+from hotreload.config.trees import meaning
 
 Schema = dict[str, Any]
 
 
-def json_schema(model: type[BaseModel], rule: Callable[[str], FieldRule], section: str = "") -> Schema:
-    """Return the schema of what a file may say; defaults of secret leaves are left out."""
+def json_schema(model: type[BaseModel], rule: Callable[[Keys], FieldRule], above: Keys = ()) -> Schema:
+    """Return the schema of what a file may say; defaults of secret leaves are left out.
+
+    `above` leads to the section the model stands in, for the paths that `rule` is asked about.
+    """
     whole = model.model_json_schema(mode="validation")
     definitions = whole.pop("$defs", {})
-    result = _Annotator(definitions, rule).annotate(whole, section, ())
+    result = _Annotator(definitions, tree(model), lambda keys: rule((*above, *keys))).annotate(whole, (), ())
     used = _references(result, definitions)
     return {**result, "$defs": {name: definitions[name] for name in sorted(used)}} if used else result
 
 
 class _Annotator:
-    def __init__(self, definitions: Mapping[str, Schema], rule: Callable[[str], FieldRule]) -> None:
-        self._definitions, self._rule = definitions, rule
+    def __init__(self, definitions: Mapping[str, Schema], root: Node, rule: Callable[[Keys], FieldRule]) -> None:
+        self._definitions, self._root, self._rule = definitions, root, rule
 
-    def annotate(self, node: Schema, path: str, seen: tuple[str, ...]) -> Schema:
+    def annotate(self, node: Schema, loc: Keys, seen: tuple[str, ...]) -> Schema:
         """Return a node with its leaves marked; a section met inside itself is one leaf."""
         name = _name(node)
         if name in seen:
-            return self._leaf(node, path)
+            return self._leaf(node, loc)
         opened = self._open(node)
         inner = (*seen, name) if name else seen
         if "properties" in opened:
             opened.pop("default", None)
             pairs = opened["properties"].items()
-            opened["properties"] = {key: self.annotate(child, _join(path, key), inner) for key, child in pairs}
+            opened["properties"] = {key: self.annotate(child, (*loc, key), inner) for key, child in pairs}
             return opened
         for word in ("anyOf", "oneOf"):
             if any(self._is_section(option, inner) for option in opened.get(word, ())):
-                return self._union(opened, word, path, inner)
-        return self._leaf(node, path)
+                return self._union(opened, word, loc, inner)
+        for word in ("items", "additionalProperties"):
+            if isinstance(opened.get(word), dict) and self._is_section(opened[word], inner):
+                opened[word] = self.annotate(opened[word], (*loc, ENTRY), inner)
+        return self._leaf(opened, loc)
 
-    def _union(self, node: Schema, word: str, path: str, seen: tuple[str, ...]) -> Schema:
+    def _union(self, node: Schema, word: str, loc: Keys, seen: tuple[str, ...]) -> Schema:
         options = [
-            self.annotate(option, path, seen) if self._is_section(option, seen) else self._leaf(option, path)
+            self.annotate(option, loc, seen) if self._is_section(option, seen) else self._leaf(option, loc)
             for option in node[word]
         ]
         kept = {key: value for key, value in node.items() if key not in ("discriminator", "default")}
@@ -56,8 +64,8 @@ class _Annotator:
     def _is_section(self, node: Schema, seen: tuple[str, ...]) -> bool:
         return "properties" in self._open(node) and _name(node) not in seen
 
-    def _leaf(self, node: Schema, path: str) -> Schema:
-        rule = self._rule(path)
+    def _leaf(self, node: Schema, loc: Keys) -> Schema:
+        rule = self._rule(meaning(self._root, loc)[0])
         marked = {**node, "x-reload": rule.effect.value, "x-secret": rule.secret}
         if rule.secret:
             marked.pop("default", None)
@@ -76,10 +84,6 @@ class _Annotator:
 def _name(node: Mapping[str, Any]) -> str | None:
     reference = node.get("$ref")
     return reference.removeprefix("#/$defs/") if isinstance(reference, str) else None
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
 
 
 def _references(node: object, definitions: Mapping[str, Schema]) -> set[str]:

@@ -1,46 +1,71 @@
 """Settings models: the base users build on, our own section `hotreload`, and how either reads a file.
 
-Precedence, lowest first: the file, the environment (`OVCONF__SECTION__FIELD`), the credentials directory,
-options of the command line. It is the same at the start, at a reload and in a direct construction.
+Which sources count, and in which order, `hotreload.config.sources` says; it is the same at the start, at a reload and
+in a direct construction.
 """
 
 from __future__ import annotations
 
 import json
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar, get_origin
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from hotreload.config.fields import FieldRule, Live, leaves, rule_for
+from hotreload.config.document import Keys, dotted, split_path
+from hotreload.config.fields import FieldRule, Leaf, Live, Node, alternatives, leaves, rule_for, tree
+from hotreload.config.frozen import freeze
 from hotreload.config.model import Merged, Validated, leaf_values
 from hotreload.config.paths import anchor_defaults, anchor_input, path_leaves
-from hotreload.config.problems import Explainer, get
+from hotreload.config.problems import Explainer
 from hotreload.config.schema import json_schema
-from hotreload.config.sources import Beside, CredentialsSource, EnvironmentSource, Found, put, remove
+from hotreload.config.sources import PREFIX, Beside, CredentialsSource, FileSource, files_of, read, sources_of
+from hotreload.config.trees import copied
 from hotreload.config.unknown import unknown_keys
 from hotreload.errors import ConfigInvalid, Problem
 
 S = TypeVar("S", bound="LiveSettings")
 SECTION = "hotreload"
 OF_VALIDATORS = ("value_error", "assertion_error")
+PYTHON_KINDS: Final = "tuple set frozen_set bytes date datetime time time_delta url uuid decimal"
+OF_PYTHON: Final = frozenset(f"{kind}_type" for kind in PYTHON_KINDS.split())
+"""What strict rules refuse though JSON has no other form of it."""
+FILES: Final = ("json_file", "toml_file", "yaml_file", "pyproject_toml_table_header", "cli_parse_args")
+"""What `model_config` may name and only a source of the user's own reads."""
+CHANGEABLE: Final = (deque, defaultdict, OrderedDict, bytearray)
 
 
 class LiveSettings(BaseSettings):
-    """The base of a settings model of `ov.conf`: frozen, and fed by file, environment and credentials directory.
+    """The base of a settings model of `ov.conf`: frozen, and fed by the sources of `hotreload.config.sources`.
 
-    Values of the file must have the field's own type (`"12"` or `true` is no whole number), texts from the
-    environment are converted; `model_config = SettingsConfigDict(strict=False)` gives pydantic's lax rules
-    to both. Unknown keys are passed over here and warned about by a reload.
+    Values of the file must have the field's own type (`"12"` or `true` is no whole number), texts from other
+    sources are converted; `model_config = SettingsConfigDict(strict=False)` gives pydantic's lax rules to both.
+    Unknown keys are passed over here and warned about by a reload. In a direct construction what is passed stands
+    for the file; ConfigInvalid where a source cannot be read.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, validate_default=False)
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        validate_default=False,
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+    )
 
     conf_section: ClassVar[str] = ""
+
+    def __init__(self, **values: Any) -> None:
+        merged = read(type(self), values, section=self.conf_section)
+        if merged.errors:
+            raise ConfigInvalid(merged.errors)
+        self.__pydantic_validator__.validate_python(merged.data, self_instance=self)
 
     @classmethod
     def settings_customise_sources(
@@ -51,14 +76,17 @@ class LiveSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources of a direct construction, highest first; what is passed in stands for the file."""
-        section = cls.conf_section
-        return CredentialsSource(settings_cls, section), EnvironmentSource(settings_cls, section), init_settings
+        """Return the sources, highest first; `init_settings` stands for the file, the lowest by default.
+
+        The credentials directory and options of the command line are above all of these.
+        """
+        return env_settings, dotenv_settings, file_secret_settings, init_settings
 
 
 class HotreloadSettings(LiveSettings):
     """The section `hotreload` of `ov.conf`: how this library itself behaves."""
 
+    model_config = SettingsConfigDict(env_prefix=f"{PREFIX}HOTRELOAD__")
     conf_section: ClassVar[str] = SECTION
 
     drain_deadline_s: Annotated[float, Live, Field(gt=0, le=86400)] = 25.0
@@ -81,6 +109,14 @@ class HotreloadSettings(LiveSettings):
     """Whether a broken file at the start is replaced by the last one applied."""
     recovery: Annotated[Literal["repair", "report", "off"], Live] = "repair"
     """What a scan does about work that should exist and does not."""
+    recovery_every_s: Annotated[float, Live, Field(ge=0, le=31 * 86400)] = 3600.0
+    """Seconds between two scans; 0: only after the start."""
+    max_payload_bytes: Annotated[int, Live, Field(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
+    """Bytes that a job's payload may have as JSON; its cursor, the result of each step and its result likewise."""
+    hold_s: Annotated[float, Live, Field(ge=0, le=31 * 86400)] = 86400.0
+    """Under OpenViking: seconds a model call of a queue message waits for its endpoint; 0: it fails at once."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], Live] = "info"
+    """What is logged from on, where `hotreload run` has set up logging."""
     state_dir: Path | None = None
     """Where the queue, the history and the fingerprint key are kept; None: chosen by the host."""
 
@@ -97,7 +133,7 @@ class SettingsModel(Generic[S]):
     """A settings model as a reload uses it: merge sources, validate a tree, name all that is wrong.
 
     `options` are values of the command line by field name, above every other source; `environ` is the
-    process's own by default, read anew at each merge.
+    process's own by default, read again at each merge. TypeError where the model asks for what a reload cannot do.
     """
 
     def __init__(
@@ -107,53 +143,59 @@ class SettingsModel(Generic[S]):
         options: Mapping[str, Any] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        if not model.conf_section and SECTION in model.model_fields:
-            raise TypeError(f"{model.__name__}: the section `{SECTION}` is this library's own")
+        _refuse_what_cannot_be(model)
         self.model = model
         self._section = model.conf_section
+        self._above: Keys = (self._section,) if self._section else ()
         self._options = dict(options or {})
         self._environ = environ
-        self._leaves = leaves(model)
-        self._rules = {self._full(path): leaf.rule for path, leaf in self._leaves.items()}
-        self._paths = path_leaves(self._leaves)
-        self._explainer = Explainer(self._leaves, self._section)
+        self._root = tree(model)
+        self._paths = path_leaves(leaves(model))
+        self._explainer = Explainer(self._root, partial(rule_for, self._root), self._section)
+        self._rules = lru_cache(maxsize=1 << 17)(partial(rule_for, self._root))
 
-    def rule(self, path: str) -> FieldRule:
-        """Return the rule of one leaf; an unknown path needs a restart."""
-        return rule_for(self._rules, path)
+    @property
+    def tree(self) -> Node:
+        """The places of the model, below its own section."""
+        return self._root
+
+    def rule(self, path: Keys) -> FieldRule:
+        """Return the rule of one path of the whole; an unknown one needs a restart."""
+        return self._rules(path[len(self._above) :])
 
     def merge(self, file_data: Mapping[str, Any], beside: Beside | None = None) -> Merged:
-        """Lay environment, credentials and options over what the file says; without `beside` it reads credentials."""
-        data = _copy(file_data)
-        environment = EnvironmentSource(self.model, self._section, self._environ)
-        credentials = CredentialsSource(self.model, self._section, self._environ, beside)
-        provenance = {path: "file" for path, leaf in self._leaves.items() if _is_set(data, leaf.keys)}
-        errors: list[Problem] = []
-        for source in (environment, credentials):
-            found, problems = source.read()
-            errors.extend(problems)
-            _lay_over(data, provenance, found, source.origin)
-        _lay_over(data, provenance, {(key,): value for key, value in self._options.items()}, "option")
-        named = {self._full(path): origin for path, origin in provenance.items()}
-        return Merged(data, named, environment.unknown(), errors)
+        """Lay the other sources over what the file says; without `beside` the credentials are read now."""
+        return read(
+            self.model,
+            file_data,
+            section=self._section,
+            options=self._options,
+            environ=self._environ,
+            beside=beside,
+        )
 
     def validate(self, data: Mapping[str, Any], folder: Path) -> Validated[S]:
         """Build settings from a merged tree as it is: no source is asked again, so pinned values survive.
 
         Relative paths are taken from `folder`. ConfigInvalid with every problem, paths set and places not.
         """
-        anchored = anchor_input(data, self._paths, folder)
-        warnings = unknown_keys(self.model, data, list(self._leaves), self._section)
+        anchored, problems = anchor_input(data, self._root, self._paths, folder)
+        problems = [replace(each, path=self._explainer.full(each.path)) for each in problems]
         try:
-            settings = anchor_defaults(self._build(anchored), folder)
-        except ValidationError as error:
-            problems = self._explainer.explain(error.errors(include_url=False), data)
+            settings = freeze(anchor_defaults(self._build(anchored), folder))
+        except _Mistakes as error:
+            known = {each.path for each in problems}
+            found = self._explainer.explain(error.errors, data)
+            problems += [each for each in found if each.path not in known]
             problems += self._across(data, folder, problems)
-        except Exception as error:  # noqa: BLE001 - a validator may raise anything: the file is refused with it
-            problems = [self._explainer.explain_defect(error, data)]
+        except ConfigInvalid as error:
+            problems += error.problems
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a validator may raise anything: the file is refused with it
+            problems.append(self._explainer.explain_defect(error, data))
         else:
-            values = {self._full(".".join(keys)): value for keys, value in leaf_values(settings).items()}
-            return Validated(settings, values, warnings)
+            if not problems:
+                values = leaf_values(settings, self._root, self._above)
+                return Validated(settings, values, unknown_keys(self._root, data, self._section))
         # raised outside the handler: pydantic's error holds the input, secrets included
         raise ConfigInvalid(problems)
 
@@ -163,55 +205,122 @@ class SettingsModel(Generic[S]):
         They are asked again with the fields that are wrong left out.
         """
         known = {problem.path for problem in wrong}
-        rest = _copy(data)
-        for path in known:
-            remove(rest, path.removeprefix(f"{self._section}.").split("."))
+        rest = copied(data)
+        for path in known - {"", self._section}:
+            _take_out(rest, split_path(path.removeprefix(f"{self._section}."), rest))
         found: list[ErrorDetails] = []
         try:
-            self._build(anchor_input(rest, self._paths, folder))
-        except ValidationError as error:
-            found = [
-                each for each in error.errors(include_url=False) if each["type"] in ("value_error", "assertion_error")
-            ]
-        except Exception:  # noqa: BLE001 - not to be blamed on the file: a field that its rule reads is wrong
+            self._build(anchor_input(rest, self._root, self._paths, folder)[0])
+        except _Mistakes as error:
+            found = [each for each in error.errors if each["type"] in OF_VALIDATORS]
+        except (Exception, SystemExit):  # noqa: BLE001 - not to be blamed on the file: a field that its rule reads is wrong
             return []
         hint = f"asked without {', '.join(sorted(known))}"
         return [replace(each, hint=hint) for each in self._explainer.explain(found, rest) if each.path not in known]
 
     def credential_files(self) -> list[Path]:
-        """Return the credential files that count, whether they exist or not; they are inputs like the file itself."""
-        return CredentialsSource(self.model, self._section, self._environ).files()
+        """Return the files beside the configuration that count, whether they exist or not; inputs like the file."""
+        credentials = CredentialsSource(self.model, self._section, self._environ).files()
+        return [*credentials, *files_of(self.model)]
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the file, our own section included; each leaf has `x-reload` and `x-secret`."""
-        schema = json_schema(self.model, self.rule, self._section)
+        schema = json_schema(self.model, self.rule, self._above)
         if self._section:
             return schema
         schema.setdefault("properties", {})[SECTION] = SettingsModel(HotreloadSettings).schema()
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
     def _build(self, data: Mapping[str, Any]) -> S:
-        """Validate as JSON, so that strict rules still take a text for a path; `__init__` would ask the sources."""
-        settings = self.model.__new__(self.model)
-        strict = self.model.model_config.get("strict", True)
+        """Validate as JSON, so that strict rules still take a text for a path; `__init__` would ask the sources.
+
+        What a before-validator returns is no JSON to pydantic any more, and its strict rules refuse a list for a tuple:
+        such fields are held to the lax rules.
+        """
         text = json.dumps(data, allow_nan=False)
-        self.model.__pydantic_validator__.validate_json(text, strict=strict, self_instance=settings)
-        return settings
+        strict = self.model.model_config.get("strict", True)
+        made, wrong = self._parsed(text, strict=strict)
+        if strict and any(each["type"] in OF_PYTHON for each in wrong):
+            lax, still = self._parsed(text, strict=False)
+            locs = {each["loc"] for each in still}
+            wrong = [each for each in wrong if each["type"] not in OF_PYTHON or each["loc"] in locs]
+            made = lax
+        if made is None or wrong:
+            raise _Mistakes(wrong)
+        return made
 
-    def _full(self, path: str) -> str:
-        return f"{self._section}.{path}" if self._section else path
+    def _parsed(self, text: str, *, strict: bool) -> tuple[S | None, list[ErrorDetails]]:
+        settings = self.model.__new__(self.model)
+        try:
+            self.model.__pydantic_validator__.validate_json(text, strict=strict, self_instance=settings)
+        except ValidationError as error:
+            return None, error.errors(include_url=False)
+        return settings, []
 
 
-def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(cast("dict[str, Any]", item)) if isinstance(item, dict) else item for key, item in tree.items()}
+class _Mistakes(Exception):
+    """All that pydantic says is wrong."""
+
+    def __init__(self, errors: list[ErrorDetails]) -> None:
+        super().__init__(f"{len(errors)} mistakes")
+        self.errors = errors
 
 
-def _is_set(data: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
-    above = get(data, keys[: len(keys) - 1])
-    return isinstance(above, Mapping) and keys[-1] in above
+def _take_out(tree_: dict[str, Any], keys: Sequence[str | int]) -> None:
+    """Take out what stands at these keys, or the list it lies in; nothing where nothing does."""
+    for key in keys[:-1]:
+        if not isinstance(tree_.get(str(key)), dict):
+            break
+        tree_ = tree_[str(key)]
+    else:
+        key = keys[-1]
+    tree_.pop(str(key), None)
 
 
-def _lay_over(data: dict[str, Any], provenance: dict[str, str], found: Found, origin: str) -> None:
-    for keys, value in found.items():
-        if put(data, keys, value):
-            provenance[".".join(keys)] = origin
+def _refuse_what_cannot_be(model: type[LiveSettings]) -> None:
+    """Raise TypeError for what a model asks for and a reload cannot do: it would be passed over in silence."""
+    root = tree(model)
+    wrong = [*_wrong_config(model), *_wrong_sources(model)]
+    if not model.conf_section and any(place[0] == SECTION for each in root.fields.values() for place in each.places):
+        wrong.append(f"the section `{SECTION}` is this library's own")
+    for node in root.walk():
+        wrong += [f"`{dotted(node.keys)}`: {reason}" for reason in _wrong_place(node)]
+    if wrong:
+        raise TypeError("; ".join(f"{model.__name__}: {reason}" for reason in wrong))
+
+
+def _wrong_config(model: type[LiveSettings]) -> list[str]:
+    config = model.model_config
+    stated = [name for name in ("cli_parse_args", "cli_prog_name") if config.get(name)]
+    wrong = [f"`{name}` is not read by a service: its options are those of `hotreload run`" for name in stated]
+    if model.__init__ is not LiveSettings.__init__:
+        wrong.append("`__init__` is not called by a reload; a validator is")
+    return wrong
+
+
+def _wrong_sources(model: type[LiveSettings]) -> list[str]:
+    file = FileSource(model, {})
+    try:
+        chosen = sources_of(model, file, {})
+    except Exception:  # noqa: BLE001 - what a source of the user's cannot do now it may do when the service runs
+        return []
+    config, kinds = model.model_config, " ".join(type(source).__name__.lower() for source in chosen)
+    unread = [name for name in FILES if config.get(name) and name.split("_", maxsplit=1)[0] not in kinds]
+    wrong = [f"`{name}` is stated and no source in `settings_customise_sources` reads it" for name in unread]
+    if file not in chosen:
+        wrong.append("`settings_customise_sources` leaves out `init_settings`, which stands for the file")
+    return wrong
+
+
+def _wrong_place(node: Node) -> list[str]:
+    wrong = list(node.wrong)
+    if node.leaf is not None:
+        wrong += [
+            f"{kind.__name__} can be changed by a job; use a list, tuple or dict" for kind in _changeable(node.leaf)
+        ]
+    return wrong
+
+
+def _changeable(leaf: Leaf) -> list[type]:
+    kinds = [get_origin(kind) or kind for kind in alternatives(leaf.info.annotation)]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, CHANGEABLE)]

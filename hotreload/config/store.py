@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+from hotreload.config.document import Keys
+from hotreload.config.model import Origin
 from hotreload.config.settings import HotreloadSettings
 
 S = TypeVar("S")
@@ -20,11 +22,10 @@ S = TypeVar("S")
 class Snapshot(Generic[S]):
     """One frozen, validated state of the settings.
 
-    `generation` counts from 1 at start, +1 for each applied reload. `leaves` maps dotted paths to plain
+    `generation` counts from 1 at start, +1 for each applied reload. `leaves` maps paths to plain
     values, defaults included (secrets in clear: redact before showing). `data` is the input tree it was
-    validated from, sources merged; `own` is the section `hotreload`. `provenance` names the source of each leaf:
-    `file`, `environment`, `credential`, `option`; a leaf that is absent there has its default. `fingerprint` is
-    keyed.
+    validated from, sources merged; `own` is the section `hotreload`. `provenance` has the origin of
+    what is not from the file, by its path. `fingerprint` is keyed.
     """
 
     settings: S
@@ -32,8 +33,8 @@ class Snapshot(Generic[S]):
     generation: int
     fingerprint: str
     data: Mapping[str, Any] = field(repr=False)
-    leaves: Mapping[str, object] = field(repr=False)
-    provenance: Mapping[str, str]
+    leaves: Mapping[Keys, object] = field(repr=False)
+    provenance: Mapping[Keys, Origin]
 
 
 class SnapshotStore(Generic[S]):
@@ -47,9 +48,9 @@ class SnapshotStore(Generic[S]):
         """The running snapshot; take it once, at the start of a job or request."""
         return self._current
 
-    def relabel(self, provenance: Mapping[str, str]) -> None:
-        """Note that the running values come from elsewhere now; they, and the generation, stay as they are."""
-        self._current = replace(self._current, provenance=provenance)
+    def relabel(self, new: Snapshot[S]) -> None:
+        """Note that the running values are said elsewhere now; they, and the generation, stay as they are."""
+        self._current = replace(self._current, data=new.data, provenance=new.provenance)
 
     def swap(self, new: Snapshot[S]) -> None:
         """Replace the running snapshot whole; its generation must be the next one."""

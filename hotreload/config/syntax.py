@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from hotreload.config.expansion import position
 
-TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"?|[{}\[\]]')
+TOKEN = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"?|[{}\[\]]')
+TOKEN_OR_LINE = re.compile(TOKEN.pattern + r"|\n")
+INDENT = re.compile(r"[ \t]*")
 CLOSER = {"{": "}", "[": "]"}
 
 
-@dataclass(frozen=True, slots=True)
-class Bracket:
-    """An opening bracket and where it stands in the text."""
-
-    sign: str
-    offset: int
-
-
-def open_brackets(text: str, end: int) -> list[Bracket]:
-    """Return the brackets open at `end`, outermost first; stops at the first that closes a wrong one."""
-    stack: list[Bracket] = []
+def open_brackets(text: str, end: int) -> list[int]:
+    """Return where the brackets open at `end` stand, outermost first; stops at the first that closes a wrong one."""
+    stack: list[int] = []
     for match in TOKEN.finditer(text, 0, end):
         sign = match[0]
         if sign in CLOSER:
-            stack.append(Bracket(sign, match.start()))
-        elif sign in "}]" and stack and CLOSER[stack[-1].sign] == sign:
+            stack.append(match.start())
+        elif sign in "}]" and stack and CLOSER[text[stack[-1]]] == sign:
             stack.pop()
         elif sign in "}]":
             break
@@ -70,7 +63,7 @@ def _unclosed(text: str, offset: int) -> str | None:
     opened = open_brackets(text, offset)
     if not opened:
         return None
-    return f"`{opened[-1].sign}` opened at {_place(text, opened[-1].offset)} is not closed{_suspect(text)}"
+    return f"`{text[opened[-1]]}` opened at {_place(text, opened[-1])} is not closed{_suspect(text)}"
 
 
 def _at_closer(text: str, offset: int, before: str) -> str | None:
@@ -79,31 +72,32 @@ def _at_closer(text: str, offset: int, before: str) -> str | None:
     opened = open_brackets(text, offset)
     if not opened:
         return "this closes nothing"
-    if CLOSER[opened[-1].sign] == text[offset]:
+    if CLOSER[text[opened[-1]]] == text[offset]:
         return None
-    return f"`{opened[-1].sign}` opened at {_place(text, opened[-1].offset)} is not closed before this"
+    return f"`{text[opened[-1]]}` opened at {_place(text, opened[-1])} is not closed before this"
 
 
 def _suspect(text: str) -> str:
     """Name a bracket whose closer stands at another indentation: its own was probably forgotten."""
-    stack: list[Bracket] = []
-    for match in TOKEN.finditer(text):
-        if match[0] in CLOSER:
-            stack.append(Bracket(match[0], match.start()))
-        elif match[0] in "}]" and stack:
-            opened = stack.pop()
-            if _first_on_line(text, match.start()) and _indent(text, opened.offset) != _indent(text, match.start()):
-                return f" (by the indentation, perhaps the one of {_place(text, opened.offset)})"
+    stack: list[tuple[int, str]] = []
+    line = 0
+    for match in TOKEN_OR_LINE.finditer(text):
+        sign, offset = match[0], match.start()
+        if sign == "\n":
+            line = match.end()
+        elif sign in CLOSER:
+            stack.append((offset, _indent(text, line)))
+        elif sign in "}]" and stack:
+            opened, indent = stack.pop()
+            here = _indent(text, line)
+            if line + len(here) == offset and here != indent:
+                return f" (by the indentation, perhaps the one of {_place(text, opened)})"
     return ""
 
 
-def _first_on_line(text: str, offset: int) -> bool:
-    return not text[text.rfind("\n", 0, offset) + 1 : offset].strip()
-
-
-def _indent(text: str, offset: int) -> str:
-    line = text[text.rfind("\n", 0, offset) + 1 :]
-    return line[: len(line) - len(line.lstrip())]
+def _indent(text: str, line: int) -> str:
+    match = INDENT.match(text, line)
+    return match[0] if match else ""
 
 
 def _place(text: str, offset: int) -> str:

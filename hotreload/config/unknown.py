@@ -2,80 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from itertools import islice
-from typing import Any, cast, get_args
+from typing import Any, Final
 
-from pydantic import BaseModel
-
-from hotreload.config.document import MOST, dotted
-from hotreload.config.fields import alternatives, is_section, key_of
+from hotreload.config.document import MOST, Keys, dotted
+from hotreload.config.fields import ENTRY, Node
+from hotreload.config.trees import visit
 from hotreload.errors import Problem
 
+LONGEST: Final = 64
+"""Longer names are not compared: the time that takes grows with their product."""
+COMPARED: Final = 1000
+"""Of more names only so many are compared."""
+ANNOTATIONS: Final = ("$", "//", "_comment")
+"""How keys begin that are meant for people and tools: JSON Schema's own, and what stands for the missing comment."""
 
-def unknown_keys(
-    model: type[BaseModel], data: Mapping[str, Any], known_paths: Sequence[str], above: str = ""
-) -> list[Problem]:
-    """Warn of the keys the model would pass over, at most `MOST`.
 
-    `known_paths` are all leaves: a key in the wrong section is named its right one.
-    """
-    start = (above,) if above else ()
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name most like this one, None where none is."""
+    if len(name) > LONGEST:
+        return None
+    return next(iter(get_close_matches(name, list(islice(known, COMPARED)), n=1, cutoff=cutoff)), None)
+
+
+def unknown_keys(root: Node, data: Mapping[str, Any], above: str = "") -> list[Problem]:
+    """Warn of the keys the model would pass over, at most `MOST`; one in a wrong section is named its right one."""
+    start: Keys = (above,) if above else ()
+    elsewhere = cache(lambda: _by_name(root))  # made once where a key is unknown, and else not at all
+    strangers = (met for met in visit(data, root, known=False) if met.node is None and not met.section.open)
     return [
-        Problem(dotted(loc), f"unknown key{_suggestion(loc, siblings, known_paths, start)}")
-        for loc, siblings in islice(_walk([model], data, start), MOST)
+        Problem(dotted((*start, *met.loc)), f"unknown key{_suggestion(met.loc, _names(met.section), elsewhere, start)}")
+        for met in islice((met for met in strangers if not str(met.loc[-1]).startswith(ANNOTATIONS)), MOST)
     ]
 
 
-def _walk(
-    models: Sequence[type[BaseModel]], data: Mapping[str, Any], loc: tuple[str | int, ...]
-) -> Iterator[tuple[tuple[str | int, ...], list[str]]]:
-    known: dict[str, list[Any]] = {}
-    for model in models:
-        by_name = _by_name(model)
-        for name, info in model.model_fields.items():
-            key = key_of(name, info)
-            known.setdefault(key, []).append(info.annotation)
-            if by_name and name != key:
-                known.setdefault(name, []).append(info.annotation)
-    open_ended = any(model.model_config.get("extra") in ("allow", "forbid") for model in models)
-    for key, value in data.items():
-        if key in known:
-            yield from _inside(known[key], value, (*loc, key))
-        elif not open_ended:
-            yield (*loc, key), list(known)
+def _names(section: Node) -> list[str]:
+    return [str(place[0]) for node in section.fields.values() for place in node.places]
 
 
-def _inside(
-    annotations: Sequence[Any], value: object, loc: tuple[str | int, ...]
-) -> Iterator[tuple[tuple[str | int, ...], list[str]]]:
-    if not isinstance(value, (Mapping, list)):
-        return
-    kinds = [kind for annotation in annotations for kind in alternatives(annotation)]
-    models = [kind for kind in kinds if is_section(kind)]
-    if isinstance(value, Mapping) and models:
-        yield from _walk(models, cast("Mapping[str, Any]", value), loc)
-    else:
-        inner = [arg for kind in kinds for arg in get_args(kind)]
-        items = (
-            cast("Mapping[str, object]", value).items()
-            if isinstance(value, Mapping)
-            else enumerate(cast("list[object]", value))
-        )
-        for key, item in items:
-            yield from _inside(inner, item, (*loc, key))
-
-
-def _by_name(model: type[BaseModel]) -> bool:
-    return bool(model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name"))
+def _by_name(root: Node) -> dict[str, list[Keys]]:
+    found: dict[str, list[Keys]] = {}
+    for node in root.walk():
+        if node.leaf is not None and ENTRY not in node.keys:
+            found.setdefault(str(node.keys[-1]), []).append(node.keys)
+    return found
 
 
 def _suggestion(
-    loc: tuple[str | int, ...], siblings: Sequence[str], known_paths: Sequence[str], start: tuple[str, ...]
+    loc: Keys, siblings: Sequence[str], elsewhere: Callable[[], Mapping[str, Sequence[Keys]]], start: Keys
 ) -> str:
     key = str(loc[-1])
-    if near := get_close_matches(key, siblings, n=1, cutoff=0.7):
-        return f"; did you mean {dotted((*loc[:-1], near[0]))}?"
-    elsewhere = [path for path in known_paths if path.split(".")[-1] == key]
-    return f"; did you mean {dotted((*start, elsewhere[0]))}?" if len(elsewhere) == 1 else ""
+    if near := nearest(key, siblings, 0.7):
+        return f"; did you mean {dotted((*start, *loc[:-1], near))}?"
+    found = elsewhere().get(key, ())
+    return f"; did you mean {dotted((*start, *found[0]))}?" if len(found) == 1 else ""

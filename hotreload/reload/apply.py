@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import anyio
 
+from hotreload.config.document import Keys, dotted
 from hotreload.reload.bounded import Step, bounded
 
 log = logging.getLogger(__name__)
@@ -131,26 +132,27 @@ class Ready:
     publishing: Step[None] | None = None
 
 
-def owner_of(path: str, parts: Sequence[Reloadable]) -> str | None:
+def owner_of(path: Keys, parts: Sequence[Reloadable]) -> str | None:
     """Return the name of the part with the longest prefix of `path`, None where no part applies it itself."""
     matches = [(len(prefix), part.name) for part in parts for prefix in part.paths if covers(prefix, path)]
     return max(matches)[1] if matches else None
 
 
-def covers(prefix: str, path: str) -> bool:
+def covers(prefix: str, path: Keys) -> bool:
     """Tell whether a dotted prefix covers a path: `vlm` covers `vlm.model`, `""` covers all."""
-    return prefix in ("", path) or path.startswith(f"{prefix}.")
+    return any(dotted(path[:count]) == prefix for count in range(len(path) + 1))
 
 
 async def prepare(
-    parts: Sequence[Reloadable], old: Any, new: Any, paths: Sequence[str], generation: int
+    parts: Sequence[Reloadable], old: Any, new: Any, paths: Sequence[Keys], generation: int
 ) -> list[Ready]:
     """Prepare every part that the changed `paths` concern, in order; PartFailed after undoing all in reverse."""
     ready: list[Ready] = []
+    covering = {path: frozenset(dotted(path[:count]) for count in range(len(path) + 1)) for path in paths}
     ends = anyio.current_time() + ALL_LIMIT_S
     try:
         for part in parts:
-            mine = [path for path in paths if any(covers(prefix, path) for prefix in part.paths)]
+            mine = [dotted(path) for path, prefixes in covering.items() if not prefixes.isdisjoint(part.paths)]
             if mine and (made := await _prepare_one(part, Transition(old, new, mine, generation), ends)):
                 ready.append(made)
     except PartFailed as failed:

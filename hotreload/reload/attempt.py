@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
-from hotreload.config.document import Document, parse
-from hotreload.config.redact import Redactor
+from hotreload.config.document import Document
+from hotreload.config.secrets import Redactor, secrets_in
 from hotreload.config.sources import Beside
 from hotreload.config.store import Snapshot, SnapshotStore
-from hotreload.errors import ConfigError, Problem
+from hotreload.errors import ConfigError, ConfigInvalid, Problem
 from hotreload.reload.apply import PartFailed, Ready, Reloadable, commit, owner_of, prepare, retire
-from hotreload.reload.beside import contents, load_beside
-from hotreload.reload.load import SETTLE_S, Reading, load, read_in_thread
+from hotreload.reload.daemon_thread import DaemonThread
+from hotreload.reload.load import REST_S, Inputs, Reader, with_lines
 from hotreload.reload.plan import Plan
+from hotreload.reload.reading import Version
 from hotreload.reload.report import Converging, Outcome, PendingRestart, ReloadReport, Trigger
-from hotreload.reload.validate import Source, build_candidate, pinned_snapshot, plan_for
+from hotreload.reload.validate import Resolved, Source, build_candidate, resolve
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+JUDGING_S: Final = 30.0
+"""Seconds that validators and the plan may take; the thread is left behind then."""
 
 
-def _nobody_asks(_versions: Mapping[Path, tuple[object, ...]]) -> None:
+def _nobody_asks(_versions: Mapping[Path, Version]) -> None:
     """Tell nobody."""
 
 
@@ -33,7 +39,7 @@ def _nobody_asks(_versions: Mapping[Path, tuple[object, ...]]) -> None:
 class Flow:
     """What every reload of a process works on. `parts` take part in the order given.
 
-    `taken` is told which version of the file a reload has read, `warnings` what is to be said whatever the file says.
+    `taken` is told which versions of the files a reload has read, `warnings` what is to be said whatever the file says.
     """
 
     source: Source[Any]
@@ -41,16 +47,22 @@ class Flow:
     parts: Sequence[Reloadable]
     redactor: Redactor
     converging: Callable[[], Sequence[Converging]] = tuple
-    taken: Callable[[Mapping[Path, tuple[object, ...]]], None] = _nobody_asks
+    taken: Callable[[Mapping[Path, Version]], None] = _nobody_asks
     warnings: Callable[[], Sequence[Problem]] = tuple
+    reader: Reader = field(default_factory=Reader)
+    judge: DaemonThread = field(default_factory=partial(DaemonThread, "hotreload-validate"))
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A file that is to be checked and stands nowhere yet: its name and its bytes."""
+    """A file that is to be checked and stands nowhere yet: its name and its bytes.
+
+    Without `expands` its variables stay as they are written: a caller from elsewhere must not read this process's.
+    """
 
     name: str
     raw: bytes = field(repr=False)
+    expands: bool = True
 
 
 @dataclass(slots=True)
@@ -74,7 +86,7 @@ class Attempt:
     _timings: dict[str, float] = field(default_factory=dict[str, float])
     _warnings: tuple[Problem, ...] = ()
     _plan: Plan = field(default_factory=Plan)
-    _reading: Reading | None = None
+    _raw: bytes = b""
     _before: Snapshot[Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,49 +96,47 @@ class Attempt:
         """Reload and return the verdict. Cancelled, it undoes what it prepared; nothing is applied."""
         try:
             with self._stage("load"):
-                document = self.document = await self._load()
-                beside = await self._load_beside()
-            with self._stage("validate"):
-                candidate = build_candidate(document, self.flow.source, beside)
-            self.flow.redactor.learn(candidate.leaves, self.flow.source.rule)
-            self._warnings = (*self.flow.warnings(), *candidate.warnings)
-            with self._stage("plan"):
-                self._plan = plan_for(candidate, self._before, self.flow.source, self.flow.redactor, self._owner)
-                if self.dry_run:  # a reload that is refused leaves what was pending; here the plan is asked for
-                    self.pending_restart = self._plan.pending_restart
-                new = pinned_snapshot(candidate, self._before, self._plan, self.flow.source, self.flow.redactor)
-            self.flow.redactor.learn(new.leaves, self.flow.source.rule, generation=new.generation)
+                inputs = await self._load()
+                self._raw = inputs.raw
+                document = self.document = inputs.document
+            judged = await self._judge(document, inputs.beside)
         except ConfigError as error:
             return self.report(Outcome.REJECTED, error.problems)
+        self._timings.update(judged.timings)
+        self._warnings = (*self.flow.warnings(), *judged.warnings)
+        self._plan, new = judged.resolved.plan, judged.resolved.snapshot
+        if new is None:
+            if self.dry_run:  # a reload that is refused leaves what was pending; here the plan is asked for
+                self.pending_restart = self._plan.pending_restart
+            return self.report(Outcome.REJECTED, judged.resolved.errors)
         self.pending_restart = self._plan.pending_restart
         if self.dry_run:
             return self.report(Outcome.VALID)
         if not self._plan.live:
-            self.flow.snapshots.relabel(new.provenance)
+            self.flow.snapshots.relabel(new)
             return self.report(Outcome.UNCHANGED)
         return await self._apply(new)
 
-    async def _load(self) -> Document:
-        source = self.flow.source
-        if self.draft is not None:
-            return parse(source.path.with_name(self.draft.name), self.draft.raw, duplicates=source.duplicates)
-        try:
-            return await load(
-                source.path, duplicates=source.duplicates, absent_s=SETTLE_S, twice=False, read=self._read
-            )
-        finally:
-            if not self.dry_run and self._reading is not None and not self._reading.absent:
-                self.flow.taken({source.path: self._reading.version})
+    async def _judge(self, document: Document, beside: Beside) -> _Judged:
+        """Validate and plan in a thread of our own: validators are the user's, and a large file takes its time."""
+        work = partial(_uncollected, _judge, self.flow, document, beside, self._before)
+        with suppress(TimeoutError):
+            return await self.flow.judge.run(work, JUDGING_S)
+        raise ConfigInvalid([Problem("", f"validating it took longer than {JUDGING_S:g} s", file=document.name)])
 
-    async def _load_beside(self) -> Beside:
-        readings = await load_beside(self.flow.source.files_beside(), twice=False)
+    async def _load(self) -> Inputs:
+        source, draft = self.flow.source, self.draft
+        path = source.path if draft is None else source.path.with_name(draft.name)
+        inputs = await self.flow.reader.settled(
+            [path, *source.files_beside()],
+            given=None if draft is None else draft.raw,
+            environ=None if draft is None or draft.expands else {},
+            dialect=source.dialect,
+            absent_s=REST_S,
+        )
         if not self.dry_run:
-            self.flow.taken({path: reading.version for path, reading in readings.items()})
-        return contents(readings)
-
-    async def _read(self, path: Path) -> Reading:
-        self._reading = await read_in_thread(path)
-        return self._reading
+            self.flow.taken(inputs.versions)
+        return inputs
 
     async def _apply(self, new: Snapshot[Any]) -> ReloadReport:
         try:
@@ -169,19 +179,63 @@ class Attempt:
             fingerprint=now.fingerprint,
             changes=self._plan.changes,
             pending_restart=self.pending_restart,
-            errors=tuple(errors),
+            errors=with_lines(errors, self._file_name, self._raw, self.flow.redactor.scrub),
             warnings=self._warnings,
             converging=tuple(self.flow.converging()),
             timings_ms={**self._timings, "total": (time.perf_counter() - self._began) * 1000},
         )
 
-    def _owner(self, path: str) -> str | None:
-        return owner_of(path, self.flow.parts)
+    @property
+    def _file_name(self) -> str:
+        return self.draft.name if self.draft else self.flow.source.path.name
 
-    @contextmanager
-    def _stage(self, name: str) -> Generator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._timings[name] = (time.perf_counter() - began) * 1000
+    def _stage(self, name: str) -> AbstractContextManager[None]:
+        return _stage(self._timings, name)
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What is known of a file once it is valid."""
+
+    resolved: Resolved[Any]
+    warnings: tuple[Problem, ...]
+    timings: dict[str, float]
+
+
+def _uncollected(work: Callable[..., T], *args: Any) -> T:
+    """Call `work` with no garbage collection in it: a large file makes many objects and hardly any garbage.
+
+    A collection that they start looks at all there are, and stops every thread for that long.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return work(*args)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _judge(flow: Flow, document: Document, beside: Beside, before: Snapshot[Any]) -> _Judged:
+    timings: dict[str, float] = {}
+    with _stage(timings, "validate"):
+        candidate = build_candidate(document, flow.source, beside, before)
+    flow.redactor.remember(candidate.secrets)
+    with _stage(timings, "plan"):
+        owner = partial(owner_of, parts=flow.parts)
+        resolved = resolve(candidate, before, flow.source, flow.redactor, owner)
+    if resolved.snapshot is not None:
+        new, found = resolved.snapshot, candidate.secrets
+        if new.leaves is not candidate.leaves:
+            found = secrets_in(new.leaves, flow.source.rule)
+        flow.redactor.remember(found, generation=new.generation)
+    return _Judged(resolved, candidate.warnings, timings)
+
+
+@contextmanager
+def _stage(timings: dict[str, float], name: str) -> Generator[None]:
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        timings[name] = (time.perf_counter() - began) * 1000

@@ -1,231 +1,229 @@
-"""Stage 1: read the file, and tell "being written" from "broken".
+"""Stage 1: read the files once they are complete, whatever asked for the reload.
 
-One save is many events, and a writer may pause between them. A file that does not parse is therefore refused
-only once it has been quiet for `settle_s`: the same file with the same content for so long by the monotonic
-clock. The times in the inode are only a hint, that a file broken long ago is refused at once.
+Whether a file is complete is answered by a read lease, where the system grants one (see `reading`). Elsewhere a file
+that was changed in place must rest; one that was renamed into place was complete before. What is empty, broken or gone
+must rest too: the next step of its writer may be under way.
+
+What no lease tells: a writer that closes the file half-way and opens it again.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import stat
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from hashlib import sha256
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import anyio
-import anyio.to_thread
 
-from hotreload.config.document import MAX_BYTES, Document, Duplicates, parse
+from hotreload.config.document import Dialect, Document, parse
+from hotreload.config.secrets import shown_line
 from hotreload.errors import ConfigError, ConfigUnreadable, Problem
+from hotreload.reload.daemon_thread import DaemonThread
+from hotreload.reload.reading import Reading, Version, read_file
 
-SETTLE_S: Final = 0.7
+LINES_SHOWN: Final = 20
+"""Errors of one report that are shown with their line of the file."""
+REST_S: Final = 0.7
+"""How long a file must stay the same where it must rest."""
 DEADLINE_S: Final = 5.0
-CONFIRM_S: Final = 0.05
+"""How long a file that is being written, or a file system that does not answer, is waited for."""
+AGAIN_S: Final = 0.02
 OLD_S: Final = 10.0
-NOT_THERE: Final = (FileNotFoundError, NotADirectoryError)
+"""A file last changed so long ago, by the clock on the wall, has rested."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """One look at the file: its bytes or why there are none, who it is, and when it last changed (wall clock, s).
+class Inputs:
+    """The files of a configuration once they rested: the first one parsed, or why it is none, and all as read."""
 
-    `torn` is true where the file changed while it was read.
-    """
-
-    identity: tuple[object, ...]
-    changed_at: float | None = None
-    raw: bytes | None = field(default=None, repr=False)
-    problem: Problem | None = None
-    absent: bool = False
-    torn: bool = False
+    outcome: Document | ConfigError
+    readings: Mapping[Path, Reading]
+    unfinished: frozenset[Path] = frozenset()
 
     @property
-    def version(self) -> tuple[object, ...]:
-        """What tells one version of the file from another, () for none: a stat alone misses a rewrite in one tick."""
-        digest = None if self.raw is None else sha256(self.raw).digest()
-        return () if self.absent else (*self.identity, digest, self.problem, self.torn)
+    def document(self) -> Document:
+        """The configuration; ConfigError where it cannot be used."""
+        if isinstance(self.outcome, ConfigError):
+            raise self.outcome
+        return self.outcome
+
+    @property
+    def beside(self) -> dict[Path, bytes | str]:
+        """What stands in each of the other files that exist, or why that cannot be said."""
+        found: dict[Path, bytes | str] = {}
+        for path, reading in [*self.readings.items()][1:]:
+            if path in self.unfinished:
+                found[path] = "still being written"
+            elif reading.raw is not None:
+                found[path] = reading.raw
+            elif reading.problem is not None and not reading.absent:
+                found[path] = reading.problem.message
+        return found
+
+    @property
+    def raw(self) -> bytes:
+        """The configuration as read, b"" where it could not be."""
+        return next(iter(self.readings.values())).raw or b"" if self.readings else b""
+
+    @property
+    def versions(self) -> dict[Path, Version]:
+        """What was read of each file."""
+        return {path: reading.version for path, reading in self.readings.items()}
 
 
-Read = Callable[[Path], Awaitable[Reading]]
+def with_lines(
+    errors: Sequence[Problem], file: str, raw: bytes, scrub: Callable[[str], str] = str
+) -> tuple[Problem, ...]:
+    """Return the errors, the first of them with their line of the configuration file, its texts hidden."""
+
+    def shown(error: Problem) -> Problem:
+        line = shown_line(raw, error.line) if error.line is not None and error.file == file else None
+        return error if line is None else replace(error, source=scrub(line))
+
+    return (*(shown(error) for error in errors[:LINES_SHOWN]), *errors[LINES_SHOWN:])
 
 
-async def load(
-    path: Path,
-    *,
-    duplicates: Duplicates = "error",
-    absent_s: float = 0.0,
-    twice: bool = True,
-    settle_s: float = SETTLE_S,
-    deadline_s: float = DEADLINE_S,
-    read: Read | None = None,
-    wall: Callable[[], float] = time.time,
-) -> Document:
-    """Return the document of a file that nobody is writing any more; nothing of it is taken for defaults.
+class Reader:
+    """Reads the files of a process in a thread of its own; what it saw before tells what changed in place.
 
-    ConfigInvalid for a quiet file that is empty or no configuration; ConfigUnreadable for one that cannot be
-    read, is no regular file, is absent for `absent_s`, or is still changing (or hanging) after `deadline_s`.
-    With `twice` a file written this moment is looked at again; somebody who asks after writing needs no such wait.
-    A cancellation leaves a reading thread behind at most. `read` and `wall` are seams for tests.
+    `thread` is shared with the watch: a file system that does not answer keeps one thread. `read` and `wall` are
+    seams for tests.
     """
-    quiet = Quiet(settle_s, wall)
-    looks = _Looks(path, duplicates, read or read_in_thread, deadline_s)
-    began = since = anyio.current_time()
-    absent = False
-    while True:
-        reading = await looks.take()
-        outcome = looks.judge(reading)
-        now = anyio.current_time()
-        if reading.absent != absent:
-            absent, since = reading.absent, now
-        over = now - since >= (absent_s if absent else deadline_s) or now - began >= absent_s + deadline_s
-        if isinstance(outcome, Document):
-            if not quiet.is_fresh(reading, twice=twice) or (over and not reading.torn):
-                return outcome
-        elif over if absent else quiet.is_settled(reading):
-            raise outcome
-        if over:
-            raise _never_quiet(path, deadline_s, outcome)
-        await anyio.sleep(CONFIRM_S)
 
+    def __init__(
+        self,
+        *,
+        rest_s: float = REST_S,
+        deadline_s: float = DEADLINE_S,
+        read: Callable[[Path], Reading] = read_file,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.thread = DaemonThread("hotreload-files")
+        self._rest_s, self._deadline_s = rest_s, deadline_s
+        self._read, self._wall = read, wall
+        self._seen: dict[Path, _Seen] = {}
+        self.reading = anyio.Lock()
+        """Held while `settled` is at it: who finds a change meanwhile leaves it to that call."""
 
-class Quiet:
-    """Watches for how long the file has looked the same."""
+    def read(self, files: Sequence[Path]) -> dict[Path, Reading]:
+        """Look at files once; blocks as long as their file systems do: call it in `thread`."""
+        readings = {path: self._read(path) for path in files}
+        for path, reading in readings.items():
+            self._seen[path] = _Seen.after(self._seen.get(path), reading)
+        return readings
 
-    def __init__(self, settle_s: float, wall: Callable[[], float]) -> None:
-        self._settle_s, self._wall = settle_s, wall
-        self._last: tuple[object, ...] | None = None
-        self._since = 0.0
+    async def settled(
+        self,
+        files: Sequence[Path],
+        *,
+        given: bytes | None = None,
+        environ: Mapping[str, str] | None = None,
+        dialect: Dialect = "own",
+        absent_s: float = 0.0,
+    ) -> Inputs:
+        """Return the files, the configuration first, once all are complete; nothing that is wrong with one is raised.
 
-    def is_settled(self, reading: Reading) -> bool:
-        """Tell whether what is wrong with the file will stay so."""
-        now = anyio.current_time()
-        if reading.torn or self._key(reading) != self._last:
-            self._last, self._since = self._key(reading), now
-        return not reading.torn and (now - self._since >= self._settle_s or self._age(reading) >= OLD_S)
+        A configuration that is absent is waited for, `absent_s` seconds; `given` stands in its place, `environ` in that
+        of the process's variables. What is still being written after the deadline is refused, and all where the file
+        system does not answer within it. A cancellation leaves one thread behind at most.
+        """
+        async with self.reading:
+            looks = _Looks(files, self.read, partial(parse, files[0], dialect=dialect, environ=environ), given)
+            return await self._settled(files, looks, absent_s)
 
-    def is_fresh(self, reading: Reading, *, twice: bool) -> bool:
-        """Tell whether a file that parses changed under the read, or was written this moment and not yet seen twice."""
-        seen, self._last = self._last, self._key(reading)
-        return reading.torn or (twice and self._last != seen and 0 <= self._age(reading) < CONFIRM_S)
+    async def _settled(self, files: Sequence[Path], looks: _Looks, absent_s: float) -> Inputs:
+        ends = anyio.current_time() + absent_s + self._deadline_s
+        while True:
+            try:
+                await self.thread.run(looks.take, self._deadline_s)
+            except TimeoutError:
+                return Inputs(_refused(files[0], f"reading it took longer than {self._deadline_s:g} s"), {})
+            except OSError as error:
+                return Inputs(_refused(files[0], f"cannot be read: {error.strerror}"), {})
+            unfinished = self._unfinished(looks, absent_s)
+            if not unfinished:
+                return Inputs(looks.outcome, looks.readings)
+            if anyio.current_time() >= ends:
+                return Inputs(self._at_the_deadline(looks, unfinished), looks.readings, unfinished)
+            await anyio.sleep(AGAIN_S)
 
-    def rests(self, reading: Reading, *, twice: bool) -> bool:
-        """Tell whether a file that says nothing of its own end may be taken as it is."""
+    def _unfinished(self, looks: _Looks, absent_s: float) -> frozenset[Path]:
+        config, *beside = looks.readings
+        unfinished = {path for path in beside if not self._rests(path, looks.readings[path])}
+        usable = isinstance(looks.outcome, Document)
+        if looks.given is None and not self._rests(config, looks.readings[config], usable=usable, absent_s=absent_s):
+            unfinished.add(config)
+        return frozenset(unfinished)
+
+    def _rests(self, path: Path, reading: Reading, *, usable: bool = True, absent_s: float = 0.0) -> bool:
+        seen = self._seen[path]
+        rested_s = time.monotonic() - seen.since
         if reading.absent:
+            return rested_s >= absent_s
+        if reading.unfinished:
+            return False
+        if usable and reading.raw and (reading.writer is False or not seen.in_place):
             return True
-        return not self.is_fresh(reading, twice=twice) if reading.raw else self.is_settled(reading)
+        return rested_s >= self._rest_s or self._wall() - reading.changed_at >= OLD_S
 
-    def _age(self, reading: Reading) -> float:
-        return self._wall() - (math.inf if reading.changed_at is None else reading.changed_at)
-
-    @staticmethod
-    def _key(reading: Reading) -> tuple[object, ...]:
-        digest = None if reading.raw is None else sha256(reading.raw).digest()
-        return (*reading.identity, digest, reading.problem)
+    def _at_the_deadline(self, looks: _Looks, unfinished: frozenset[Path]) -> Document | ConfigError:
+        config = looks.files[0]
+        if config not in unfinished or looks.readings[config].absent:
+            return looks.outcome
+        last = looks.outcome.problems if isinstance(looks.outcome, ConfigError) else ()
+        message = f"still being written after {self._deadline_s:g} s"
+        return _refused(config, message, "reload when it is complete", last)
 
 
 @dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was last seen of a file, since when (monotonic, s), and whether it was changed in place, as far as known."""
+
+    content: Version
+    since: float
+    in_place: bool
+
+    @classmethod
+    def after(cls, before: _Seen | None, reading: Reading) -> _Seen:
+        if before is not None and before.content == reading.content and not reading.torn:
+            return before
+        another = before is not None and before.content[:2] != reading.content[:2]
+        return cls(reading.content, time.monotonic(), in_place=not (another and reading.entered_last))
+
+
+@dataclass(slots=True)
 class _Looks:
-    """How one file is read and judged."""
+    """One look after another, each parsed once."""
 
-    path: Path
-    duplicates: Duplicates
-    read: Read
-    limit_s: float
+    files: Sequence[Path]
+    read: Callable[[Sequence[Path]], dict[Path, Reading]]
+    parse: Callable[[bytes], Document]
+    given: bytes | None = None
+    readings: Mapping[Path, Reading] = field(default_factory=dict[Path, Reading])
+    outcome: Document | ConfigError = field(default_factory=lambda: ConfigUnreadable([]))
 
-    async def take(self) -> Reading:
-        with anyio.move_on_after(self.limit_s):
-            return await self.read(self.path)
-        problem = Problem("", f"reading it took longer than {self.limit_s:g} s", file=self.path.name)
-        raise ConfigUnreadable([problem])
+    def take(self) -> None:
+        """Look; in a thread, as a large file takes its time to be parsed."""
+        before = self.readings.get(self.files[0])
+        if self.given is None:
+            self.readings = self.read(self.files)
+        else:
+            self.readings = {self.files[0]: Reading((), raw=self.given), **self.read(self.files[1:])}
+        now = self.readings[self.files[0]]
+        if before is None or before.content != now.content:
+            self.outcome = self._judge(now)
 
-    def judge(self, reading: Reading) -> Document | ConfigError:
+    def _judge(self, reading: Reading) -> Document | ConfigError:
         if reading.raw is None:
-            return ConfigUnreadable([reading.problem or Problem("", "cannot be read", file=self.path.name)])
+            return ConfigUnreadable([reading.problem or Problem("", "cannot be read", file=self.files[0].name)])
         try:
-            return parse(self.path, reading.raw, duplicates=self.duplicates)
+            return self.parse(reading.raw)
         except ConfigError as error:
             return error
 
 
-async def read_in_thread(path: Path) -> Reading:
-    """Read in a thread that is left behind where the file system hangs."""
-    return await anyio.to_thread.run_sync(read_file, path, abandon_on_cancel=True)
-
-
-def read_file(path: Path) -> Reading:
-    """Read a regular file of at most `MAX_BYTES`; never raises for what is wrong with it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        return _refused(path, error)
-    try:
-        return _read_open(path, descriptor)
-    except OSError as error:
-        return _refused(path, error)
-    finally:
-        os.close(descriptor)
-
-
-def _read_open(path: Path, descriptor: int) -> Reading:
-    before = os.fstat(descriptor)
-    if not stat.S_ISREG(before.st_mode):
-        return _wrong(path, before, "is not a regular file")
-    if before.st_size > MAX_BYTES:
-        return _wrong(path, before, f"is larger than {MAX_BYTES} bytes")
-    with open(descriptor, "rb", closefd=False) as file:
-        raw = file.read(MAX_BYTES + 1)
-    after = os.fstat(descriptor)
-    torn = _identity(before) != _identity(after) or len(raw) != after.st_size or _replaced(path, after)
-    return Reading(_identity(after), _changed_at(after), raw, torn=torn)
-
-
-def _replaced(path: Path, read: os.stat_result) -> bool:
-    now = path.stat()
-    return (now.st_dev, now.st_ino) != (read.st_dev, read.st_ino)
-
-
-def _identity(status: os.stat_result) -> tuple[object, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode
-
-
-def _changed_at(status: os.stat_result) -> float:
-    # the change time cannot be set back, the modification time can (cp -p, rsync, touch -d)
-    return max(status.st_mtime, status.st_ctime)
-
-
-def _wrong(path: Path, status: os.stat_result, message: str) -> Reading:
-    return Reading(_identity(status), _changed_at(status), problem=Problem("", message, file=path.name))
-
-
-def _refused(path: Path, error: OSError) -> Reading:
-    if isinstance(error, NOT_THERE):
-        problem = Problem("", f"{path} does not exist", file=path.name)
-        return Reading((), problem=problem, absent=True)
-    if not isinstance(error, PermissionError):
-        return Reading((), problem=Problem("", f"cannot be read: {error.strerror}", file=path.name))
-    try:
-        status = path.stat()
-    except OSError:
-        message = f"permission denied to uid {os.geteuid()} by a folder above {path}"
-        return Reading((), problem=Problem("", message, file=path.name))
-    mode, owner = stat.S_IMODE(status.st_mode), status.st_uid
-    problem = Problem(
-        "",
-        f"permission denied: uid {os.geteuid()} may not read {path} (mode {mode:04o}, owner uid {owner})",
-        file=path.name,
-        hint="the running configuration stays in force",
-    )
-    return Reading((*_identity(status), mode, owner), _changed_at(status), problem=problem)
-
-
-def _never_quiet(path: Path, deadline_s: float, outcome: Document | ConfigError) -> ConfigUnreadable:
-    last = () if isinstance(outcome, Document) else outcome.problems
-    problem = Problem(
-        "", f"still being written after {deadline_s:g} s", file=path.name, hint="reload when it is complete"
-    )
-    return ConfigUnreadable([problem, *last])
+def _refused(path: Path, message: str, hint: str | None = None, more: Sequence[Problem] = ()) -> ConfigUnreadable:
+    return ConfigUnreadable([Problem("", message, file=path.name, hint=hint), *more])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from hotreload.clock import iso
 from hotreload.config.fields import Effect
 from hotreload.errors import Problem
+
+LISTED: Final = 10
+"""Of more changes only so many are in a line, and how many more there are."""
+LONGEST: Final = 80
+"""Characters of a value in a line."""
 
 
 class Outcome(StrEnum):
@@ -137,13 +142,25 @@ class ReloadReport:
         if self.errors:
             text = f": {self.errors[0]}"
         elif self.outcome in (Outcome.APPLIED, Outcome.VALID) and self.changes:
-            text = ": " + ", ".join(f"{c.path} {c.old} → {c.new}" for c in self.changes)
+            told = [f"{each.path} {_cut(each.old)} → {_cut(each.new)}" for each in self.changes[:LISTED]]
+            text = f": {_listed(told, len(self.changes))}"
         if self.pending_restart:
-            text += f"; pending restart: {', '.join(p.path for p in self.pending_restart)}"
+            paths = [pending.path for pending in self.pending_restart[:LISTED]]
+            text += f"; pending restart: {_listed(paths, len(self.pending_restart))}"
         return text
+
+
+def _listed(texts: Sequence[str], count: int) -> str:
+    more = count - len(texts)
+    return ", ".join(texts) + (f" and {more:,} more" if more else "")
+
+
+def _cut(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def problem_to_dict(problem: Problem) -> dict[str, Any]:
     """Return a problem as an entry of `errors` or `warnings`, keys without a value left out."""
-    keys = ("path", "file", "line", "column", "message", "input", "hint")
+    keys = ("path", "file", "line", "column", "message", "input", "hint", "source")
     return {key: value for key in keys if (value := getattr(problem, key)) is not None}

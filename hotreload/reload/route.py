@@ -4,65 +4,98 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hotreload.reload.inotify import Route
-from hotreload.reload.load import read_file
+from hotreload.reload.mounts import Mount, mount_of
+from hotreload.reload.reading import Reading
 
 LINKS: Final = 40
-MOUNTS: Final = "/proc/self/mountinfo"
 
-Versions = dict[Path, tuple[object, ...]]
-"""What tells one version of each file from another; () for a file that is not there."""
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder as it was found, or a file with several names: device and inode, and the names in it that matter."""
+
+    identity: tuple[int, int]
+    names: frozenset[str]
+
+
+Route = Mapping[Path, Place]
+"""What to watch, on local file systems only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """One look at some files: what to watch, their versions, which are empty, whether the first can be watched."""
+    """One look at some files: what to watch and what was read; of the first whether its folder is there.
 
-    route: Route = field(default_factory=dict[Path, frozenset[str]])
-    versions: Versions = field(default_factory=dict[Path, tuple[object, ...]])
-    empty: frozenset[Path] = frozenset()
+    `local`: all that leads to them is on local file systems, so that each change is told where it is watched.
+    """
+
+    route: Route = field(default_factory=dict[Path, Place])
+    readings: Mapping[Path, Reading] = field(default_factory=dict[Path, Reading])
     reachable: bool = False
+    local: bool = False
     warning: str | None = None
 
 
-def survey(files: Sequence[Path]) -> Survey:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is at a path, found without opening it for reading."""
+
+    status: os.stat_result
+    mount: Mount
+
+    @classmethod
+    def at(cls, path: Path) -> Found | None:
+        """Return what is at `path`, links followed; None where nothing is, or nothing that may be looked at."""
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return cls(os.fstat(descriptor), mount_of(descriptor))
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode."""
+        return self.status.st_dev, self.status.st_ino
+
+
+def survey(files: Sequence[Path], read: Callable[[Sequence[Path]], dict[Path, Reading]]) -> Survey:
     """Look at the files; blocks as long as their file systems do."""
-    readings = {file: read_file(file) for file in files}
+    first, names = Found.at(files[0]), _names(files)
+    found = {path: place for path in names if (place := Found.at(path)) is not None}
     return Survey(
-        route=route_to(files),
-        versions={file: reading.version for file, reading in readings.items()},
-        empty=frozenset(file for file, reading in readings.items() if reading.raw == b""),
-        reachable=files[0].parent.is_dir(),
-        warning=mounted_alone(files[0]),
+        route={path: Place(at.identity, frozenset(names[path])) for path, at in found.items() if at.mount.local},
+        readings=read(files),
+        reachable=os.path.isdir(files[0].parent),
+        local=all(at.mount.local for at in found.values()),
+        warning=_warning(files[0], first) if first is not None and _alone(files[0], first) else None,
     )
 
 
-def route_to(files: Sequence[Path]) -> Route:
-    """Return what to watch: folder and name of every link on the way to each file and of the file itself.
+def _names(files: Sequence[Path]) -> dict[Path, set[str]]:
+    """Return folder and name of every link on the way to each file and of the file itself.
 
     A watch on a file goes deaf at the first atomic rename; one on its folder only misses the swap of a symlink
     further along (Kubernetes' `..data`) and what is written through another name of the file. So the file itself is
     watched too, but only where it has another name: mounted alone, or linked.
     """
-    found: dict[Path, set[str]] = {}
+    names: dict[Path, set[str]] = {}
     for file in files:
         for folder, name in _steps(file):
-            found.setdefault(folder, set()).add(name)
-        if mounted_alone(file) or _links(file) > 1:
-            found[file.absolute()] = {""}
-    return {path: frozenset(names) for path, names in found.items() if path.exists()}
-
-
-def _links(file: Path) -> int:
-    try:
-        return file.stat().st_nlink
-    except OSError:
-        return 0
+            names.setdefault(folder, set()).add(name)
+        found = Found.at(file)
+        if found is not None and (found.status.st_nlink > 1 or _alone(file, found)):
+            names[file.absolute()] = set()
+    return names
 
 
 def _steps(file: Path) -> list[tuple[Path, str]]:
@@ -72,36 +105,28 @@ def _steps(file: Path) -> list[tuple[Path, str]]:
     while parts and len(met) < LINKS:
         name = parts.popleft()
         step = here / name
-        if step.is_symlink():
-            met.append((here, name))
+        try:
             target = Path(os.readlink(step))
-            here = Path("/") if target.is_absolute() else here
-            parts.extendleft(reversed(target.parts[target.is_absolute() :]))
-        elif name == "..":
-            here = here.parent
-        elif parts:
-            here = step
-        else:
-            met.append((here, name))
+        except OSError:  # not a link, or not there
+            if name == "..":
+                here = here.parent
+            elif parts:
+                here = step
+            else:
+                met.append((here, name))
+            continue
+        met.append((here, name))
+        here = Path("/") if target.is_absolute() else here
+        parts.extendleft(reversed(target.parts[target.is_absolute() :]))
     return met
 
 
-def mounted_alone(file: Path) -> str | None:
-    """Return a warning where a file is a mount point itself: what replaces it on the other side is not seen here."""
-    try:
-        real = os.path.realpath(file)
-        gone = os.stat(real).st_nlink == 0
-        with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as mounts:
-            alone = any(_unescaped(line.split(" ", 5)[4]) == real for line in mounts)
-    except (OSError, IndexError):
-        return None
-    if not alone:
-        return None
+def _alone(file: Path, found: Found) -> bool:
+    """Tell whether a file is a mount point itself: what replaces it on the other side is not seen here."""
+    return found.mount.point == os.path.realpath(file)
+
+
+def _warning(file: Path, found: Found) -> str:
+    gone = found.status.st_nlink == 0
     what = "was replaced or deleted on the other side" if gone else "cannot be replaced from the other side"
     return f"{file.name} is mounted as a single file and {what}: only writes in place are seen; mount its folder"
-
-
-def _unescaped(text: str) -> str:
-    """Undo the octal escapes of proc(5)."""
-    head, *rest = text.split("\\")
-    return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)

@@ -7,34 +7,34 @@ admin application. All of them end in `ReloadCoordinator.submit`.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-import anyio
-import anyio.to_thread
-
+from hotreload.config.settings import HotreloadSettings
 from hotreload.errors import Problem
-from hotreload.reload.inotify import Inotify
-from hotreload.reload.load import DEADLINE_S, SETTLE_S
+from hotreload.reload.folder_watch import FolderWatch
+from hotreload.reload.load import Reader
+from hotreload.reload.reading import Version
 from hotreload.reload.route import Survey, survey
 
 log = logging.getLogger(__name__)
 INOTIFY: Final = "inotify"
-LOOK_S: Final = 5.0
-"""How long a look at the files may take; it is left to itself then, and the watch counts as unhealthy."""
-QUIET_S: Final = 0.02
-"""How long nothing must happen after a save: editors rename, write and set modes in one go."""
+LOOK_S: Final = 2.0
+"""How long a look at the files may take; the watch counts as unhealthy then, until a look has ended."""
+
+TOLD_S: Final = 0.5
+"""How long after a look found a change the watch may still tell of it: it gathers, and a busy machine is late."""
 
 
 @dataclass(slots=True)
 class WatchHealth:
-    """How the watch does. `overflows` counts what inotify did not report: its queue ran over, or a look found it.
+    """How the watch does. `overflows` counts what a look found and nothing had told: the kernel's queue ran over, say.
 
-    `healthy` is False while changes may be seen late: nothing can be watched, or something was missed and the next
-    look has not found all well yet. `warning` says what no watch can see here.
+    `healthy` is False while changes may be seen later than the next look: the file system does not answer, the folder
+    is away, it cannot be watched though its file system could tell, or something was missed and the next look has not
+    found all well yet. `backend` is `poll` where a change may be seen by the looks only, `warning` what nothing sees.
     """
 
     healthy: bool = False
@@ -43,43 +43,37 @@ class WatchHealth:
     warning: str | None = None
 
 
-class WatchSettings(Protocol):
-    """What is read of hotreload's own settings, anew at each step."""
-
-    @property
-    def watch(self) -> bool:
-        """Whether a change of the files is a trigger."""
-        ...
-
-    @property
-    def poll_s(self) -> float:
-        """Seconds between two looks that back the watch."""
-        ...
-
-
 class FileWatch:
     """Follows files, the first being the configuration; `seen` is what they were when they were read.
 
-    inotify on the folders, and behind it a look every `poll_s` seconds: an overflow, a deaf watch and a folder that
-    was away are made good within that time and show in `health`.
+    `settings` are asked for `watch` and `poll_s` again at each step; `folders` and `look_s` are seams for tests.
+
+    watchfiles on the folders, and behind it a look every `poll_s` seconds: what was not told, a deaf watch and a
+    folder that was away are made good within that time and show in `health`.
     """
 
     def __init__(
         self,
         files: Callable[[], Sequence[Path]],
-        settings: Callable[[], WatchSettings],
-        seen: Mapping[Path, tuple[object, ...]],
+        settings: Callable[[], HotreloadSettings],
+        seen: Mapping[Path, Version],
+        reader: Reader,
+        *,
+        folders: FolderWatch | None = None,
+        look_s: float = LOOK_S,
     ) -> None:
         self._files = files
         self._settings = settings
         self._seen = dict(seen)
+        self._reader = reader
+        self._folders = folders or FolderWatch()
+        self._look_s = look_s
         self._now = Survey()
-        self._kernel = Inotify()
-        self._looking = threading.Lock()
-        self._doubt = self._overflowed = False
+        self._answers = True
+        self._doubt = False
         self.health = WatchHealth()
 
-    def taken(self, versions: Mapping[Path, tuple[object, ...]]) -> None:
+    def taken(self, versions: Mapping[Path, Version]) -> None:
         """A reload has read these: they are no news any more, whoever asked for it."""
         self._seen.update(versions)
 
@@ -89,119 +83,84 @@ class FileWatch:
 
     def nudge(self) -> None:
         """Look at the settings again at once: how to watch may have changed."""
-        self._kernel.wake()
+        self._folders.ring()
 
     async def changes(self) -> AsyncGenerator[None]:
-        """Yield once for each new version that rests; ends when the caller leaves the loop.
+        """Yield once for each new version; ends when the caller leaves the loop.
 
-        A configuration that is gone is no version; its return is one. What `taken` was told before the caller
-        comes back is not yielded again.
+        Whether the version is complete the reload finds out, which reads it. A configuration that is gone is no
+        version; its return is one. What `taken` was told before the caller comes back is not yielded again.
         """
+        told = True  # what differs from what was read at the start, nothing was to report
         try:
             while True:
-                await self._while_off()
-                async for _ in self._while_on():
+                if not self._settings().watch:
+                    self._folders.close()
+                    self.health.healthy, self.health.backend = True, "off"
+                elif await self._is_news(told):
                     yield
+                told = await self._folders.wait(self._settings().poll_s) or self.health.backend == "off"
         finally:
-            self._kernel.close()
+            self._folders.close()
 
-    async def _while_off(self) -> None:
-        while not self._settings().watch:
-            self._kernel.close()
-            self._doubt = False
-            self.health.healthy, self.health.backend = True, "off"
-            await self._kernel.wait(self._settings().poll_s)
+    async def _is_news(self, told: bool) -> bool:
+        """Look, watch where the files are now, and say whether they changed; `told`: something had been reported."""
+        watched = self.health.backend == INOTIFY
+        if not await self._look():
+            return False
+        same = await self._folders.arm(self._now.route)
+        if not same and not await self._look():  # what changed before the new watch was there
+            return False
+        untold = watched and not told and self._changed() and self._rewritten()
+        self._rate(missed=untold and not await self._folders.wait(TOLD_S), told=told)
+        while self._changed() and self._reader.reading.locked():  # the reload that reads takes what was found here
+            async with self._reader.reading:
+                pass
+            if not await self._look():
+                return False
+        return self._changed()
 
-    async def _while_on(self) -> AsyncIterator[None]:
-        await self._arm()
-        told = True  # what differs from what was read at the start, nobody was to report
-        while self._settings().watch:
-            watched, same = self.health.backend == INOTIFY, await self._arm()
-            told |= self._news() and await self._settled()
-            if not self._settings().watch:  # a reload in the meantime has switched it off
-                break
-            if self._news():
-                if watched and not told:
-                    self._miss("no event was reported")
-                elif not self._overflowed:
-                    self._trust(True)
-                self._seen.update(self._now.versions)
-                yield
-            elif not told:
-                self._trust(same or not watched)
-            told = await self._told(self._settings().poll_s)
-
-    async def _told(self, within_s: float) -> bool:
-        """Return whether something was reported within a time; a nudge counts."""
-        before = self._kernel.overflows
-        told = await self._kernel.wait(within_s)
-        self._overflowed = self._kernel.overflows > before
-        if self._overflowed:
-            self._miss("the kernel's queue ran over")
-        return told
-
-    async def _arm(self) -> bool:
-        """Look, and watch where the files are now; returns False where something else was watched before."""
-        await self._look()
-        same = self._kernel.arm(self._now.route)
-        if not same:
-            await self._look()  # what changed before the new watch was there
-        failure = self._kernel.failure
-        if failure is not None and self.health.backend == INOTIFY:
+    def _rate(self, *, missed: bool, told: bool) -> None:
+        if missed:
+            self.health.overflows += 1
+            log.warning("watch.missed (found by a look; the next is within %g s)", self._settings().poll_s)
+        self._doubt = missed or (self._doubt and told)  # until a look finds nothing that was not told
+        failure = self._folders.failure
+        if failure is not None and self.health.backend != "poll":
             log.warning("watch.failed error=%s (the files are looked at every %g s)", failure, self._settings().poll_s)
-        self.health.backend = INOTIFY if self._now.reachable and failure is None else "poll"
-        self._trust(not self._doubt)
-        return same
+        tells = self._now.local and self._now.reachable
+        self.health.backend = INOTIFY if tells and failure is None else "poll"
+        self.health.healthy = self._now.reachable and failure is None and not self._doubt
 
-    def _trust(self, well: bool) -> None:
-        self._doubt = not well
-        self.health.healthy = well and self.health.backend == INOTIFY
-
-    async def _look(self) -> None:
-        found: Survey | None = None
-        with anyio.move_on_after(LOOK_S):
-            found = await anyio.to_thread.run_sync(self._survey, abandon_on_cancel=True)
-        if found is None:
-            if not self._doubt:
-                log.warning("watch.look_hangs limit_s=%g (the file system does not answer)", LOOK_S)
-            self._trust(False)
-            return
-        self._now = found
-        if found.warning is not None and found.warning != self.health.warning:
-            log.warning("watch.warning %s", found.warning)
-        self.health.warning = found.warning
-
-    def _survey(self) -> Survey | None:
-        """Look at the files; None where an earlier look still hangs, so that one thread at most is left behind."""
-        if not self._looking.acquire(blocking=False):
-            return None
+    async def _look(self) -> bool:
+        """Look at the files; returns False where the file system does not answer, after having waited for it."""
+        files = self._files()
         try:
-            return survey(self._files())
-        finally:
-            self._looking.release()
+            self._now = await self._reader.thread.run(lambda: survey(files, self._reader.read), self._look_s)
+        except OSError as error:
+            if self._answers:
+                log.warning("watch.look_failed limit_s=%g error=%s", self._look_s, error or "no answer")
+            self._answers = self.health.healthy = False
+            return False
+        if not self._answers:
+            log.warning("watch.look_succeeded (the file system answers again)")
+        self._answers = True
+        if self._now.warning is not None and self._now.warning != self.health.warning:
+            log.warning("watch.warning %s", self._now.warning)
+        self.health.warning = self._now.warning
+        return True
 
-    def _changed(self) -> list[Path]:
-        return [file for file, version in self._now.versions.items() if version != self._seen.get(file)]
+    def _changed(self) -> bool:
+        """Tell whether a file changed and the configuration itself is there."""
+        changed = any(
+            self._seen.get(path, ()) not in (reading.content, reading.version)  # a writer that only opens it is no news
+            for path, reading in self._now.readings.items()
+        )
+        return changed and not self._now.readings[self._files()[0]].absent
 
-    def _news(self) -> bool:
-        """Tell whether something changed and the configuration itself is there."""
-        return bool(self._now.versions.get(self._files()[0]) and self._changed())
-
-    def _miss(self, reason: str) -> None:
-        self._trust(False)
-        self.health.overflows += 1
-        log.warning("watch.missed reason=%r (looked at again within %g s)", reason, self._settings().poll_s)
-
-    async def _settled(self) -> bool:
-        """Wait until the files rest, longer while one is written or empty; returns whether anything was told."""
-        heard = False
-        with anyio.move_on_after(DEADLINE_S):
-            while True:
-                before = self._now.versions
-                unfinished = self._kernel.writing or self._now.empty & set(self._changed())
-                told = await self._told(SETTLE_S if unfinished else QUIET_S)
-                same = await self._arm()
-                heard |= told
-                if same and not told and self._now.versions == before:
-                    break
-        return heard
+    def _rewritten(self) -> bool:
+        """Tell whether a content changed, and not only that the writer of one is gone: of that nothing tells."""
+        return any(
+            self._seen.get(path, ())[: len(reading.content)] != reading.content
+            for path, reading in self._now.readings.items()
+        )

@@ -7,21 +7,21 @@ before the target's model sees the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from hotreload.config.document import Document, Duplicates, place_order
-from hotreload.config.fields import FieldRule
-from hotreload.config.masking import mask_text
-from hotreload.config.model import Merged, Validated
-from hotreload.config.redact import Redactor
+from hotreload.config.document import Dialect, Document, Keys, dotted, place_order
+from hotreload.config.fields import Effect, FieldRule, Node
+from hotreload.config.model import Merged, Origin, Validated, origin_of
+from hotreload.config.secrets import Redactor, find_secrets, mask_text
 from hotreload.config.settings import SECTION, HotreloadSettings, SettingsModel
-from hotreload.config.sources import Beside, variable
+from hotreload.config.sources import Beside
 from hotreload.config.store import Snapshot
+from hotreload.config.trees import ABSENT, assign, copied, find, locate, pin
 from hotreload.errors import ConfigInvalid, Problem
-from hotreload.reload.plan import Owner, Plan, make_plan, nobody, pin, same, with_values
+from hotreload.reload.plan import Difference, Owner, Plan, differences, is_below, joined, make_plan, nobody
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -35,8 +35,13 @@ class ConfigModel(Protocol[S_co]):
     tree in which fields that need a restart have their running value.
     """
 
-    def rule(self, path: str) -> FieldRule:
-        """Return the rule of one leaf; an unknown path needs a restart."""
+    @property
+    def tree(self) -> Node | None:
+        """The places of the model, where aliases say that the input has other keys than its paths; None: it has not."""
+        ...
+
+    def rule(self, path: Keys) -> FieldRule:
+        """Return the rule of one path; an unknown one needs a restart."""
         ...
 
     def merge(self, file_data: Mapping[str, Any], beside: Beside | None = None) -> Merged:
@@ -63,14 +68,22 @@ class Source(Generic[S_co]):
 
     path: Path
     model: ConfigModel[S_co]
-    duplicates: Duplicates = "error"
+    dialect: Dialect = "own"
     own_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     more_files: Callable[[], Sequence[Path]] = tuple
 
     own_model: SettingsModel[HotreloadSettings] = field(init=False, repr=False)
+    makes: bool = field(init=False, repr=False)
+    """Whether a factory makes any default."""
+    tree: Node = field(init=False, repr=False)
+    """The places of the whole file."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "own_model", SettingsModel(HotreloadSettings, options=self.own_options))
+        fields = {} if self.model.tree is None else self.model.tree.fields
+        own = replace(self.own_model.tree, names=(SECTION,), places=((SECTION,),))
+        object.__setattr__(self, "tree", Node((), FieldRule(()), fields={**fields, SECTION: own}))
+        object.__setattr__(self, "makes", any(node.made for node in self.tree.walk()))
 
     def files(self) -> list[Path]:
         """Return every file that counts, `path` first, whether it exists or not; a change of any is a trigger."""
@@ -80,38 +93,61 @@ class Source(Generic[S_co]):
         """Return what counts but `path`."""
         return self.files()[1:]
 
-    def rule(self, path: str) -> FieldRule:
-        """Return the rule of a leaf of the target's or of our own section."""
-        return (self.own_model if _is_own(path) else self.model).rule(path)
+    def rule(self, path: Keys) -> FieldRule:
+        """Return the rule of a path of the target's or of our own section."""
+        return (self.own_model if path[:1] == (SECTION,) else self.model).rule(path)
+
+    def differences(self, one: Mapping[Keys, object], other: Mapping[Keys, object]) -> list[Difference]:
+        """Compare two configurations; a foreign model says nothing where a value is null."""
+        return differences(one, other, missing=None if self.model.tree is None else ABSENT)
+
+    def origin(self, snapshot: Snapshot[Any], path: Keys) -> str:
+        """Return where a leaf of a snapshot has its value from: `file`, `default`, or the kind of another source."""
+        if origin := origin_of(snapshot.provenance, path):
+            return origin.source
+        return "default" if find(snapshot.data, self.tree, path) is ABSENT else "file"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Generic[S_co]):
     """A validated configuration that nobody runs yet: the target's settings and our own section.
 
-    `merged` and `leaves` hold both, ours under `hotreload`; `warnings` have their places.
+    `merged` and `leaves` hold both, ours under `hotreload`; `warnings` have their places; `secrets` must not be shown.
     """
 
     document: Document
     merged: Merged
     target: Validated[S_co]
     own: HotreloadSettings
-    leaves: Mapping[str, object] = field(repr=False)
+    leaves: Mapping[Keys, object] = field(repr=False)
     warnings: tuple[Problem, ...] = ()
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
 
-def build_candidate(document: Document, source: Source[S], beside: Beside | None = None) -> Candidate[S]:
+@dataclass(frozen=True, slots=True)
+class Resolved(Generic[S_co]):
+    """What a candidate leads to: the plan, and the snapshot that keeps it; None where `errors` say why not."""
+
+    plan: Plan
+    snapshot: Snapshot[S_co] | None = None
+    errors: Sequence[Problem] = ()
+
+
+def build_candidate(
+    document: Document, source: Source[S], beside: Beside | None = None, running: Snapshot[Any] | None = None
+) -> Candidate[S]:
     """Merge the sources and validate all of the file; ConfigInvalid with every problem and its place.
 
-    `beside` is what the source's other files hold; None: they are read now.
+    `beside` is what the source's other files hold; None: they are read now. Defaults that a factory makes (an id, a
+    time) are those of the `running` snapshot where neither has another source.
     """
     target_data, own_data = _split(document.data)
     own = source.own_model.merge(cast("dict[str, Any]", own_data) if isinstance(own_data, dict) else {}, beside)
     merged = _joined(source.model.merge(target_data, beside), own)
     if not isinstance(own_data, dict):
-        wrong = _placed_value(document, merged, Problem(SECTION, "must be an object"))
+        wrong = _placed(document, source, merged, Problem(SECTION, "must be an object"))
         merged = replace(merged, errors=[*merged.errors, wrong])
-    return _validated(document, source, merged)
+    return _validated(document, source, merged, [] if running is None else [_Known(running.data, running.leaves)])
 
 
 def first_snapshot(candidate: Candidate[S], redactor: Redactor) -> Snapshot[S]:
@@ -119,59 +155,143 @@ def first_snapshot(candidate: Candidate[S], redactor: Redactor) -> Snapshot[S]:
     return _snapshot(candidate, 1, redactor)
 
 
-def plan_for(
-    candidate: Candidate[Any],
-    running: Snapshot[Any],
-    source: Source[Any],
-    redactor: Redactor,
-    owner: Owner = nobody,
-) -> Plan:
-    """Return the plan of a candidate against the running snapshot; refused fields have their places."""
-    plan = make_plan(running.leaves, candidate.leaves, source.rule, redactor.show, owner)
-    return replace(
-        plan, refused=tuple(_placed_value(candidate.document, candidate.merged, each) for each in plan.refused)
-    )
+def resolve(
+    candidate: Candidate[S], running: Snapshot[S], source: Source[S], redactor: Redactor, owner: Owner = nobody
+) -> Resolved[S]:
+    """Compare a candidate with the running snapshot, and keep the running value of what needs a restart.
 
-
-def pinned_snapshot(
-    candidate: Candidate[S], running: Snapshot[S], plan: Plan, source: Source[S], redactor: Redactor
-) -> Snapshot[S]:
-    """Return the snapshot a plan leads to: the candidate, with its restart fields as they run now.
-
-    ConfigInvalid for a plan with refused fields, and where the mixture is not valid (a rule across fields
-    that only the restart can keep).
+    What still differs afterwards is live, or the candidate is refused: no value changes in silence. A candidate is
+    refused as well where the mixture is not valid (a rule across fields that only the restart can keep).
     """
+    found = source.differences(running.leaves, candidate.leaves)
+    restart = [each for each in found if source.rule(each.keys).effect is Effect.RESTART]
+    others = [each for each in found if source.rule(each.keys).effect is not Effect.RESTART]
+    plan = make_plan(others, restart, source.rule, redactor.show, owner)
     if plan.refused:
-        raise ConfigInvalid(plan.refused)
-    if plan.pinned:
-        candidate = _pinned(candidate, running, plan.pinned, source)
-    return _snapshot(candidate, running.generation + 1, redactor)
+        refused = [each.keys for each in others if source.rule(each.keys).effect is Effect.REFUSED]
+        placed = tuple(_placed_path(candidate, source, *each) for each in zip(refused, plan.refused, strict=True))
+        return Resolved(replace(plan, refused=placed), errors=placed)
+    final = candidate
+    if restart:
+        try:
+            final = _pinned(candidate, running, plan, source)
+        except ConfigInvalid as error:
+            return Resolved(plan, errors=error.problems)
+        waiting = source.differences(final.leaves, candidate.leaves)
+        plan = make_plan(source.differences(running.leaves, final.leaves), waiting, source.rule, redactor.show, owner)
+    tops = frozenset(plan.pinned)
+    if tops:
+        origins = {keys: origin for keys, origin in candidate.merged.provenance.items() if not is_below(keys, tops)}
+        origins.update({keys: origin for keys, origin in running.provenance.items() if is_below(keys, tops)})
+        final = replace(final, merged=Merged(final.merged.data, origins))
+    return Resolved(plan, _snapshot(final, running.generation + 1, redactor))
 
 
-def _pinned(candidate: Candidate[S], running: Snapshot[S], paths: Sequence[str], source: Source[S]) -> Candidate[S]:
-    kept = {path: origin for path, origin in candidate.merged.provenance.items() if not _below(path, paths)}
-    kept.update({path: origin for path, origin in running.provenance.items() if _below(path, paths)})
-    merged = Merged(pin(candidate.merged.data, running.data, paths), kept)
+def _pinned(candidate: Candidate[S], running: Snapshot[S], plan: Plan, source: Source[S]) -> Candidate[S]:
+    """Return the candidate with the running value of the paths that wait for a restart, or ConfigInvalid."""
+    refused: list[ConfigInvalid] = []
+    leaks: list[Difference] = []
+    known = [_Known(candidate.merged.data, candidate.leaves), _Known(running.data, running.leaves)]
+    for data in _pinned_inputs(candidate, running, plan, source, leaks):
+        try:
+            made = _validated(candidate.document, source, replace(candidate.merged, data=data), known)
+        except ConfigInvalid as error:
+            refused.append(error)
+            continue
+        left = [each for each in source.differences(running.leaves, made.leaves) if not _is_live(each, source)]
+        if not left:
+            return replace(made, warnings=candidate.warnings)
+        if not leaks:
+            leaks += left
+    if refused and not leaks:
+        kept = f"{', '.join(map(dotted, plan.pinned[:5]))}{', …' if len(plan.pinned) > 5 else ''}"
+        hint = f"it needs a restart together with {kept}, which keep their running value until then"
+        raise ConfigInvalid([replace(problem, hint=hint) for problem in refused[0].problems])
+    hint = "other keys of the file lead to it; take the edit back or restart the service"
+    problems = ((each.keys, Problem(dotted(each.keys), "needs a restart", hint=hint)) for each in leaks)
+    raise ConfigInvalid([_placed_path(candidate, source, *each) for each in problems])
+
+
+def _pinned_inputs(
+    candidate: Candidate[Any], running: Snapshot[Any], plan: Plan, source: Source[Any], leaks: Sequence[Difference]
+) -> Iterator[dict[str, Any]]:
+    """Yield the inputs that may keep what waits for a restart; `leaks` is what the first of them did not keep.
+
+    That of the candidate with the running input of these paths; the same with their running values (of a default);
+    the running input with what is live of the candidate's (where a validator moves keys).
+    """
+    data = copied(candidate.merged.data)
+    for path in joined(plan.pinned, plan.live):
+        pin(data, running.data, source.tree, path)
+    yield data
+    if leaks:
+        _give(data, running.leaves, [each.keys for each in leaks], source)
+        yield data
+    data = copied(running.data)
+    for path in joined(plan.live, plan.pinned):
+        pin(data, candidate.merged.data, source.tree, path)
+    yield data
+
+
+def _is_live(each: Difference, source: Source[Any]) -> bool:
+    return source.rule(each.keys).effect is Effect.LIVE
+
+
+def _give(data: Any, leaves: Mapping[Keys, object], paths: Sequence[Keys], source: Source[Any]) -> None:
+    """Say in the input, in place, the values themselves of these paths and of all below."""
+    tops = frozenset(paths)
+    for path in paths:
+        assign(data, source.tree, path, ABSENT)
+    for keys, value in leaves.items():
+        if is_below(keys, tops):
+            assign(data, source.tree, keys, value)
+
+
+def _validated(document: Document, source: Source[S], merged: Merged, known: Sequence[_Known]) -> Candidate[S]:
+    """Validate a merged tree; a default that a factory makes is that of the first `known` configuration that has it."""
+    made = _validated_once(document, source, merged)
+    if not source.makes:
+        return made
+    data, given = copied(merged.data), dict[Keys, Mapping[Keys, object]]()
+    for each in known:
+        found = (_made(one.keys, source, merged, each) for one in source.differences(each.leaves, made.leaves))
+        given = {path: each.leaves for path in found if path} | given
+    for path, leaves in given.items():
+        lists = (path[:count] for count, key in enumerate(path) if isinstance(key, int))
+        whole = next((each for each in lists if find(data, source.tree, each) is ABSENT), None)
+        if whole is not None:  # an entry needs the list around it
+            _give(data, made.leaves, [whole], source)
+        _give(data, leaves, [path], source)
+    if not given:
+        return made
     try:
-        pinned = _validated(candidate.document, source, merged)
-        moved = [path for path in paths if not _same_below(path, pinned.leaves, running.leaves)]
-        if not moved:
-            return pinned
-        # a default of the whole section ran, and its fields have others: the running values are given themselves
-        values = {path: value for path, value in running.leaves.items() if _below(path, moved)}
-        return _validated(candidate.document, source, replace(merged, data=with_values(merged.data, values)))
-    except ConfigInvalid as error:
-        hint = f"it needs a restart together with {', '.join(paths)}, which keep their running value until then"
-        problems = [replace(problem, hint=hint) for problem in error.problems]
-    raise ConfigInvalid(problems)
+        kept = _validated_once(document, source, replace(merged, data=data))
+    except ConfigInvalid:
+        return made
+    return replace(kept, merged=merged, warnings=made.warnings)
 
 
-def _same_below(top: str, one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    left, right = ({path: value for path, value in leaves.items() if _below(path, [top])} for leaves in (one, other))
-    return same(left, right)
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a configuration says, and its leaves."""
+
+    data: Mapping[str, Any]
+    leaves: Mapping[Keys, object]
 
 
-def _validated(document: Document, source: Source[S], merged: Merged) -> Candidate[S]:
+def _made(path: Keys, source: Source[Any], merged: Merged, known: _Known) -> Keys:
+    """Return the path where a factory makes its value, or what it lies in, on both sides; else nothing."""
+    node = source.tree
+    for count, key in enumerate(path, 1):
+        if (inner := node.child(key)) is None:
+            break
+        if inner.made and all(find(data, source.tree, path[:count]) is ABSENT for data in (merged.data, known.data)):
+            return path
+        node = inner
+    return ()
+
+
+def _validated_once(document: Document, source: Source[S], merged: Merged) -> Candidate[S]:
     target_data, own_data = _split(merged.data)
     found: list[Problem] = []
     folder = document.path.parent
@@ -179,12 +299,15 @@ def _validated(document: Document, source: Source[S], merged: Merged) -> Candida
     own = _attempt(lambda: source.own_model.validate(own_data, folder), found)
     if target is None or own is None or merged.errors:
         known = {error.path for error in merged.errors}
-        placed = [_placed_value(document, merged, problem) for problem in found if problem.path not in known]
+        placed = [_placed(document, source, merged, problem) for problem in found if problem.path not in known]
         raise ConfigInvalid(sorted([*merged.errors, *placed], key=place_order))
-    keys = [*target.warnings, *own.warnings]
-    warnings = [*document.warnings, *merged.warnings, *(_placed_key(document, warning) for warning in keys)]
+    keys = [*merged.warnings, *target.warnings, *own.warnings]
+    warnings = [*document.warnings, *(_placed_key(document, warning) for warning in keys)]
     leaves = {**target.leaves, **own.leaves}
-    return Candidate(document, merged, target, own.settings, leaves, tuple(sorted(warnings, key=place_order)))
+    secrets, weak = find_secrets(leaves, source.rule)
+    hint = "use a random value of sixteen characters or more"
+    warnings += (_placed(document, source, merged, Problem(dotted(path), reason, hint=hint)) for path, reason in weak)
+    return Candidate(document, merged, target, own.settings, leaves, tuple(sorted(warnings, key=place_order)), secrets)
 
 
 def _attempt(step: Callable[[], T], problems: list[Problem]) -> T | None:
@@ -215,46 +338,43 @@ def _split(data: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
 def _joined(target: Merged, own: Merged) -> Merged:
     data = {**target.data, **({SECTION: own.data} if own.data else {})}
     return Merged(
-        data, {**target.provenance, **own.provenance}, (*target.warnings, *own.warnings), (*target.errors, *own.errors)
+        data,
+        {**target.provenance, **own.provenance},
+        (*target.warnings, *own.warnings),
+        (*target.errors, *own.errors),
     )
 
 
-def _placed_value(document: Document, merged: Merged, problem: Problem) -> Problem:
+def _placed(document: Document, source: Source[Any], merged: Merged, problem: Problem) -> Problem:
+    """Return a problem, whose path is of the input, with its place in the file or the source its value is from."""
     if problem.file is not None:
         return problem
-    origin, path = _provenance(merged.provenance, problem.path)
-    if origin != "file":
-        return replace(problem, message=f"{problem.message} ({_origin(origin, path)})")
-    loc = document.loc_of(problem.path)
+    elsewhere = {dotted(locate(merged.data, source.tree, keys)): origin for keys, origin in merged.provenance.items()}
+    parts = problem.path.split(".")
+    tops = (elsewhere.get(".".join(parts[:count])) for count in range(len(parts), 0, -1)) if elsewhere else ()
+    origin = next((each for each in tops if each is not None), None)
+    return _at(document, problem, document.loc_of(problem.path), origin)
+
+
+def _placed_path(candidate: Candidate[Any], source: Source[Any], path: Keys, problem: Problem) -> Problem:
+    loc = locate(candidate.merged.data, source.tree, path)
+    return _at(candidate.document, problem, loc, origin_of(candidate.merged.provenance, path))
+
+
+def _at(document: Document, problem: Problem, loc: Keys, origin: Origin | None) -> Problem:
+    if origin is not None:
+        kind = "the environment variable " if origin.source == "environment" else ""
+        return replace(problem, message=f"{problem.message} (from {kind}{origin.name})")
     placed = problem.at(document.name, *document.locate(loc))
     written = document.written(loc) if problem.input is not None else None
     if written is None:
         return placed
-    # a variable stands in it: shown as written, for nobody knows whether its value is secret
+    # a variable stands in it: shown as written, because its value may be secret
     return replace(placed, input=None if written[0] in "{[" else mask_text(written))
 
 
-def _provenance(provenance: Mapping[str, str], path: str) -> tuple[str, str]:
-    """Return where a value came from and the leaf it lies in."""
-    parts = path.split(".")
-    tops = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    return next(((provenance[top], top) for top in tops if top in provenance), ("file", path))
-
-
-def _origin(origin: str, path: str) -> str:
-    if origin == "environment":
-        return f"from the environment variable {variable('', path.split('.'))}"
-    return f"from the credential file {path}" if origin == "credential" else "from an option of the command line"
-
-
 def _placed_key(document: Document, warning: Problem) -> Problem:
+    if warning.line is not None or not warning.path:
+        return warning
     place = document.locate_key(document.loc_of(warning.path))
     return warning.at(document.name, *place) if place else warning
-
-
-def _is_own(path: str) -> bool:
-    return path == SECTION or path.startswith(f"{SECTION}.")
-
-
-def _below(path: str, tops: Sequence[str]) -> bool:
-    return any(path == top or path.startswith(f"{top}.") for top in tops)
