@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from hotreload.config.masking import mask_text
+from hotreload.config.secrets import mask_text
 from hotreload.errors import SearchRefused
 from hotreload.recovery.findings import Findings, Making, Wanted
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from hotreload.config.masking import mask_text
+from hotreload.config.secrets import mask_text
 
 LISTED: Final = 10_000
 """Entries named in a report; more are counted only."""

@@ -17,14 +17,13 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import anyio
 from anyio import to_thread
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from hotreload.clock import now_ms
 from hotreload.errors import SearchRefused
-from hotreload.queue.contract import Enqueued
-from hotreload.queue.holding import Holding
-from hotreload.queue.job import JobState, NewJob
+from hotreload.queue.contract import Added, Duplicate
+from hotreload.queue.job import JobState, NewJob, escaped
 from hotreload.recovery.findings import Findings, Making, Wanted
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ class Scan:
 class Store(Protocol):
     """What a search needs of a queue."""
 
-    async def enqueue(self, jobs: Sequence[NewJob], *, unless_done_since_ms: int | None = None) -> Enqueued:
+    async def enqueue(self, jobs: Sequence[NewJob], *, unless_done_since_ms: int | None = None) -> Added:
         """As `Queue.enqueue`."""
         ...
 
@@ -87,11 +86,11 @@ class Store(Protocol):
         """Make dead jobs ready; return those that were dead."""
         ...
 
-    def holding(self, queue: str, keys: Sequence[str], since_ms: int) -> Mapping[str, Holding]:
-        """Return the keys that have an unfinished or dead job, or one done since; from any thread."""
+    def duplicates(self, queue: str, keys: Sequence[str], since_ms: int) -> Mapping[str, Duplicate]:
+        """Return the keys that have an active or dead job, or one done since; from any thread."""
         ...
 
-    def making(self, ranges: Sequence[tuple[int, int]]) -> tuple[int, int, Mapping[str, str]]:
+    def pending(self, ranges: Sequence[tuple[int, int]]) -> tuple[int, int, Mapping[str, str]]:
         """Return how many jobs of these ids are unfinished, how many there are, and the dead with why; any thread."""
         ...
 
@@ -123,7 +122,7 @@ class QueueSearch:
 
     async def making(self, findings: Findings) -> Making:
         """Return how far the jobs are that make what was found."""
-        left, there, dead = await to_thread.run_sync(self._store.making, list(findings.jobs))
+        left, there, dead = await to_thread.run_sync(self._store.pending, list(findings.jobs))
         asked = sum(last - first + 1 for first, last in findings.jobs)
         return Making(left, max(asked, there) - left - len(dead), dead)
 
@@ -162,31 +161,33 @@ class _Sweep:
             self._page[seen.id] = seen
         else:
             log.warning("recovery.passed_over queue=%s id=%r reason=%s", self._scan.queue, seen.id, seen.reason)
-            findings.pass_over(_text(seen.id), seen.reason)
+            findings.pass_over(escaped(seen.id), seen.reason)
 
     async def _turn_page(self) -> None:
         """Compare the finds with what is in hand, and with `repair` queue the rest."""
-        jobs = {key: job for key, find in self._page.items() if (job := self._job(find)) is not None}
-        finds, self._page = self._page, {}
+        finds, self._page = self._page.values(), {}
+        found = [(find, job) for find in finds if (job := self._job(find)) is not None]
+        jobs = {str(job.dedupe_key): job for _, job in found}
+        reasons = {str(job.dedupe_key): find.reason for find, job in found}
         if not jobs:
             return
-        held = await to_thread.run_sync(self._store.holding, self._scan.queue, list(jobs), self._since_ms)
-        dead = {key: holding.id for key, holding in held.items() if holding.state is JobState.DEAD}
+        held = await to_thread.run_sync(self._store.duplicates, self._scan.queue, list(jobs), self._since_ms)
+        dead = {key: found.id for key, found in held.items() if found.state is JobState.DEAD}
         free = [job for key, job in jobs.items() if key not in held]
         self._findings.dead += len(dead)
         duplicates = await self._queue(free, list(dead.values())) if self._wanted.repair else set[str]()
         busy = (held.keys() - dead.keys()) | duplicates
         self._findings.in_hand += len(busy)
-        self._findings.made_by(holding.id for holding in held.values() if holding.unfinished)
+        self._findings.made_by(found.id for found in held.values() if found.unfinished)
         for key in jobs.keys() - busy:
-            log.debug("recovery.missing queue=%s id=%s reason=%s", self._scan.queue, key, finds[key].reason)
+            log.debug("recovery.missing queue=%s id=%s reason=%s", self._scan.queue, key, reasons[key])
         for key in (key for key in jobs if key not in busy):
-            self._findings.miss(key, finds[key].reason)
+            self._findings.miss(key, reasons[key])
 
     async def _queue(self, free: Sequence[NewJob], dead: Sequence[str]) -> set[str]:
-        """Queue what nobody is at; return the keys somebody took meanwhile."""
+        """Queue what no job does; return the keys that another job took meanwhile."""
         revived = await self._store.retry(dead) if dead and self._wanted.retry else []
-        queued = await self._store.enqueue(free, unless_done_since_ms=self._since_ms) if free else Enqueued((), ())
+        queued = await self._store.enqueue(free, unless_done_since_ms=self._since_ms) if free else Added(())
         self._findings.dead -= len(revived)
         self._findings.queued += len(queued.ids) + len(revived)
         self._findings.made_by(revived)
@@ -196,12 +197,11 @@ class _Sweep:
     def _job(self, find: Missing[Any]) -> NewJob | None:
         """Return the job that makes it; None for a find that no queue can hold, which is passed over."""
         try:
-            find.id.encode()
             payload = self._scan.payload.dump_python(find.payload, mode="json")
-        except (UnicodeEncodeError, PydanticSerializationError, ValidationError) as error:
-            self._findings.pass_over(_text(find.id), f"cannot be queued: {type(error).__name__}")
+            return NewJob(queue=self._scan.queue, payload=payload, dedupe_key=find.id, version=self._scan.version)
+        except (PydanticSerializationError, ValueError) as error:
+            self._findings.pass_over(escaped(find.id), f"cannot be queued: {type(error).__name__}")
             return None
-        return NewJob(queue=self._scan.queue, payload=payload, dedupe_key=find.id, version=self._scan.version)
 
 
 class Pace:
@@ -222,8 +222,3 @@ class Pace:
         self._told = scanned
         ahead_s = (scanned - self._first) / self._per_s - (time.monotonic() - self._began) if self._per_s else 0.0
         await anyio.sleep(max(0.0, ahead_s))
-
-
-def _text(name: str) -> str:
-    """Return a name as it can be shown anywhere, whatever bytes it was made of."""
-    return name.encode(errors="backslashreplace").decode()

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import builtins
 import ctypes
+import importlib
 import os
 import pickle
 import signal
 import struct
 import sys
-import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from hotreload import errors
+from hotreload.config.fields import rule_for, tree
+from hotreload.config.model import leaf_values
 from hotreload.config.records import scrub_all
-from hotreload.config.scrubbing import Scrubber
-from hotreload.workers.job import StopHere, SyncJob, Within
+from hotreload.config.secrets import Scrubber
+from hotreload.queue.job import Done, Failed, Interrupted, Snoozed
+from hotreload.workers.failures import StopHere, verdict_on
+from hotreload.workers.job import SyncJob, Within
+from hotreload.workers.kind import result_of
 from hotreload.workers.progress import Progress
-from hotreload.workers.verdicts import interruption
 
 LENGTH: Final = struct.Struct("!I")
 _PR_SET_PDEATHSIG: Final = 1
@@ -80,7 +86,11 @@ class PipeDesk:
         """Make progress durable."""
         if within is not None:
             raise TypeError("`within` writes with the store's own connection: it is not for process handlers")
-        self._wire.ask("keep", progress)
+        self._wire.ask("keep", replace(progress, steps={}))
+
+    def keep_step(self, name: str, result: Any) -> None:
+        """Make the result of one step durable."""
+        self._wire.ask("keep_step", name, result)
 
     def ask(self, verb: str, *args: Any, **options: Any) -> Any:
         """Ask the job in the parent."""
@@ -88,18 +98,38 @@ class PipeDesk:
 
 
 def perform(wire: Wire, message: bytes, known: Scrubber) -> tuple[Any, ...]:
-    """Do one job and return how it ended; what its settings hold is `known` from then on."""
+    """Do one job and return how it ended; what its settings hold is `known` from then on. Raises nothing."""
     try:
-        handler: Callable[..., Any]
-        handler, job_id, attempt, payload, progress, settings = pickle.loads(message)
+        name, job_id, attempt, payload, progress, settings, most_bytes = pickle.loads(message)
         if isinstance(settings, BaseModel):
-            known.learn_settings(settings)
-        return ("done", handler(SyncJob(job_id, attempt, payload, progress, PipeDesk(wire)), settings))
+            root = tree(settings.__class__)
+            known.learn(leaf_values(settings, root), partial(rule_for, root))
+        result = handler_of(*name)(SyncJob[Any, Any](job_id, attempt, payload, progress, PipeDesk(wire)), settings)
+        return ("done", None if result is None else result_of(result, most_bytes))
     except BaseException as error:  # noqa: BLE001 - whatever a job raises is told to the parent
-        stopped = interruption(error)
-        if stopped is not None:
-            return ("stopped", stopped.delay_s)
-        return ("failed", f"{type(error).__name__}: {error}", traceback.format_exc(limit=-20))
+        return _ending(error)
+
+
+def handler_of(module: str, qualname: str) -> Callable[..., Any]:
+    """Return the handler of a name: what a worker was declared with, where that name is the worker's handle."""
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return getattr(found, "handler", found)
+
+
+def _ending(error: BaseException) -> tuple[Any, ...]:
+    match verdict_on(error):
+        case Interrupted(delay_s=delay_s):
+            return ("stopped", delay_s)
+        case Snoozed(delay_s=delay_s):
+            return ("snoozed", delay_s)
+        case Failed(for_good=True) as failed:
+            return ("discarded", failed.error)
+        case Failed() as failed:
+            return ("failed", failed.error, failed.traceback)
+        case Done():
+            raise AssertionError("an error is not a result")
 
 
 def main() -> None:
@@ -117,11 +147,7 @@ def main() -> None:
     scrub_all(known.scrub)
     while (message := wire.receive()) is not None:
         wire.send(("taken",))
-        ended = perform(wire, message, known)
-        try:
-            wire.send(ended)
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
-            wire.send(("failed", f"its result cannot be sent: {error}", None))
+        wire.send(perform(wire, message, known))
 
 
 if __name__ == "__main__":

@@ -1,82 +1,37 @@
-"""One job, from claim to verdict."""
+"""One job, from its row to its verdict."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import math
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import anyio
-from pydantic import TypeAdapter
-
-from hotreload.config.masking import mask_text
-from hotreload.queue.job import Done, Failed, JobRow, Verdict
-from hotreload.queue.rows import to_json
-from hotreload.workers.children import Children
+from hotreload.config.secrets import mask_text
+from hotreload.queue.job import Done, Failed, Interrupted, Verdict
+from hotreload.workers import isolation
+from hotreload.workers.active import ActiveJob
+from hotreload.workers.failures import REASON_MOST, TRACE_MOST, describe, verdict_on
 from hotreload.workers.job import Job, Surroundings
-from hotreload.workers.resources import Resource
-from hotreload.workers.threads import Threads
-from hotreload.workers.verdicts import verdict_on
+from hotreload.workers.kind import Unfit, result_of
+from hotreload.workers.policy import Policy
+from hotreload.workers.resources import Instance, Resource
+from hotreload.workers.runners import Runner
 
-Handler = Callable[..., Any]
-_RESULT: Final[TypeAdapter[Any]] = TypeAdapter(Any)
-
-
-class Runner(Protocol):
-    """How a handler is run; `close` ends what it keeps between jobs."""
-
-    def __call__(self, job: Job[Any], settings: Any, **handed: Any) -> Awaitable[Any]:
-        """Run it for one job."""
-        ...
-
-    async def trim(self, most: int) -> None:
-        """End what is kept for more than `most` jobs at once."""
-        ...
-
-    async def close(self) -> None:
-        """End what is kept."""
-        ...
-
-
-class Coroutines:
-    """Runs an `async def` handler."""
-
-    def __init__(self, handler: Callable[..., Awaitable[Any]]) -> None:
-        self._handler = handler
-
-    def __call__(self, job: Job[Any], settings: Any, **handed: Any) -> Awaitable[Any]:
-        """Call the handler."""
-        return self._handler(job, settings, **handed)
-
-    async def trim(self, most: int) -> None:
-        """Nothing is kept between jobs."""
-
-    async def close(self) -> None:
-        """Nothing is kept between jobs."""
-
-
-def runner(handler: Handler, *, process: bool = False) -> Runner:
-    """Return how `handler` is run: coroutine functions in the loop, others in a thread or with `process` in a child.
-
-    ValueError for a coroutine function with `process`.
-    """
-    if not inspect.iscoroutinefunction(handler):
-        return Children(handler) if process else Threads(handler)
-    if process:
-        raise ValueError(f"{handler.__qualname__}: a process handler is a plain function")
-    return Coroutines(handler)
+log = logging.getLogger(__name__)
+LARGE: Final = 65_536
 
 
 class Execution:
     """How the jobs of one queue are done.
 
-    `run` never raises for what the job does: an exception is a failure (an attempt), the service's cancellation
-    an interruption (none); see `verdicts` for what is neither. What a failure says is kept and shown, so it goes
-    through `scrub` first.
+    Nothing that a job does is obeyed outside its own run: every error of its code, of its payload's type, of its
+    result and of the errors themselves ends in a verdict. What a failure says is kept and shown, so it goes through
+    `scrub` first. `policy` is replaced by a reload; a job reads its time limit when it starts, the rest when it fails.
+    None leaves attempts and backoff to the store and sets no time limit.
     """
 
     def __init__(
@@ -85,31 +40,77 @@ class Execution:
         around: Surroundings,
         resources: Sequence[Resource] = (),
         scrub: Callable[[str], str] = mask_text,
+        policy: Policy | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._runs = runs
         self._around = around
         self._resources = resources
         self._scrub = scrub
+        self._jitter = jitter
+        self.policy = policy
 
-    def open(self, row: JobRow) -> Job[Any] | Failed:
-        """Make the job its handler sees; a payload that does not fit parks it."""
-        payload = self._around.kind.open_payload(row)
-        return self._scrubbed(payload) if isinstance(payload, Failed) else Job(row, payload, self._around)
-
-    async def run(self, job: Job[Any]) -> Verdict:
-        """Run the handler on one snapshot and say how it ended. Cancelled by no word of the pool, it raises that on."""
-        settings = self._around.newest().settings
+    async def run(self, entry: ActiveJob) -> Verdict:
+        """Do one job and say how it ended; raises nothing but GeneratorExit where its event loop is gone."""
+        taken: list[tuple[str, Instance]] = []
         try:
+            isolation.enter(entry.row.id)
+            entry.job = job = self._open(entry)
+            settings = self._around.newest().settings
             if not self._resources:
-                return _done(await self._runs(job, settings))
-            with _taken(self._resources) as handed:
-                return _done(await self._runs(job, settings, **handed))
+                return self._done(await self._runs(job, settings))
+            taken = [(resource.parameter, resource.current()) for resource in self._resources]
+            handed = {name: instance.take() for name, instance in taken}
+            return self._done(await self._runs(job, settings, **handed))
         except BaseException as error:
-            cancelled = anyio.current_effective_deadline() == -math.inf
-            if isinstance(error, GeneratorExit) or (cancelled and isinstance(error, asyncio.CancelledError)):
+            if type(error) is GeneratorExit and _loop_is_gone():
                 raise
-            verdict = verdict_on(error, job, stopped=cancelled or job.stopping)
-            return self._scrubbed(verdict) if isinstance(verdict, Failed) else verdict
+            return self._verdict(entry, error)
+        finally:
+            for _, instance in taken:
+                instance.give_back()
+
+    def _open(self, entry: ActiveJob) -> Job[Any, Any]:
+        """Make the job its handler sees; Unfit where its payload does not fit."""
+        payload = self._around.kind.open_payload(entry.row)
+        if len(entry.row.payload_json) > LARGE:  # the text is kept by the store, what was read from it by the job
+            entry.row = replace(entry.row, payload_json="")
+        job = Job[Any, Any](entry.row, payload, self._around)
+        job.stopping = entry.stopping
+        return job
+
+    def _done(self, result: Any) -> Done:
+        return Done() if result is None else Done(result_of(result, self._around.most_bytes()))
+
+    def _verdict(self, entry: ActiveJob, error: BaseException) -> Verdict:
+        """Say what an error is: of a job that was stopped an interruption, whatever cleaning up turned it into."""
+        cancelled = issubclass(type(error), asyncio.CancelledError)
+        if entry.timed_out_s is not None:
+            more = "" if cancelled else f"; stopping it raised {describe(error)}"
+            return self.failed(entry, Failed(f"timed out after {entry.timed_out_s:g} s{more}"))
+        if entry.stopping:
+            if not cancelled:
+                log.info("job.interrupted job=%s error=%s", entry.row.id, self._shown(describe(error)))
+            return Interrupted()
+        if issubclass(type(error), Unfit):
+            return self.failed(entry, Failed(str(error), for_good=True))
+        verdict = verdict_on(error)
+        return self.failed(entry, verdict) if isinstance(verdict, Failed) else verdict
+
+    def failed(self, entry: ActiveJob, failed: Failed) -> Failed:
+        """Return a failure as it is kept: scrubbed, with what the policy says of the next attempt."""
+        failures = entry.row.attempts + 1
+        trace = None if failed.traceback is None else self._shown(failed.traceback)[-TRACE_MOST:]
+        kept = replace(failed, error=self._shown(failed.error)[:REASON_MOST], traceback=trace)
+        log.warning(
+            "job.failed job=%s queue=%s attempt=%d error=%s", entry.row.id, entry.row.queue, failures, kept.error
+        )
+        return kept if self.policy is None else self.policy.after(kept, failures, self._jitter())
+
+    def _shown(self, text: str) -> str:
+        with suppress(Exception):
+            return self._scrub(text)
+        return "not shown: it could not be scrubbed of secrets"
 
     async def trim(self, most: int) -> None:
         """End what is kept between jobs for more than `most` of them."""
@@ -119,25 +120,10 @@ class Execution:
         """End what is kept between jobs."""
         await self._runs.close()
 
-    def _scrubbed(self, failed: Failed) -> Failed:
-        trace = failed.traceback
-        return replace(failed, error=self._scrub(failed.error), traceback=trace and self._scrub(trace))
 
-
-def _done(result: Any) -> Done:
-    """Return the verdict; raises where the result is no JSON value, before anybody else waits for its writing."""
-    if result is None:
-        return Done()
-    value = _RESULT.dump_python(result, mode="json")
-    to_json(value)
-    return Done(value)
-
-
-@contextmanager
-def _taken(resources: Sequence[Resource]) -> Generator[dict[str, Any]]:
-    instances = [(resource.parameter, resource.current()) for resource in resources]
+def _loop_is_gone() -> bool:
     try:
-        yield {name: instance.take() for name, instance in instances}
-    finally:
-        for _, instance in instances:
-            instance.give_back()
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False

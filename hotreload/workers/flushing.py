@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hotreload.lifecycle import Flushed
-from hotreload.queue.contract import PutBack, Queue
-from hotreload.queue.documents import Put
+from hotreload.queue.contract import Put, PutBack, Queue
 from hotreload.queue.job import JobRow, JobState, Verdict
-from hotreload.workers.hand import Running
+from hotreload.workers.active import ActiveJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +20,22 @@ class Held:
 
     queue: str
     ended: Sequence[tuple[JobRow, Verdict]]
-    left: Sequence[Running]
+    left: Sequence[ActiveJob]
     had: frozenset[str]
     settled: frozenset[str]
 
 
 def flush(
-    queue: Queue, held: Sequence[Held], timeout_s: float, report: Callable[[Flushed], Put] | None = None
+    queue: Queue | None, held: Sequence[Held], timeout_s: float, report: Callable[[Flushed], Put] | None = None
 ) -> Flushed:
     """Settle what ended, put back the rest and keep the report, all or nothing; from any thread.
 
-    Late writes are fenced. Raises as `Queue.flush`.
+    Late writes are fenced. Raises as `Queue.flush`. Without a queue only the report is made.
     """
+    if queue is None:
+        if report is not None:
+            report(Flushed())
+        return Flushed()
     back = queue.flush(
         [part.queue for part in held],
         timeout_s,

@@ -7,34 +7,23 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol
 
+from typing_extensions import TypeVar
+
+from hotreload.errors import LeaseLost
 from hotreload.lifecycle import Window
 from hotreload.queue.contract import Queue
-from hotreload.queue.job import JobRow
+from hotreload.queue.job import PAYLOAD_MOST, Enqueued, JobRow, storable
+from hotreload.workers.failures import StopHere
 from hotreload.workers.kind import Kind
 from hotreload.workers.progress import Places, Progress
 
 P = TypeVar("P")
+S = TypeVar("S", default=Any)
 T = TypeVar("T")
 Within = Callable[[Any], object]
 """Called with the store's connection (apsw) inside the transaction of a checkpoint; SQL only."""
-
-
-class StopHere(BaseException):
-    """Raised by `stop`: the job goes back at its last checkpoint. Not an Exception, so that no handler eats it."""
-
-    def __init__(self, delay_s: float = 0.0) -> None:
-        super().__init__(delay_s)
-        self.delay_s = delay_s
-
-
-class HandlerFailed(Exception):
-    """A handler raised in its child process, or the process ended; `trace` is the traceback there."""
-
-    def __init__(self, text: str, trace: str | None = None) -> None:
-        super().__init__(text)
-        self.trace = trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +36,11 @@ class Surroundings:
     draining: Callable[[], bool] = field(default=lambda: False)
     window: Callable[[], Window | None] = field(default=lambda: None)
     kinds: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
+    most_bytes: Callable[[], int] = field(default=lambda: PAYLOAD_MOST)
 
 
-class AnyJob(Generic[P]):
-    """What both kinds of job have in common."""
+class AnyJob(Generic[P, S]):
+    """What both kinds of job have in common; `P` is the type of the payload, `S` that of the settings."""
 
     def __init__(self, job_id: str, attempt: int, payload: P, progress: Progress) -> None:
         self._progress = progress
@@ -101,7 +91,7 @@ class AnyJob(Generic[P]):
         raise StopHere
 
 
-class Job(AnyJob[P]):
+class Job(AnyJob[P, S]):
     """One claimed job in a coroutine: what is to be done, how far it came, and where to keep progress.
 
     `generation` is that of the settings it was started with.
@@ -111,9 +101,13 @@ class Job(AnyJob[P]):
         super().__init__(row.id, row.attempts + 1, payload, around.kind.open_progress(row))
         self._row = row
         self._around = around
+        self.lease_seq = row.lease_seq
+        self.most_bytes = around.most_bytes()
         self.generation: int = around.newest().generation
         self.stopping = False
         """Set by the pool: nothing more may be begun."""
+        self.over = False
+        """Set by the pool: the job was settled although its code still runs, so what it asks for is refused."""
         self.needed_until: float | None = None
         self.thread: int | None = None
         self._turn = asyncio.Lock()
@@ -149,16 +143,27 @@ class Job(AnyJob[P]):
 
         A failure keeps nothing: the step runs again at the next attempt.
         """
+        name = storable(name)
         if name in self._progress.steps:
             return self._progress.steps[name]
         made = run()
         result: Any = await made if inspect.isawaitable(made) else made
-        await self.keep(lambda progress: progress.with_step(name, result))
+        await self.keep_step(name, result)
         return result
 
-    async def keep(self, change: Callable[[Progress], Progress], within: Within | None = None) -> None:
-        """Make the changed progress durable; what `checkpoint` and `step` do, one at a time of several at once."""
+    async def keep_step(self, name: str, result: Any) -> None:
+        """Make the result of one step durable; its cost does not depend on how many there are."""
         async with self._turn:
+            self._must_be_mine()
+            progress = self._progress
+            value = progress.to_json(self._around.kind.cursor_json(progress.cursor))
+            await self._around.queue.checkpoint(self._row, value, step=(name, [progress.version, result]))
+            progress.steps[name] = result
+
+    async def keep(self, change: Callable[[Progress], Progress], within: Within | None = None) -> None:
+        """Make the changed progress durable; what `checkpoint` does, one at a time of several at once."""
+        async with self._turn:
+            self._must_be_mine()
             progress = change(self._progress)
             value = progress.to_json(self._around.kind.cursor_json(progress.cursor))
             await self._around.queue.checkpoint(self._row, value, within=within)
@@ -166,17 +171,36 @@ class Job(AnyJob[P]):
 
     async def enqueue(
         self, queue: str, payload: Any, *, key: str | None = None, priority: int = 0, delay_s: float = 0.0
-    ) -> str | None:
-        """Add follow-up work, durable on return; its id, None where `key` belongs to an unfinished job already.
+    ) -> Enqueued:
+        """Add follow-up work, durable on return; `existing` says whether a job has `key` already, and its state.
 
-        Give it a key: a job that is resumed comes by here again. QueueDraining in a drain: the job is best ended
-        with `stop`, so that it comes by here again after the restart.
+        Give it a key: a job that is resumed comes by here again. Lower `priority` is claimed first. ValueError where
+        no worker serves `queue` or the payload does not fit it.
         """
-        return await enqueue(
-            self._around.queue, self._around.kinds, queue, payload, key=key, priority=priority, delay_s=delay_s
-        )
+        self._must_be_mine()
+        options: dict[str, Any] = {"key": key, "priority": priority, "delay_s": delay_s}
+        return await enqueue(self._around.queue, self._around.kinds, queue, payload, **options)
 
-    def refresh(self) -> Any:
+    async def enqueue_many(
+        self,
+        queue: str,
+        payloads: Iterable[Any],
+        *,
+        key: Callable[[Any], str] | None = None,
+        priority: int = 0,
+        delay_s: float = 0.0,
+    ) -> list[Enqueued]:
+        """Add a job for each payload, all or none, in one transaction; `key(payload)` gives each its key."""
+        self._must_be_mine()
+        around = self._around
+        options: dict[str, Any] = {"key": key, "priority": priority, "delay_s": delay_s}
+        return await enqueue_many(around.queue, around.kinds, queue, payloads, **options)
+
+    def _must_be_mine(self) -> None:
+        if self.over:
+            raise LeaseLost(self.id, self.lease_seq)
+
+    def refresh(self) -> S:
         """Return the newest settings and count this job on their generation; call it at a checkpoint."""
         snapshot = self._around.newest()
         self.generation = snapshot.generation
@@ -190,12 +214,16 @@ class Desk(Protocol):
         """Make progress durable."""
         ...
 
+    def keep_step(self, name: str, result: Any) -> None:
+        """Make the result of one step durable."""
+        ...
+
     def ask(self, verb: str, *args: Any, **options: Any) -> Any:
         """Call `verb` of the job (`enqueue`, `needs`, `refresh`, `interrupted`) and return what it answers."""
         ...
 
 
-class SyncJob(AnyJob[P]):
+class SyncJob(AnyJob[P, S]):
     """One claimed job in a thread or child process; the calls are those of `Job`, without `await`.
 
     One thread uses it at a time. Once the job is interrupted, `checkpoint`, `step` and `needs` end it here, as
@@ -222,8 +250,11 @@ class SyncJob(AnyJob[P]):
 
     def step(self, name: str, run: Callable[[], T]) -> T:
         """As `Job.step`."""
+        name = storable(name)
         if name not in self._progress.steps:
-            self._keep(self._progress.with_step(name, run()))
+            result = run()
+            self._desk.keep_step(name, result)
+            self._progress.steps[name] = result
         return self._progress.steps[name]
 
     def _keep(self, progress: Progress, within: Within | None = None) -> None:
@@ -232,18 +263,54 @@ class SyncJob(AnyJob[P]):
 
     def enqueue(
         self, queue: str, payload: Any, *, key: str | None = None, priority: int = 0, delay_s: float = 0.0
-    ) -> str | None:
+    ) -> Enqueued:
         """As `Job.enqueue`."""
         return self._desk.ask("enqueue", queue, payload, key=key, priority=priority, delay_s=delay_s)
 
-    def refresh(self) -> Any:
+    def enqueue_many(
+        self,
+        queue: str,
+        payloads: Iterable[Any],
+        *,
+        key: Callable[[Any], str] | None = None,
+        priority: int = 0,
+        delay_s: float = 0.0,
+    ) -> list[Enqueued]:
+        """As `Job.enqueue_many`; from a process handler `key` is a function of a module."""
+        options: dict[str, Any] = {"key": key, "priority": priority, "delay_s": delay_s}
+        return self._desk.ask("enqueue_many", queue, list(payloads), **options)
+
+    def refresh(self) -> S:
         """As `Job.refresh`."""
         return self._desk.ask("refresh")
 
 
-async def enqueue(store: Queue, kinds: Mapping[str, Kind], queue: str, payload: Any, **options: Any) -> str | None:
-    """Add one job of a known kind; its id, None for a duplicate. ValueError where no worker serves `queue`."""
+async def enqueue(
+    store: Queue, kinds: Mapping[str, Kind], queue: str, payload: Any, *, from_json: bool = False, **options: Any
+) -> Enqueued:
+    """Add one job of a known kind. ValueError where no worker serves `queue` or the payload does not fit."""
+    kind = kind_of(kinds, queue)
+    [job] = (await store.enqueue([kind.new(payload, from_json=from_json, **options)])).jobs
+    return job
+
+
+async def enqueue_many(
+    store: Queue,
+    kinds: Mapping[str, Kind],
+    queue: str,
+    payloads: Iterable[Any],
+    *,
+    key: Callable[[Any], str] | None = None,
+    **options: Any,
+) -> list[Enqueued]:
+    """Add a job of a known kind for each payload, all or none, in one transaction; as `enqueue`."""
+    kind = kind_of(kinds, queue)
+    jobs = [kind.new(payload, key=None if key is None else key(payload), **options) for payload in payloads]
+    return list((await store.enqueue(jobs)).jobs) if jobs else []
+
+
+def kind_of(kinds: Mapping[str, Kind], queue: str) -> Kind:
+    """Return the kind of a queue's jobs; ValueError where no worker serves it."""
     if queue not in kinds:
-        raise ValueError(f"no worker serves the queue {queue!r}; known: {', '.join(sorted(kinds)) or 'none'}")
-    done = await store.enqueue([kinds[queue].new(payload, **options)])
-    return done.ids[0] if done.ids else None
+        raise ValueError(f"no worker serves the queue {queue!r}; there is {', '.join(sorted(kinds)) or 'none'}")
+    return kinds[queue]

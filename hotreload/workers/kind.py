@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from hotreload.clock import now_ms
-from hotreload.queue.job import Failed, JobRow, NewJob
+from hotreload.queue.job import JobRow, NewJob, checked, from_json, holds_bytes, to_json
 from hotreload.workers.progress import Progress
 
 Migrate = Callable[[Any, int], Any]
 """Takes a JSON value and the version it was stored with; returns it in today's version, raises if it cannot."""
 PRIORITY_MOST: Final = 2**31
 DELAY_MOST_S: Final = 100 * 365.25 * 86_400
-_ANY: Final[TypeAdapter[Any]] = TypeAdapter(Any)
+ANYTHING: Final[TypeAdapter[Any]] = TypeAdapter(Any)
+
+
+class Unfit(Exception):
+    """A stored payload does not fit its type, and trying again would not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class Kind:
     """
 
     queue: str
-    payload: TypeAdapter[Any] = _ANY
+    payload: TypeAdapter[Any] = ANYTHING
     cursor: TypeAdapter[Any] | None = None
     version: int = 1
     migrate: Migrate | None = None
@@ -43,36 +48,48 @@ class Kind:
         key: str | None = None,
         priority: int = 0,
         delay_s: float = 0.0,
-        max_attempts: int = 5,
+        from_json: bool = False,
     ) -> NewJob:
         """Make a job to enqueue; ValidationError where the payload does not fit its type, ValueError out of range.
 
-        A `priority` is from -2**31 to 2**31 - 1, a delay at most a hundred years.
+        What is stored fits the type when it is read back. `from_json` says that the payload is a JSON value, so that
+        strict types accept it. A `priority` is from -2**31 to 2**31 - 1 (lower is claimed first), a delay at most a
+        hundred years.
         """
         if not -PRIORITY_MOST <= priority < PRIORITY_MOST:
             raise ValueError(f"a priority is from {-PRIORITY_MOST} to {PRIORITY_MOST - 1}, not {priority}")
         if not delay_s <= DELAY_MOST_S:  # NaN as well
             raise ValueError(f"a delay is at most {DELAY_MOST_S:.0f} s, not {delay_s:g}")
-        fitting = self.payload.validate_python(payload)
         return NewJob(
             queue=self.queue,
-            payload=self.payload.dump_python(fitting, mode="json"),
+            payload=self._stored(payload, from_json),
             dedupe_key=key,
             priority=priority,
             run_at_ms=now_ms() + int(delay_s * 1000) if delay_s > 0 else None,
-            max_attempts=max_attempts,
             version=self.version,
         )
 
-    def open_payload(self, row: JobRow) -> Any | Failed:
-        """Return the payload as its type, or why the job must be parked."""
+    def _stored(self, payload: Any, from_json: bool) -> Any:
+        if self.payload is ANYTHING:
+            return payload if from_json else ANYTHING.dump_python(payload, mode="json")
+        fitting = self._read(payload) if from_json else self.payload.validate_python(payload)
+        stored = self.payload.dump_python(fitting, mode="json")
+        self._read(stored)
+        return stored
+
+    def _read(self, stored: Any) -> Any:
+        return _validated(self.payload, to_json(stored))
+
+    def open_payload(self, row: JobRow) -> Any:
+        """Return the payload as its type; Unfit says why the job must be parked."""
         try:
-            stored = row.payload if row.version == self.version else self._migrated(row)
-            return self.payload.validate_python(stored)
+            if row.version != self.version:
+                return self._read(self._migrated(row))
+            return row.payload if self.payload is ANYTHING else _validated(self.payload, row.payload_json)
         except ValidationError as error:
-            return Failed(error=f"payload does not fit its type: {error}", for_good=True)
-        except Exception as error:  # noqa: BLE001 - whatever a migration raises
-            return Failed(error=f"payload of version {row.version}, this is {self.version}: {error}", for_good=True)
+            raise Unfit(f"payload does not fit its type: {error}") from error
+        except Exception as error:
+            raise Unfit(f"payload of version {row.version}, this is {self.version}: {error}") from error
 
     def _migrated(self, row: JobRow) -> Any:
         if self.migrate is None:
@@ -84,20 +101,50 @@ class Kind:
         if row.cursor is None:
             return Progress(version=self.version)
         try:
-            progress = Progress.stored(row.cursor)
+            progress = Progress.stored(row.cursor, {name: from_json(kept) for name, kept in row.steps.items()})
             if progress.version != self.version:
                 if self.migrate_cursor is None:
                     return Progress(version=self.version)
                 cursor = self.migrate_cursor(progress.cursor, progress.version)
                 progress = Progress(self.version, cursor)
             if self.cursor is not None and progress.cursor is not None:
-                progress.cursor = self.cursor.validate_python(progress.cursor)
+                progress.cursor = _validated(self.cursor, to_json(progress.cursor))
         except Exception:  # noqa: BLE001 - whatever a migration raises
             return Progress(version=self.version)
         return progress
 
     def cursor_json(self, cursor: Any) -> Any:
-        """Return a cursor as a JSON value; ValidationError where it does not fit its type."""
+        """Return a cursor as a JSON value; ValidationError where it does not fit its type, or would not when read."""
         if self.cursor is None or cursor is None:
             return cursor
-        return self.cursor.dump_python(self.cursor.validate_python(cursor), mode="json")
+        kept = self.cursor.dump_python(self.cursor.validate_python(cursor), mode="json")
+        _validated(self.cursor, to_json(kept))
+        return kept
+
+
+def _validated(kind: TypeAdapter[Any], text: str) -> Any:
+    """Validate from JSON, so that strict types take dates and the like; file names that are not UTF-8 from Python."""
+    try:
+        return kind.validate_json(text)
+    except ValidationError:
+        if not holds_bytes(text):
+            raise
+        return kind.validate_python(from_json(text))
+
+
+def result_of(value: Any, most_bytes: int) -> Any:
+    """Return what a handler returned as a JSON value; TypeError or ValueError where it has none.
+
+    Models, dataclasses, dates and the like become what pydantic makes of them. An iterator is refused: it may have no
+    end. So is NaN, what contains itself, and what exceeds `most_bytes` as JSON.
+    """
+    return json.loads(checked(_RESULTS.encode(value), "its result", most_bytes))
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Iterator):
+        raise TypeError("its result is, or has in it, an iterator; return a list")
+    return ANYTHING.dump_python(value, mode="json")
+
+
+_RESULTS: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_as_json)

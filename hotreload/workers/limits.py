@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 MAX_LIMIT = 10_000
+MAX_RATE = 1_000_000
+MINUTE_S = 60.0
 
 
 class Limit:
@@ -14,8 +19,10 @@ class Limit:
     many, whatever way and however often the limit moves (a flapping capacity limiter over-admitted 28 at 5).
     """
 
+    most: ClassVar[int] = MAX_LIMIT
+
     def __init__(self, value: int) -> None:
-        self._value = checked_limit(value)
+        self._value = checked_limit(value, self.most)
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -23,13 +30,17 @@ class Limit:
         """The limit now."""
         return self._value
 
+    def get(self) -> int:
+        """Return the limit now."""
+        return self._value
+
     def listen(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change."""
         self._listeners.append(listener)
 
     def set(self, value: int) -> None:
-        """Move the limit; ValueError outside 0 to 10,000, and then nothing changed."""
-        self._value = checked_limit(value)
+        """Move the limit; ValueError outside its range, and then nothing changed."""
+        self._value = checked_limit(value, self.most)
         for listener in self._listeners:
             listener()
 
@@ -76,6 +87,13 @@ class SharedLimit(Limit):
             self._held[pool] -= places
             self._wake_others()
 
+    def began(self, pool: str) -> None:
+        """Note that a job began with a place `pool` took."""
+
+    def ended(self, pool: str) -> None:
+        """Note that this job ended."""
+        self.give_back(pool, 1)
+
     def content(self, pool: str) -> None:
         """Say that `pool` wants nothing now: the others need not wait for it."""
         if self._wanting.pop(pool, None) is not None:
@@ -89,6 +107,39 @@ class SharedLimit(Limit):
     def _wake_others(self) -> None:
         for wake in self._wanting.values():
             wake()
+
+
+class Rate(SharedLimit):
+    """How many jobs of several pools together may begin in any 60 seconds, from 0 to 1,000,000; given out fairly.
+
+    A place is taken by the start of a job, and free again a minute later. The window is exact: no burst exceeds it,
+    and a lower value counts what began before. It begins empty with each process.
+    """
+
+    most: ClassVar[int] = MAX_RATE
+
+    def __init__(self, name: str, value: int) -> None:
+        super().__init__(name, value)
+        self.name = f"rates.{name}"
+        self._began: deque[tuple[float, str]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def began(self, pool: str) -> None:
+        """Have the place given back in a minute."""
+        loop = asyncio.get_running_loop()
+        self._began.append((loop.time() + MINUTE_S, pool))
+        if self._timer is None:
+            self._timer = loop.call_at(self._began[0][0], self._passed)
+
+    def ended(self, pool: str) -> None:
+        """Keep the place taken: what counts is when the job began."""
+
+    def _passed(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._began and self._began[0][0] <= loop.time():
+            self._held[self._began.popleft()[1]] -= 1
+        self._timer = loop.call_at(self._began[0][0], self._passed) if self._began else None
+        self._wake_others()
 
 
 class Places:
@@ -121,14 +172,29 @@ class Places:
         for shared in self._shared:
             shared.give_back(self._pool, places)
 
+    def began(self) -> None:
+        """Note that a job began with a place taken."""
+        for shared in self._shared:
+            shared.began(self._pool)
+
+    def ended(self) -> None:
+        """Note that a job ended."""
+        for shared in self._shared:
+            shared.ended(self._pool)
+
     def content(self) -> None:
         """Say that the pool wants nothing now."""
         for shared in self._shared:
             shared.content(self._pool)
 
 
-def checked_limit(value: int) -> int:
-    """Return `value`, or raise ValueError outside 0 to 10,000."""
-    if not 0 <= value <= MAX_LIMIT:
-        raise ValueError(f"a limit is a whole number from 0 to {MAX_LIMIT:,}, not {value}")
+def checked_limit(value: object, most: int = MAX_LIMIT) -> int:
+    """Return `value` where it is a whole number (an `int`) from 0 to `most`; ValueError where not."""
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"a limit is a whole number from 0 to {most:,}, not {value!r}")
     return value
+
+
+def checked_rate(value: object) -> int:
+    """Return `value` where it is a whole number from 0 to 1,000,000; ValueError where not."""
+    return checked_limit(value, MAX_RATE)

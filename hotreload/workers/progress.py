@@ -20,9 +20,11 @@ class Progress:
     steps: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @classmethod
-    def stored(cls, value: Any) -> Progress:
-        """Read it back from a job's row."""
-        return cls(value.get("version", 1), value["cursor"], dict(value["positions"]), dict(value["steps"]))
+    def stored(cls, value: Any, steps: Mapping[str, tuple[int, Any]]) -> Progress:
+        """Read it back from a job's row and the (version, result) of its steps; those of another version are left."""
+        version = value.get("version", 1)
+        done = {name: result for name, (of_version, result) in steps.items() if of_version == version}
+        return cls(version, value["cursor"], dict(value["positions"]), done)
 
     def at(self, cursor: Any, places: Mapping[str, int]) -> Progress:
         """Return the progress of a checkpoint: a new cursor, and how far loops are.
@@ -33,13 +35,9 @@ class Progress:
         left = {loop: at for loop, at in positions.items() if not _passed(loop, positions)}
         return replace(self, cursor=cursor, positions=left)
 
-    def with_step(self, name: str, result: Any) -> Progress:
-        """Return the progress with a finished step."""
-        return replace(self, steps={**self.steps, name: result})
-
     def to_json(self, cursor: Any) -> dict[str, Any]:
-        """Return it as a JSON value, with the cursor as one."""
-        return {"version": self.version, "cursor": cursor, "positions": self.positions, "steps": self.steps}
+        """Return it as a JSON value, with the cursor as one and without the steps: each of those is kept by itself."""
+        return {"version": self.version, "cursor": cursor, "positions": self.positions}
 
 
 class Places:

@@ -1,4 +1,4 @@
-"""What jobs share and a reload rebuilds: built beside the old, swapped, the old ended when its last job is done."""
+"""What jobs share and a reload rebuilds: built beside the old, swapped, the old closed when its last job is done."""
 
 from __future__ import annotations
 
@@ -9,46 +9,51 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
-from anyio.abc import TaskGroup
 
 log = logging.getLogger(__name__)
 END_S: Final = 30.0
-"""How long the end of a value may take that nobody uses any more."""
+"""How long the cleanup of a value may take that no job uses any more."""
 
 Factory = Callable[[Any], AsyncGenerator[Any]]
 
 
 class Instance:
-    """One built value and the jobs that use it. Its generator lives and ends in one task of its own."""
+    """One built value and the jobs that use it. Its generator lives and ends in one task of its own.
 
-    def __init__(self, factory: Factory, settings: Any) -> None:
+    That task belongs to no task group: what cancels jobs does not cancel the cleanup of what they share.
+    """
+
+    def __init__(self, name: str, factory: Factory, settings: Any, end_s: float) -> None:
+        self.name = name
+        self.value: Any = None
         self._factory = factory
         self._settings = settings
+        self._end_s = end_s
         self._ready = anyio.Event()
-        self._scope = anyio.CancelScope()
         self._retired = anyio.Event()
+        self._scope = anyio.CancelScope()
         self._users = 0
+        self._leaving = False
         self._failure: Exception | None = RuntimeError("was cancelled while it was built")
-        self.value: Any = None
+        self.task = asyncio.create_task(self._hold(), name=name)
 
-    async def hold(self) -> None:
+    async def _hold(self) -> None:
         """Build the value, keep it until it is retired and unused, then run the generator's end.
 
-        Retired before it is there, its building is cancelled; its end is cancelled after `END_S`.
+        Retired before it is there, its building is cancelled; its end is cancelled after its time.
         """
         try:
             with self._scope:
                 await self._live()
             if self._scope.cancelled_caught and self._ready.is_set():
-                log.error("resource.end_hung factory=%s limit_s=%g", self._named, END_S)
+                log.error("resource.end_hung resource=%s (its cleanup was cancelled)", self.name)
         except Exception as failure:
             if self._ready.is_set():
-                log.exception("resource.end_failed factory=%s", self._named)
+                log.exception("resource.end_failed resource=%s", self.name)
             self._failure = failure
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise  # one that the factory raises by itself would end the host's task group
+            if self._ready.is_set():
+                log.error("resource.end_cancelled resource=%s", self.name)
         finally:
             self._ready.set()
 
@@ -57,11 +62,7 @@ class Instance:
             self._failure = None
             self._ready.set()
             await self._retired.wait()
-            self._scope.deadline = anyio.current_time() + END_S
-
-    @property
-    def _named(self) -> str:
-        return getattr(self._factory, "__name__", repr(self._factory))
+            self._scope.deadline = anyio.current_time() + self._end_s
 
     async def built(self) -> None:
         """Wait until the value is there; raises what its factory raised."""
@@ -80,37 +81,42 @@ class Instance:
         if self._leaving and not self._users:
             self._retired.set()
 
-    _leaving = False
-
     def retire(self) -> None:
-        """End the value once nobody uses it, or its building; a second call changes nothing."""
+        """End the value once no job uses it, or its building; a second call changes nothing."""
         self._leaving = True
         if not self._ready.is_set():
             self._scope.cancel()
         if not self._users:
             self._retired.set()
 
+    def close(self, within_s: float) -> None:
+        """End the value now, whatever still uses it; what takes longer than `within_s` is cancelled."""
+        self._end_s = min(self._end_s, within_s)
+        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + within_s)
+        self._users = 0
+        self.retire()
+
 
 class Resource:
     """A named value handed to jobs, rebuilt when one of `paths` changes. Takes part in reloads as `resources.NAME`."""
 
-    def __init__(self, name: str, factory: Factory, paths: Sequence[str]) -> None:
+    def __init__(self, name: str, factory: Factory, paths: Sequence[str], *, end_s: float = END_S) -> None:
         self.name = f"resources.{name}"
         self.paths = paths
         self.parameter = name
         self._factory = factory
-        self._tasks: TaskGroup | None = None
+        self._end_s = end_s
         self._current: Instance | None = None
+        self._instances: set[Instance] = set()
 
-    async def start(self, tasks: TaskGroup, settings: Any) -> None:
+    async def start(self, settings: Any) -> None:
         """Build the first value; raises what the factory raises."""
-        self._tasks = tasks
         self._current = await self._build(settings)
 
     async def _build(self, settings: Any) -> Instance:
-        assert self._tasks is not None
-        instance = Instance(self._factory, settings)
-        self._tasks.start_soon(instance.hold, name=self.name)
+        instance = Instance(self.name, self._factory, settings, self._end_s)
+        self._instances.add(instance)
+        instance.task.add_done_callback(lambda _ended: self._instances.discard(instance))
         try:
             await instance.built()
         except BaseException:
@@ -132,10 +138,19 @@ class Resource:
         old, self._current = self.current(), new
         return old
 
-    def close(self) -> None:
-        """Retire the value in force, at the end of the process."""
-        if self._current is not None:
-            self._current.retire()
+    async def close(self, within_s: float) -> None:
+        """Run the cleanup of every value to its end, at the end of a host; a second call does nothing.
+
+        What takes longer than `within_s` is cancelled and named in the log; what does not stop even then is left.
+        """
+        tasks = [instance.task for instance in self._instances]
+        for instance in list(self._instances):
+            instance.close(within_s * 0.8)
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=within_s)
+            if left:
+                log.error("resource.left_behind resource=%s (its cleanup does not stop)", self.name)
+        self._current = None
 
 
 class Rebuilt:

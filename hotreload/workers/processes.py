@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from hotreload.errors import Discard, Retry
 from hotreload.workers.child import LENGTH, frame
-from hotreload.workers.job import HandlerFailed, Job, StopHere
+from hotreload.workers.failures import HandlerFailed, StopHere, describe, text_of
+from hotreload.workers.job import Job
+
+ENDINGS: Final = ("done", "failed", "stopped", "snoozed", "discarded")
 
 
 class Gone(Exception):
     """A child process ended before it received a job."""
 
 
-class Children:
-    """Runs one worker's handler, each job in a process of its own meanwhile; idle processes wait for the next job."""
+class Processes:
+    """Runs one worker's handler, each job in a process of its own meanwhile; idle processes wait for the next job.
+
+    The child finds the handler by its module and name.
+    """
 
     def __init__(self, handler: Callable[..., Any]) -> None:
-        if "<locals>" in handler.__qualname__:
-            raise ValueError(
-                f"{handler.__qualname__}: a process handler is found by its name, so not inside a function"
-            )
-        self._handler = handler
+        self._handler = (handler.__module__, handler.__qualname__)
         self._idle: list[Child] = []
         self._busy = 0
 
-    async def __call__(self, job: Job[Any], settings: Any, **_handed: Any) -> Any:
+    async def __call__(self, job: Job[Any, Any], settings: Any, **_handed: Any) -> Any:
         """Run the handler; cancelled, or with the process gone wrong, the process is killed. Resources stay here."""
         self._busy += 1
         try:
@@ -41,7 +47,7 @@ class Children:
         finally:
             self._busy -= 1
 
-    async def _run(self, job: Job[Any], settings: Any) -> tuple[Any, ...]:
+    async def _run(self, job: Job[Any, Any], settings: Any) -> tuple[Any, ...]:
         """Run in an idle process, or where there is none, or one that has died meanwhile, in a new one."""
         while self._idle:
             with suppress(Gone):
@@ -51,7 +57,7 @@ class Children:
         except Gone as error:
             raise HandlerFailed(str(error)) from error
 
-    async def _run_in(self, child: Child, job: Job[Any], settings: Any) -> tuple[Any, ...]:
+    async def _run_in(self, child: Child, job: Job[Any, Any], settings: Any) -> tuple[Any, ...]:
         try:
             ended = await child.run(self._handler, job, settings)
         except BaseException:
@@ -77,6 +83,10 @@ def _outcome(ended: tuple[Any, ...]) -> Any:
             return result
         case ("failed", text, trace):
             raise HandlerFailed(text, trace)
+        case ("snoozed", after_s):
+            raise Retry(after_s)
+        case ("discarded", text):
+            raise Discard(text)
         case (_, delay_s):
             raise StopHere(delay_s)
         case _:
@@ -109,18 +119,19 @@ class Child:
             await child._writes.send(frame(sys.path))
         return child
 
-    async def run(self, handler: Callable[..., Any], job: Job[Any], settings: Any) -> tuple[Any, ...]:
+    async def run(self, handler: tuple[str, str], job: Job[Any, Any], settings: Any) -> tuple[Any, ...]:
         """Have one job done, answer what it asks; HandlerFailed where the process ends instead.
 
         Gone where it had ended before it took the job: it says that it did before it begins.
         """
         taken = False
         try:
-            await self._writes.send(frame((handler, job.id, job.attempt, job.payload, job.progress, settings)))
+            given = (handler, job.id, job.attempt, job.payload, job.progress, settings, job.most_bytes)
+            await self._writes.send(frame(given))
             while True:
                 (size,) = LENGTH.unpack(await self._reads.receive_exactly(LENGTH.size))
                 message = pickle.loads(await self._reads.receive_exactly(size))
-                if message[0] in ("done", "failed", "stopped"):
+                if message[0] in ENDINGS:
                     return message
                 if message[0] == "taken":
                     taken = True
@@ -131,24 +142,27 @@ class Child:
             raise (HandlerFailed(ended) if taken else Gone(ended)) from error
 
     async def kill(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it does, and what it started in its session."""
         with anyio.CancelScope(shield=True):
             with suppress(ProcessLookupError):
-                self._process.kill()
+                os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
             await self._process.aclose()
 
 
-async def _answer(job: Job[Any], verb: str, *question: Any) -> tuple[Any, ...]:
+async def _answer(job: Job[Any, Any], verb: str, *question: Any) -> tuple[Any, ...]:
     try:
         if verb == "keep":
-            await job.keep(lambda _before: question[0])
+            await job.keep(lambda before: replace(question[0], steps=before.steps))
+        elif verb == "keep_step":
+            await job.keep_step(*question)
+        if verb in ("keep", "keep_step"):
             return ("stop",) if job.stopping else ("ok", None)
         name, args, options = question
-        if name == "enqueue":
-            return ("ok", await job.enqueue(*args, **options))
+        if name.startswith("enqueue"):
+            return ("ok", await getattr(job, name)(*args, **options))
         return ("ok", job.interrupted if name == "interrupted" else getattr(job, name)(*args))
     except StopHere:
         return ("stop",)
     except Exception as error:  # noqa: BLE001 - it is the asking code's, in the child
-        return ("refused", type(error).__name__, str(error))
+        return ("refused", type(error).__name__, text_of(error) or describe(error))
