@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hotreload.openviking.in_hand import SCHEME
+from hotreload.openviking.messages import SCHEME
 
 
 def service() -> Any:

@@ -18,17 +18,18 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from hotreload.config.fields import Effect, FieldRule, leaves
+from hotreload.config.document import Keys, dotted
+from hotreload.config.fields import Effect, FieldRule, tree
 from hotreload.config.model import Merged, Validated
 from hotreload.config.problems import Explainer
 from hotreload.config.schema import json_schema
-from hotreload.config.scrubbing import scrub, secrets_in
+from hotreload.config.secrets import SecretMatcher, secrets_in
 from hotreload.config.sources import Beside
 from hotreload.config.unknown import unknown_keys
 from hotreload.errors import ConfigInvalid, Problem
 from hotreload.openviking import fields
 from hotreload.openviking.fields import LIMIT_RANGE, PARSERS, POOLS
-from hotreload.openviking.leaves import as_written, default_leaves, join, written_leaves
+from hotreload.openviking.leaves import as_written, by_keys, default_leaves, keys_of, written_leaves
 
 BESIDE = ("server", "bot", "parsers")
 """Sections of ov.conf that are no fields of `OpenVikingConfig`."""
@@ -64,10 +65,14 @@ class OpenVikingModel:
         self._config: Any = OpenVikingConfig
         self._server: Any = ServerConfig
 
-    def rule(self, path: str) -> FieldRule:
-        """Return the rule of one leaf."""
-        found = fields.rule(path)
-        needed = fields.feature_of(path)
+    @property
+    def tree(self) -> None:
+        """OpenViking's input has the keys of its paths."""
+
+    def rule(self, path: Keys) -> FieldRule:
+        """Return the rule of one path."""
+        found = replace(fields.rule(dotted(path)), path=path)
+        needed = fields.feature_of(dotted(path))
         if found.effect is Effect.LIVE and needed in self._off:
             reason = f"this OpenViking is not known well enough to change it while it runs ({needed} is off)"
             return replace(found, effect=Effect.RESTART, reason=reason)
@@ -76,12 +81,12 @@ class OpenVikingModel:
     def merge(self, file_data: Mapping[str, Any], beside: Beside | None = None) -> Merged:
         """Return the file as it is: OpenViking has no other source for it."""
         del beside
-        return Merged(file_data, dict.fromkeys(written_leaves(file_data), "file"))
+        return Merged(file_data)
 
     def validate(self, data: Mapping[str, Any], folder: Path) -> Validated[Settings]:
         """Build the settings; ConfigInvalid with all problems. Relative paths stay OpenViking's own matter."""
         del folder
-        problems = limit_problems(data)
+        problems = [*limit_problems(data), *log_problems(data)]
         with _quietly(), _no_new_folder(data):
             config, of_config = self._attempt(lambda: _config(data), self._config, data, "")
             server, of_server = self._attempt(lambda: _server(data), self._server, _section(data, "server"), "server")
@@ -90,19 +95,26 @@ class OpenVikingModel:
         problems += [problem for problem in (*of_config, *of_server, *of_parsers) if problem.path not in known]
         if problems or config is None or server is None:
             raise ConfigInvalid(problems)
-        values = {**default_leaves(config, server, data), **written_leaves(data)}
-        limits = {pool.name: cast(int, values.get(pool.path, pool.default)) for pool in POOLS}
-        return Validated(Settings(config, server, limits), values, [*self._unknown(data), *unfed(data, limits)])
+        values: dict[Keys, object] = {
+            keys_of(path): value for path, value in default_leaves(config, server, data).items()
+        }
+        values |= by_keys(data)
+        limits = {pool.name: cast(int, values.get(keys_of(pool.path), pool.default)) for pool in POOLS}
+        warnings = [*self._unknown(data), *unfed(data, limits), *_without_model(config)]
+        return Validated(Settings(config, server, limits), values, warnings)
 
     def schema(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Return the JSON Schema of ov.conf; `own` is that of the section `hotreload`."""
-        whole = json_schema(self._config, lambda path: self.rule(as_written(path)))
+        whole = json_schema(self._config, self._rule_of_config)
         sections: dict[str, Any] = whole["properties"]
         parsers = {name: sections.pop(name) for name in PARSERS if name in sections}
-        server = json_schema(self._server, self.rule, "server")
+        server = json_schema(self._server, self.rule, ("server",))
         definitions = {**whole.pop("$defs", {}), **server.pop("$defs", {})}
         sections |= {"parsers": {"type": "object", "properties": parsers}, "server": server, "hotreload": dict(own)}
         return {**whole, "$defs": definitions} if definitions else whole
+
+    def _rule_of_config(self, keys: Keys) -> FieldRule:
+        return self.rule(keys_of(as_written(dotted(keys))))
 
     def _attempt(
         self, build: Callable[[], Any], model: Any, data: Mapping[str, Any], section: str
@@ -112,12 +124,10 @@ class OpenVikingModel:
         except Exception as error:  # noqa: BLE001 - whatever a validator of theirs raises is a refusal
             found = error if isinstance(error, ValidationError) else error.__context__
             if isinstance(found, ValidationError) and found.title == model.__name__:
-                known = {
-                    path: replace(leaf, rule=self.rule(join(section, path))) for path, leaf in leaves(model).items()
-                }
-                return None, Explainer(known, section).explain(found.errors(include_url=False), data)
-            secrets = secrets_in(written_leaves(data, section), self.rule)
-            return None, [Problem(section, scrub(f"OpenViking refuses it: {error}", secrets))]
+                explainer = Explainer(tree(model), lambda keys: self.rule((*keys_of(section), *keys)), section)
+                return None, explainer.explain(found.errors(include_url=False), data)
+            secrets = secrets_in(by_keys(data, keys_of(section)), self.rule)
+            return None, [Problem(section, SecretMatcher(secrets).hide(f"OpenViking refuses it: {error}"))]
 
     def _parser_problems(self, data: Mapping[str, Any]) -> list[Problem]:
         """Look at the parsers too where the rest was refused before their turn came."""
@@ -134,8 +144,8 @@ class OpenVikingModel:
 
     def _unknown(self, data: Mapping[str, Any]) -> list[Problem]:
         rest = {key: value for key, value in data.items() if key not in BESIDE}
-        found = unknown_keys(self._config, rest, list(leaves(self._config)))
-        found += unknown_keys(self._server, _section(data, "server"), list(leaves(self._server)), "server")
+        found = unknown_keys(tree(self._config), rest)
+        found += unknown_keys(tree(self._server), _section(data, "server"), "server")
         for name, model, section in self._parsers(data):
             known = [each.name for each in dataclasses.fields(model)]
             found += [_unknown(f"parsers.{name}", key, known) for key in section if key not in known]
@@ -161,6 +171,22 @@ def limit_problems(data: Mapping[str, Any]) -> list[Problem]:
         for pool in POOLS
         if not (type(value := values.get(pool.path, low)) is int and low <= value <= high)
     ]
+
+
+def log_problems(data: Mapping[str, Any]) -> list[Problem]:
+    """Refuse a level that Python's logging does not know; stock takes any text, and its loggers raise then."""
+    level = _section(data, "log").get("level")
+    known = sorted(logging.getLevelNamesMapping())
+    if level is None or (isinstance(level, str) and level.upper() in known):
+        return []
+    return [Problem("log.level", f"must be one of {', '.join(known)}", input=json.dumps(level))]
+
+
+def _without_model(config: Any) -> list[Problem]:
+    """Warn where no model is configured: stock writes placeholders then, and says nothing."""
+    if config.vlm.is_available():
+        return []
+    return [Problem("vlm", "no model is configured: what is imported gets placeholders instead of summaries")]
 
 
 def unfed(data: Mapping[str, Any], limits: Mapping[str, int]) -> list[Problem]:

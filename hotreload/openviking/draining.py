@@ -35,10 +35,10 @@ class QueueDrain:
         self._stop_last_if_alone()
 
     def remaining(self) -> Sequence[Remaining]:
-        """Return what is claimed and not settled; `waiting` is what only waits for child work."""
+        """Return what is claimed and not settled; `waiting` is what only waits: for child work, or for an endpoint."""
         self._stop_last_if_alone()
         return [
-            Remaining(_id(worker, delivery), worker.name, delivery.parked > 0)
+            Remaining(_id(worker, delivery), worker.name, bool(delivery.waits))
             for worker in self._workers.workers()
             for delivery in worker.deliveries()
         ]

@@ -8,8 +8,7 @@ configuration.
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from hotreload.config.fields import Effect, FieldRule
-from hotreload.config.masking import looks_secret
+from hotreload.config.fields import Effect, FieldRule, looks_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,7 @@ def is_derived(path: str) -> bool:
 def rule(path: str) -> FieldRule:
     """Return the rule of a dotted path: of the first pattern that matches, or the default, a restart."""
     found = next((one for one in RULES if matches(one.pattern, path)), DEFAULT)
-    return FieldRule(path, found.effect, _is_secret(path), found.reason)
+    return FieldRule(tuple(path.split(".")), found.effect, _is_secret(path), found.reason)
 
 
 def _is_secret(path: str) -> bool:

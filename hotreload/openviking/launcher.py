@@ -8,19 +8,22 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
+from hotreload import logs
 from hotreload.errors import ConfigUnreadable, Problem
-from hotreload.host import logs
-from hotreload.host.process import CANNOT_START, EX_CONTENT, EX_OK, EX_STATE, complain, refused_start
-from hotreload.host.start import RunOptions, Started, check, start
-from hotreload.host.voice import StartUp
+from hotreload.host.process import CANNOT_START, EX_CONTENT, EX_OK, EX_STATE, complain
+from hotreload.host.start import RunOptions, Started, start
+from hotreload.lifecycle import Phase
+from hotreload.reload.first import check
 from hotreload.reload.report import ReloadReport
 from hotreload.reload.validate import Source
 from hotreload.systemd.notifier import Notifier
+from hotreload.systemd.status import StartUp
 
 if TYPE_CHECKING:
     from hotreload.openviking.configuration import OpenVikingModel
@@ -31,6 +34,8 @@ CONFIG_VARIABLE = "OPENVIKING_CONFIG_FILE"
 HOME_CONFIG, SYSTEM_CONFIG = "~/.openviking/ov.conf", "/etc/openviking/ov.conf"
 OTHER_COMMANDS = ("init", "doctor", "ingest")
 INFORMATION = frozenset({"-h", "--help", "--version"})
+OLDEST = (0, 5)
+"""The first release whose queue workers can be replaced."""
 UVICORN_STARTUP_FAILURE = 3
 SIGTERM_EXIT = 143
 
@@ -42,11 +47,13 @@ def run(options: RunOptions, arguments: Sequence[str]) -> int:
     seconds in native code, and the drain's deadline is enforced until the process is gone.
     """
     given = list(arguments)
-    _take_out_own_section()
+    if not _is_old():
+        _take_out_own_section()
     if (given[:1] and given[0] in OTHER_COMMANDS) or not INFORMATION.isdisjoint(given):
         return _stock(given)
-    logs.configure("hotreload")
+    logs.configure(only="hotreload")
     try:
+        _refuse_old()
         path = find_config(_stated_config(given) or options.config)
         os.environ[CONFIG_VARIABLE] = str(path)
         source, probes = _source(path, options)
@@ -59,11 +66,32 @@ def run(options: RunOptions, arguments: Sequence[str]) -> int:
     return _serve(started, probes, [*_without_config(given), "--config", str(_served_file(started))])
 
 
+def _is_old() -> bool:
+    """Say whether the installed OpenViking is older than what this package knows; False where it does not say."""
+    numbers = [int(part) for part in _installed().split(".")[:2] if part.isdigit()]
+    return len(numbers) == 2 and tuple(numbers) < OLDEST
+
+
+def _installed() -> str:
+    try:
+        return metadata.version("openviking")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _refuse_old() -> None:
+    """Raise ConfigUnreadable where OpenViking is too old; it lacks the queue workers that are replaced here."""
+    if _is_old():
+        oldest = ".".join(map(str, OLDEST))
+        raise ConfigUnreadable([Problem("", f"OpenViking {_installed()} is too old: {oldest}.0 or newer is needed")])
+
+
 def check_config(config: Path | None) -> ReloadReport:
     """Validate a file as a reload would, without a running server; outcome `valid` or `rejected`."""
     stated = config or os.environ.get(CONFIG_VARIABLE)
     places = [stated] if stated else [HOME_CONFIG, SYSTEM_CONFIG]
     paths = [Path(place).expanduser().absolute() for place in places]
+    _refuse_old()
     os.environ[CONFIG_VARIABLE] = os.devnull  # OpenViking's modules load what it names, and that makes folders
     source, _ = _source(next((path for path in paths if path.exists()), paths[0]), RunOptions())
     return anyio.run(check, source)
@@ -109,7 +137,7 @@ def _source(path: Path, options: RunOptions) -> tuple[Source[Any], Any]:
 
     probes = seams.probe()
     off = [name for name, probe in probes.items() if not probe.ok]
-    return Source(path, OpenVikingModel(off), duplicates="warn", own_options=options.own_settings()), probes
+    return Source(path, OpenVikingModel(off), dialect="openviking", own_options=options.own_settings()), probes
 
 
 def _serve(started: Started, probes: Any, arguments: list[str]) -> int:
@@ -118,6 +146,8 @@ def _serve(started: Started, probes: Any, arguments: list[str]) -> int:
 
     if not probes["server"].ok:
         log.error("hotreload is off: %s", probes["server"])
+        started.start_up.end()
+        started.start_up.notifier.ready(f"hotreload is off: {probes['server']}", 1)
         return _stock(arguments)
     from hotreload.openviking.hosting import Hosting
 
@@ -128,20 +158,21 @@ def _serve(started: Started, probes: Any, arguments: list[str]) -> int:
         return code
     if hosting.failure is not None:
         return _complain(hosting.failure, started)
-    if hosting.report is None or code not in (EX_OK, SIGTERM_EXIT):
+    report = hosting.host.drain.report
+    if report is None or code not in (EX_OK, SIGTERM_EXIT):
         if code == UVICORN_STARTUP_FAILURE:
             started.start_up.failed(OSError("its address cannot be had; the lines before say why"))
             return EX_STATE
         return code or EX_CONTENT
-    return EX_OK if hosting.report.whole else EX_CONTENT
+    return EX_OK if report.whole else EX_CONTENT
 
 
 def _complain(error: BaseException, started: Started) -> int:
-    code = refused_start(error, started)
-    if code is None:
+    if started.lifecycle.phase is not Phase.STARTING or not isinstance(error, CANNOT_START):
         log.critical("the host failed", exc_info=error)
         return EX_CONTENT
-    return code
+    started.start_up.failed(error)
+    return complain(error)
 
 
 def _take_out_own_section() -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from hotreload.config.document import Keys, dotted
 from hotreload.config.model import plain
 from hotreload.openviking import fields
 from hotreload.openviking.fields import PARSERS
@@ -23,16 +24,25 @@ def as_written(path: str) -> str:
     return f"parsers.{path}" if path.partition(".")[0] in PARSERS else path
 
 
-def written_leaves(data: Mapping[str, Any], above: str = "") -> dict[str, object]:
-    """Return what a file says, by dotted path; a list and an empty object are one leaf."""
-    found: dict[str, object] = {}
+def keys_of(path: str) -> Keys:
+    """Return the keys of a dotted path of a model, none for an empty one."""
+    return tuple(path.split(".")) if path else ()
+
+
+def by_keys(data: Mapping[str, Any], above: Keys = ()) -> dict[Keys, object]:
+    """Return what a file says, leaf by leaf; a list and an empty object are one leaf."""
+    found: dict[Keys, object] = {}
     for key, value in data.items():
-        path = join(above, key)
         if isinstance(value, Mapping) and value:
-            found.update(written_leaves(cast("Mapping[str, Any]", value), path))
+            found.update(by_keys(cast("Mapping[str, Any]", value), (*above, key)))
         else:
-            found[path] = value
+            found[(*above, key)] = value
     return found
+
+
+def written_leaves(data: Mapping[str, Any]) -> dict[str, object]:
+    """Return what a file says, by dotted path."""
+    return {dotted(keys): value for keys, value in by_keys(data).items()}
 
 
 def default_leaves(config: BaseModel, server: BaseModel, data: Mapping[str, Any]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from weakref import WeakSet
 
-from hotreload.host.documents import PoolFigures
+from hotreload.host.status import PoolFigures
 from hotreload.openviking.fields import POOLS, Pool
 from hotreload.openviking.gate import Gate
 from hotreload.openviking.queue_worker import QueueWorker
@@ -39,6 +39,8 @@ class QueueWorkers:
         """Called on a worker's thread with the queue and the outcome of each delivery."""
         self.acknowledged: Callable[[str], None] = lambda _message: None
         """Called on a worker's thread with the id of each message that will not come again."""
+        self.withheld: Callable[[str], str | None] = lambda _queue: None
+        """Asked, on a worker's thread, why no message of a queue should be begun; None where it may be."""
         self.resized: Callable[[asyncio.AbstractEventLoop, int], None] | None = None
         """Called on each semantic loop with its new limit, to tell OpenViking's own scheduler there."""
 
@@ -64,8 +66,15 @@ class QueueWorkers:
                 limit = self._limits[pool.name]
             worker = self._workers[name] = QueueWorker(name, limit, self._changed_by(name), paced=paced)
             worker.acknowledged = self.acknowledged
+            worker.withheld = lambda: self.withheld(name)
+            worker.waited = self.changed
             worker.claiming = not self._quiesced
         return worker
+
+    def nudge(self) -> None:
+        """Have every worker look whether it may begin messages."""
+        for worker in self.workers():
+            worker.nudge()
 
     def quiesce(self, spared: str) -> None:
         """Let no worker but the spared one claim; OpenViking starts a thread anew where it misses one."""
@@ -134,8 +143,8 @@ class QueueWorkers:
             running = self._gate.running
             waiting += self._gate.waiting
         limit = self._limits[pool.name]
-        bound = pool.path if waiting and running >= limit else None
-        if pool.name == SEMANTIC and running < limit and not waiting:
+        bound = self.withheld(pool.queue) or (pool.path if waiting and running >= limit else None)
+        if bound is None and pool.name == SEMANTIC and running < limit and not waiting:
             bound = self._fed_by()
         return PoolFigures(pool.name, limit, running, waiting, bound)
 

@@ -9,17 +9,22 @@ from typing import Any, Final
 
 import anyio
 
+from hotreload.openviking import messages
 from hotreload.openviking.accounts import acting, service
-from hotreload.openviking.tree import Tree
+from hotreload.openviking.tree import NO_VECTOR, Tree
 from hotreload.recovery.findings import Findings, Making
 
 log = logging.getLogger(__name__)
 MODE: Final = "semantic_and_vectors"
+VECTORS: Final = "vectors_only"
 LOCKED_S: Final = 60.0
 """How long a folder that somebody holds a lock on is tried again."""
 RETRY_S: Final = 0.5
 ATTEMPTS: Final = 3
 """How often a folder is queued: locks shared by event loops make OpenViking's own work fail now and then."""
+AGAIN_FIRST_S: Final = 300.0
+AGAIN_MOST_S: Final = 6 * 3600.0
+"""How long what was given up waits until it is tried again, a time that doubles with each."""
 BODIES: Final = frozenset({"placeholder", "empty"})
 """Faults of a body that is there: OpenViking may have it in its index as whole, and is told to make it all the same."""
 TAKEN: Final = frozenset({"CONFLICT", "RESOURCE_LOCKED", "LOCKED", "ABORTED", "UNAVAILABLE", "RESOURCE_BUSY"})
@@ -43,14 +48,31 @@ class _Queued:
     attempts: int = 1
     error: str | None = None
     ended: bool = False
+    given_up: int = 0
+    """How often it was given up."""
+    again_at: float = 0.0
+    """When it is tried again once it was given up, by the loop's clock."""
 
 
 class Remaking:
-    """What one search asked OpenViking for."""
+    """What one search asked OpenViking for, and the folders that work of others was about when it looked.
 
-    def __init__(self, search_id: str, locked_s: float = LOCKED_S) -> None:
+    `again_s` is how long what was given up waits at first until it is tried again.
+    """
+
+    def __init__(
+        self,
+        search_id: str,
+        locked_s: float = LOCKED_S,
+        *,
+        busy: Sequence[Fault] = (),
+        again_s: float = AGAIN_FIRST_S,
+    ) -> None:
         self.search_id = search_id
         self._locked_s = locked_s
+        self._again_s = again_s
+        self._busy = list(busy)
+        self._left_so: dict[str, str] = {}
         self._queued: list[_Queued] = []
         self._refused: dict[str, str] = {}
         self._looking = anyio.Lock()
@@ -79,14 +101,98 @@ class Remaking:
                 await anyio.sleep(RETRY_S)
 
     async def progress(self) -> Making:
-        """Return how far OpenViking is, having asked again for what failed; what could not be queued has failed."""
+        """Return how far OpenViking is, having asked again for what failed; what could not be queued has failed, and
+        so has what others worked on and left as it was.
+        """
         async with self._looking:
             for each in self._queued:
                 if not each.ended:
-                    await _follow(each)
+                    await self._follow(each)
+            await self._look_at_busy()
         failed = {each.fault.uri: each.error for each in self._queued if each.error is not None}
         left = sum(not each.ended for each in self._queued)
-        return Making(left, len(self._queued) - left - len(failed), {**self._refused, **failed})
+        done = len(self._queued) - left - len(failed)
+        return Making(left + len(self._busy), done, {**self._refused, **self._left_so, **failed})
+
+    @property
+    def given_up(self) -> dict[str, str]:
+        """What was given up and is not being tried again now, by URI, with the error."""
+        return {each.fault.uri: each.error for each in self._queued if each.error is not None}
+
+    async def try_again(self) -> None:
+        """Queue again what was given up, each once its time has come; what is whole by now is done."""
+        async with self._looking:
+            for each in self._queued:
+                if each.error is not None and each.again_at <= anyio.current_time():
+                    await self._begin_again(each)
+
+    async def _begin_again(self, queued: _Queued) -> None:
+        queued.again_at = anyio.current_time() + self._again_in_s(queued)
+        if not await still(queued.fault):
+            queued.error = None
+            return
+        try:
+            queued.task_id = await _reindex(queued.fault, deep=True)
+        except Exception as error:  # noqa: BLE001 - it is tried again later
+            queued.error = f"not queued: {error}"
+            return
+        log.info("recovery.again uri=%s given_up=%d", queued.fault.uri, queued.given_up)
+        queued.attempts, queued.error, queued.ended = ATTEMPTS, None, False
+
+    def _again_in_s(self, queued: _Queued) -> float:
+        return min(self._again_s * 2.0 ** min(max(queued.given_up - 1, 0), 20), AGAIN_MOST_S)
+
+    async def _look_at_busy(self) -> None:
+        """Settle the folders that others worked on once no message is about them any more."""
+        if not self._busy:
+            return
+        work = await messages.look()
+        free = [fault for fault in self._busy if not is_worked_on(fault, work)]
+        self._busy = [fault for fault in self._busy if fault not in free]
+        for fault in free:
+            if await still(fault):
+                self._left_so[fault.uri] = f"left by work that was under way: {fault.reason}"
+
+    async def _follow(self, queued: _Queued) -> None:
+        """Ask for the task; one that failed is queued again, twice at most: OpenViking tries once."""
+        ended, error = await _ended(queued)
+        if not ended:
+            return
+        if error is not None and queued.attempts < ATTEMPTS:
+            try:
+                queued.task_id = await _reindex(queued.fault, deep=queued.attempts == ATTEMPTS - 1)
+            except Exception as refused:  # noqa: BLE001 - told to whoever follows
+                if _taken(refused):
+                    return  # at the next look
+                error = f"{error}; not queued again: {refused}"
+            else:
+                log.warning("recovery.again uri=%s error=%s", queued.fault.uri, error)
+                queued.attempts += 1
+                return
+        queued.ended, queued.error = True, error
+        if error is not None:
+            queued.given_up += 1
+            again_s = self._again_in_s(queued)
+            queued.again_at = anyio.current_time() + again_s
+            log.error("recovery.given_up uri=%s, tried again in %.0f s: %s", queued.fault.uri, again_s, error)
+
+
+def is_worked_on(fault: Fault, work: messages.PendingWork) -> bool:
+    """Say whether a message is about what lacks."""
+    if work.holds(fault.account, fault.uri):
+        return True
+    return fault.reason == NO_VECTOR and work.holds_vectors(fault.account, fault.uri)
+
+
+async def still(fault: Fault) -> bool:
+    """Look at a folder again: work that was under way when the tree was read may have ended since."""
+    try:
+        tree = Tree(service().viking_fs, acting(fault.account))
+        look = tree.vector_fault if fault.reason == NO_VECTOR else tree.fault
+        return await look(fault.uri) is not None
+    except Exception as error:  # noqa: BLE001 - it could be read a moment ago, and is gone or damaged now
+        log.debug("recovery.unreadable_now uri=%s error=%r", fault.uri, error)
+        return False
 
 
 async def _reindex(fault: Fault, *, deep: bool = False) -> str:
@@ -95,29 +201,16 @@ async def _reindex(fault: Fault, *, deep: bool = False) -> str:
     A folder by itself is made of what there is of its files and folders. Where an import failed there is nothing of
     them either, and it takes a deep one, which makes what is not in the index.
     """
+    if fault.reason == NO_VECTOR:
+        return await _asked(fault, VECTORS, {"recursive": deep})
     how = {"recursive": deep} | ({"force": True} if fault.reason in BODIES and not deep else {})
+    return await _asked(fault, MODE, how)
+
+
+async def _asked(fault: Fault, mode: str, how: Mapping[str, Any]) -> str:
     context = acting(fault.account, fault.uri)
-    made: Mapping[str, Any] = await service().reindex(uri=fault.uri, mode=MODE, wait=False, ctx=context, **how)
+    made: Mapping[str, Any] = await service().reindex(uri=fault.uri, mode=mode, wait=False, ctx=context, **how)
     return str(made["task_id"])
-
-
-async def _follow(queued: _Queued) -> None:
-    """Ask for the task; one that failed is queued again, twice at most: OpenViking gives up at the first failure."""
-    ended, error = await _ended(queued)
-    if not ended:
-        return
-    if error is not None and queued.attempts < ATTEMPTS:
-        try:
-            queued.task_id = await _reindex(queued.fault, deep=queued.attempts == ATTEMPTS - 1)
-        except Exception as refused:  # noqa: BLE001 - told to whoever follows
-            if _taken(refused):
-                return  # at the next look
-            error = f"{error}; not queued again: {refused}"
-        else:
-            log.warning("recovery.again uri=%s error=%s", queued.fault.uri, error)
-            queued.attempts += 1
-            return
-    queued.ended, queued.error = True, error
 
 
 async def _ended(queued: _Queued) -> tuple[bool, str | None]:
@@ -134,7 +227,10 @@ async def _ended(queued: _Queued) -> tuple[bool, str | None]:
             return False, None
         if status != "completed":
             return True, str(getattr(task, "error", None) or status)
-        left = await Tree(service().viking_fs, context).fault(fault.uri)
+        tree = Tree(service().viking_fs, context)
+        left = await tree.fault(fault.uri) or await tree.vector_fault(fault.uri)
+        if left == NO_VECTOR and (await messages.look()).holds_vectors(fault.account, fault.uri):
+            return False, None
     except Exception as error:  # noqa: BLE001 - told to whoever follows
         left = repr(error)
     return True, None if left is None else f"made, and still: {left}"

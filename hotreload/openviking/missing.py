@@ -15,10 +15,10 @@ from typing import Final
 import anyio
 
 from hotreload.errors import SearchRefused
-from hotreload.openviking import in_hand, zombies
+from hotreload.openviking import messages, zombies
 from hotreload.openviking.accounts import accounts, acting, service
-from hotreload.openviking.making import LOCKED_S, Fault, Remaking
-from hotreload.openviking.tree import SIDECARS, Tree
+from hotreload.openviking.making import AGAIN_FIRST_S, LOCKED_S, Fault, Remaking, is_worked_on, still
+from hotreload.openviking.tree import NO_VECTOR, SIDECARS, Part, Tree
 from hotreload.recovery.findings import Findings, Making, Wanted
 from hotreload.recovery.scan import Pace
 
@@ -32,8 +32,9 @@ LOOKS: Final = 8
 class TreeSearch:
     """Looks through every account of the running OpenViking. Meets `recovery.coordinator.Search`."""
 
-    def __init__(self, started_at_s: float, *, locked_s: float = LOCKED_S) -> None:
+    def __init__(self, started_at_s: float, *, locked_s: float = LOCKED_S, again_s: float = AGAIN_FIRST_S) -> None:
         self._started_at_s = started_at_s
+        self._again_s = again_s
         self._locked_s = locked_s
         self._works: deque[Remaking] = deque(maxlen=KEPT)
 
@@ -44,18 +45,18 @@ class TreeSearch:
         """
         places = await _places(wanted)
         look = _Look(wanted, findings)
-        before = await in_hand.look()
+        before = await messages.look()
         faults = [fault for account in places for fault in await look.through(account)]
-        after = await in_hand.look()
-        free = [f for f in faults if not before.holds(f.account, f.uri) and not after.holds(f.account, f.uri)]
-        findings.in_hand = len(faults) - len(free)
-        free = [fault for fault in free if await _still(fault)]
+        after = await messages.look()
+        busy = [fault for fault in faults if any(is_worked_on(fault, work) for work in (before, after))]
+        findings.in_hand = len(busy)
+        free = [fault for fault in faults if fault not in busy and await still(fault)]
         for fault in free:
             findings.miss(fault.uri, fault.reason)
         dead = await zombies.find(places, before, after, self._started_at_s, findings)
         if wanted.repair:
             await zombies.settle(dead, findings)
-            work = Remaking(findings.id, self._locked_s)
+            work = Remaking(findings.id, self._locked_s, busy=busy, again_s=self._again_s)
             self._works.append(work)
             await work.queue(free, findings)
 
@@ -65,6 +66,11 @@ class TreeSearch:
             await anyio.sleep(FOLLOW_S)
             for work in list(self._works):
                 await work.progress()
+                await work.try_again()
+
+    def given_up(self) -> dict[str, str]:
+        """Return what could not be made and waits to be tried again, by URI, with the error."""
+        return {uri: error for work in self._works for uri, error in work.given_up.items()}
 
     async def making(self, findings: Findings) -> Making:
         """Return how far OpenViking is with what a search asked it for."""
@@ -87,12 +93,22 @@ class _Look:
         faults: list[Fault] = []
         await self._count(0)
         async for part in tree.read(self._wanted.uri, self._findings.pass_over):
-            self._findings.scanned += part.entries
-            await self._count(part.entries)
+            self._findings.scanned += len(part.entries)
+            await self._count(len(part.entries))
             uris = [uri for uri in part.suspicious if self._wanted.covers(uri)]
             reasons = await self._reasons(tree, uris)
             faults += [Fault(account, uri, reason) for uri in uris if (reason := reasons.get(uri)) is not None]
-        return faults
+            if part.entries:
+                faults += [Fault(account, uri, NO_VECTOR) for uri in await self._unindexed(tree, part)]
+        first = {fault.uri: fault for fault in reversed(faults)}
+        return list(first.values())
+
+    async def _unindexed(self, tree: Tree, part: Part) -> list[str]:
+        try:
+            return [uri for uri in await tree.unindexed(part.root, part.entries) if self._wanted.covers(uri)]
+        except Exception as error:  # noqa: BLE001 - an index that cannot be asked is reported, never fatal
+            self._findings.pass_over(part.root, f"{type(error).__name__}: {error}")
+            return []
 
     async def _reasons(self, tree: Tree, uris: Sequence[str]) -> dict[str, str | None]:
         """Look at folders, several at a time."""
@@ -133,12 +149,3 @@ async def _places(wanted: Wanted) -> list[str]:
         if not places:
             raise SearchRefused(f"no such folder: {uri}")
     return places
-
-
-async def _still(fault: Fault) -> bool:
-    """Look again: work that was in hand when the tree was read may have ended before the queues were."""
-    try:
-        return await Tree(service().viking_fs, acting(fault.account)).fault(fault.uri) is not None
-    except Exception as error:  # noqa: BLE001 - it could be read a moment ago, and is gone or damaged now
-        log.debug("recovery.unreadable_now uri=%s error=%r", fault.uri, error)
-        return False

@@ -6,17 +6,18 @@ Which functions these are, and in which releases they are what they are taken fo
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import Callable
+import time
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from hotreload.openviking.gate import OPEN
+from hotreload.openviking.gate import OPEN, Gate
 from hotreload.openviking.limits import SEMANTIC, QueueWorkers
-from hotreload.openviking.progress import Progress, attach
-from hotreload.openviking.queue_worker import bound_to_delivery, delivery_id, parked
+from hotreload.openviking.queue_worker import bound_to_delivery, parked
 
+log = logging.getLogger(__name__)
 PARKING: tuple[tuple[str, str, str], ...] = (
     ("openviking.service.task_tracker", "TaskTracker", "wait_for_task_work"),
     ("openviking.service.task_tracker", "TaskTracker", "wait_for_work"),
@@ -28,15 +29,12 @@ PARKING: tuple[tuple[str, str, str], ...] = (
 
 def attach_limits(workers: QueueWorkers) -> None:
     """Put our workers and gates where OpenViking's are."""
-    from openviking.config.vlm import AccountVLMProvider
     from openviking.storage.queuefs import semantic_executor, semantic_processor
     from openviking.storage.queuefs.queue_manager import QueueManager
 
     executor: Any = semantic_executor
     queue_manager: Any = QueueManager
-    provider: Any = AccountVLMProvider
     _replace_workers(workers, queue_manager)
-    _gate_calls(workers, provider)
     semantic: Any = semantic_processor.SemanticProcessor
     semantic.max_concurrent_llm = _follows(workers)
     executor.SemanticTreeScheduler._ensure_workers = _start_nodes
@@ -103,22 +101,49 @@ def _replace_workers(workers: QueueWorkers, queue_manager: Any) -> None:
     queue_manager._worker_async_concurrent = serve
 
 
-def _gate_calls(workers: QueueWorkers, provider: Any) -> None:
-    stock_invoke = provider._invoke
+def attach_locks() -> None:
+    """Let the queues, each on an event loop of its own, share the lock of the cache of secrets to take out."""
+    try:
+        from openviking.privacy.sanitizer import PrivacySanitizer
+    except ImportError:  # 0.5.0 has none
+        return
+    sanitizer: Any = PrivacySanitizer
+    stock_init = sanitizer.__init__
 
-    async def invoke(self: Any, handle: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-        gate = workers.gate()
-        if gate is None:
-            return await stock_invoke(self, handle, method, *args, **kwargs)
-        async with gate:
-            return await stock_invoke(self, handle, method, *args, **kwargs)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        stock_init(self, *args, **kwargs)
+        self._cache_lock = Gate(1)  # an asyncio.Lock belongs to the loop that waited for it first
 
-    provider._invoke = invoke
+    sanitizer.__init__ = init
 
 
-def attach_progress(workers: QueueWorkers, progress: Progress) -> None:
-    """Have finished model calls remembered until their message is acknowledged; after `attach_limits`."""
-    from openviking.config.vlm import AccountVLMProvider
+def attach_damaged_tasks() -> None:
+    """Begin the record of a task again that cannot be read: a kill while it is written leaves it empty.
+
+    Stock does not start any more while a message belongs to it, and without a record it refuses the message. The new
+    one counts as begun before this process: where no message belongs to it, recovery ends it.
+    """
+    from openviking.service import task_store
+
+    module: Any = task_store
+    store: Any = task_store.PersistentTaskStore
+    stock, attached_at = store._load_task, time.time()
+
+    async def load(self: Any, task_id: str, account_id: str | None, user_id: str | None) -> Any:
+        try:
+            return await stock(self, task_id, account_id, user_id)
+        except ValueError as error:
+            log.warning("openviking.task_damaged task=%s, its record is begun again: %s", task_id, error)
+        record = module.TaskRecord(task_id, "unknown", module.TaskStatus.RUNNING, created_at=attached_at)
+        record.account_id, record.user_id = account_id, user_id
+        await self._write_task(record)
+        return await stock(self, task_id, account_id, user_id)
+
+    store._load_task = load
+
+
+def attach_deliveries() -> None:
+    """Have each node of a tree worked on as part of the message it belongs to: the messages of a loop share workers."""
     from openviking.storage.queuefs import semantic_executor
 
     executor: Any = semantic_executor.SemanticTreeExecutor
@@ -126,25 +151,22 @@ def attach_progress(workers: QueueWorkers, progress: Progress) -> None:
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         stock_init(self, *args, **kwargs)
-        self._run_work = bound_to_delivery(self._run_work)  # node workers are shared by the messages of a loop
+        self._run_work = bound_to_delivery(self._run_work)
 
     executor.__init__ = init
-    attach(progress, delivery_id, AccountVLMProvider)
-    workers.acknowledged = progress.acknowledged
 
 
-def attach_parking(workers: QueueWorkers) -> None:
+def attach_parking() -> None:
     """Tell deliveries that work from those that only wait for children."""
     for module, owner, name in PARKING:
         with suppress(ImportError, AttributeError):  # which of them a release has, `seams` knows
             found: Any = getattr(import_module(module), owner)
-            setattr(found, name, _parking(getattr(found, name), workers.changed))
+            setattr(found, name, _parking(getattr(found, name)))
 
 
-def _parking(stock: Any, changed: Callable[[], None]) -> Any:
+def _parking(stock: Any) -> Any:
     async def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with parked():
-            changed()
+        with parked("the work it has started"):
             return await stock(self, *args, **kwargs)
 
     return wait

@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any, Final
 import apsw
 
 from hotreload.clock import now_ms
-from hotreload.queue.sql import run
+from hotreload.queue.sqlite.connection import run
 
 log = logging.getLogger(__name__)
 KEPT_MS: Final = 7 * 86_400_000
@@ -118,11 +118,18 @@ def _open(path: Path) -> apsw.Connection:
     return connection
 
 
-def question(account: str, model: Any, method: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> bytes:
-    """Return what stands for a call; TypeError for arguments of which that cannot be said."""
+def question(
+    account: str, model: Any, method: str, arguments: Sequence[Any], options: Mapping[str, Any]
+) -> bytes | None:
+    """Return what stands for a call; None where the same question may have another answer, or cannot be named."""
+    if method not in METHODS:
+        return None
     shape = {name: repr(getattr(model, name, None)) for name in SHAPING}
     asked = [account, shape, method, list(arguments), dict(options)]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=_bytes).encode()).digest()
+    try:
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, default=_bytes).encode()).digest()
+    except TypeError:
+        return None
 
 
 def _bytes(value: object) -> str:
@@ -131,31 +138,14 @@ def _bytes(value: object) -> str:
     raise TypeError(type(value).__name__)
 
 
-def attach(progress: Progress, delivery: Callable[[], str | None], provider: Any) -> None:
-    """Have the calls that deliveries make recalled and kept; outside the gate, as a recalled answer is no call."""
-    stock_invoke = provider._invoke
-
-    async def invoke(self: Any, handle: Any, method: str, *arguments: Any, **options: Any) -> Any:
-        message = delivery() if method in METHODS else None
-        asked = None if message is None else await _asked(self, handle, method, arguments, options)
-        if message is None or asked is None:
-            return await stock_invoke(self, handle, method, *arguments, **options)
-        kept = await asyncio.to_thread(progress.recall, asked, message)
-        if kept is not None:
-            return kept
-        answer = await stock_invoke(self, handle, method, *arguments, **options)
-        if type(answer) is str and answer:
-            await asyncio.to_thread(progress.keep, asked, message, answer)
-        return answer
-
-    provider._invoke = invoke
-
-
-async def _asked(
-    provider: Any, handle: Any, method: str, arguments: Sequence[Any], options: Mapping[str, Any]
-) -> bytes | None:
-    resource = await provider._resource_for(handle._account_id, handle._role)
-    try:
-        return question(handle._account_id, resource.config, method, arguments, options)
-    except TypeError:
-        return None
+async def remembered(progress: Progress, message: str, asked: bytes | None, make: Callable[[], Awaitable[Any]]) -> Any:
+    """Return the answer kept for a question of a message, else that of the call, which is kept then."""
+    if asked is None:
+        return await make()
+    kept = await asyncio.to_thread(progress.recall, asked, message)
+    if kept is not None:
+        return kept
+    answer = await make()
+    if type(answer) is str and answer:
+        await asyncio.to_thread(progress.keep, asked, message, answer)
+    return answer

@@ -2,7 +2,8 @@
 
 OpenViking gives each queue a thread with an event loop of its own. One `QueueWorker` runs there; its limit and
 its intake are set from any thread. A message is claimed by taking it off the queue and acknowledged after its
-handler ended well; one that was not acknowledged is delivered again when the store is opened next.
+handler ended well. One whose handler failed, or was cancelled by something of its own, stays claimed in the store,
+as in stock; here it is delivered again after a delay that doubles, else it waited for the next start.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from hotreload.openviking.messages import about
 
 log = logging.getLogger(__name__)
 
 STOP_GRACE_S = 5.0
 """Seconds a stop that no drain came before leaves what runs; the stock value."""
 OUTCOMES = {"failed": "failed", "requeued": "requeued"}
+AGAIN_FIRST_S = 1.0
+AGAIN_MOST_S = 3600.0
 _BACKLOG_S = 1.0
 _CANCEL_S = 0.05
 
@@ -29,57 +35,97 @@ _CANCEL_S = 0.05
 class Delivery:
     """One claimed message, from claim to acknowledgement."""
 
-    message_id: str
-    parked: int = 0
-    """How many of its tasks only wait for child work; above 0 it makes no progress of its own."""
+    message: Mapping[str, Any]
+    waits: list[str] = field(default_factory=list[str])
+    """What each of its tasks waits for, of those that only wait; while it is not empty the drain's grace is not
+    for this delivery.
+    """
+    held_at: float | None = None
+    """Since when its model calls are held, by the monotonic clock; None while they are answered."""
+    began_s: float = field(default_factory=time.time)
     settling: bool = False
     """The handler ended; what is left is the acknowledgement, which must not be cut."""
     outcome: str = "interrupted"
     """How it ended: `done`, `failed`, `interrupted`, `requeued`."""
     task: asyncio.Task[None] | None = None
+    failures: int = 0
+    """How many deliveries of the message failed before this one."""
+    changed: Callable[[], None] = lambda: None
+    """Called when it begins to wait."""
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message in its queue."""
+        return str(self.message.get("id", ""))
+
+    @property
+    def about(self) -> str:
+        """The file or folder that is worked on where this is asked, else the URI the message is about."""
+        return _subject.get() or about(self.message)
+
+    @contextmanager
+    def waiting(self, why: str) -> Generator[None]:
+        """Mark it as one that only waits, inside the block."""
+        self.waits.append(why)
+        self.changed()
+        try:
+            yield
+        finally:
+            self.waits.remove(why)
 
 
 _current: ContextVar[Delivery | None] = ContextVar("openviking_delivery", default=None)
+_subject: ContextVar[str | None] = ContextVar("openviking_subject", default=None)
 
 
-def delivery_id() -> str | None:
-    """Return the id of the message whose delivery this runs in, None outside of any."""
+def current_delivery() -> Delivery | None:
+    """Return the delivery this runs in, None outside of any."""
+    return _current.get()
+
+
+def bound_to_delivery(run: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    """Return `run`, which does a node's work, as part of the delivery that is current now, from any caller."""
     delivery = _current.get()
-    return delivery.message_id if delivery else None
 
-
-def bound_to_delivery(run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Return `run` as part of the delivery that is current now, whichever task it is called in."""
-    delivery = _current.get()
-
-    async def bound(*args: Any, **kwargs: Any) -> Any:
-        token = _current.set(delivery)
+    async def bound(work: Any) -> Any:
+        of_delivery = _current.set(delivery)
+        of_node = _subject.set(getattr(work, "file_path", None) or getattr(work, "dir_uri", None))
         try:
-            return await run(*args, **kwargs)
+            return await run(work)
         finally:
-            _current.reset(token)
+            _subject.reset(of_node)
+            _current.reset(of_delivery)
 
     return bound
 
 
-@contextmanager
-def parked() -> Generator[None]:
-    """Mark the delivery this runs in as one that only waits for its children."""
+def parked(why: str) -> AbstractContextManager[None]:
+    """Mark the delivery this runs in as one that only waits; outside of any it does nothing."""
     delivery = _current.get()
-    if delivery is None:
-        yield
-        return
-    delivery.parked += 1
-    try:
-        yield
-    finally:
-        delivery.parked -= 1
+    return nullcontext() if delivery is None else delivery.waiting(why)
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """A message that is claimed and whose delivery failed, and when it is delivered again, by the loop's clock."""
+
+    message: Mapping[str, Any]
+    failures: int
+    due: float
 
 
 class QueueWorker:
     """The worker of one queue. `ended` is called, on its thread, with the outcome of each delivery."""
 
-    def __init__(self, name: str, limit: int, ended: Callable[[str], None], *, paced: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        limit: int,
+        ended: Callable[[str], None],
+        *,
+        paced: bool = False,
+        again_s: float = AGAIN_FIRST_S,
+    ) -> None:
         """Prepare a worker that is not running yet. `ended` has what ended well after
         claiming stopped, `cut` what was cancelled.
 
@@ -93,14 +139,20 @@ class QueueWorker:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.acknowledged: Callable[[str], None] = lambda _message: None
         """Called, on its thread, with each message that was acknowledged and will not come again."""
+        self.withheld: Callable[[], str | None] = lambda: None
+        """Why no message should be begun now; None where it may be. A caller that changes it calls `nudge`."""
+        self.waited: Callable[[], None] = lambda: None
+        """Called, on its thread, when a delivery begins to wait."""
         self._tell = ended
         self._paced = paced
+        self._again_s = again_s
         self._closing = False
         self._fenced = False
         self.ended: list[str] = []
         self.cut: list[str] = []
         self._sample_due = 0.0
         self._active: set[Delivery] = set()
+        self._failed: list[_Again] = []
         self._wake = asyncio.Event()
 
     @property
@@ -110,13 +162,13 @@ class QueueWorker:
 
     @property
     def busy(self) -> int:
-        """Claimed messages that do work, leaving out those that only wait for children."""
-        return sum(not delivery.parked for delivery in self.deliveries())
+        """Claimed messages that do work, leaving out those that only wait."""
+        return sum(not delivery.waits for delivery in self.deliveries())
 
     def resize(self, limit: int) -> None:
         """Take a new limit from any thread; nothing is claimed above it from now on, nothing is cancelled."""
         self.limit = limit
-        self._nudge()
+        self.nudge()
 
     def stop_claiming(self) -> None:
         """Begin no further message, from any thread; one that is just being taken off the queue stays in the store."""
@@ -134,9 +186,10 @@ class QueueWorker:
         """Let `run` return once nothing is active; for the end of a drain, from any thread."""
         self.claiming = False
         self._closing = True
-        self._nudge()
+        self.nudge()
 
-    def _nudge(self) -> None:
+    def nudge(self) -> None:
+        """Have it look at once whether it may begin messages, from any thread."""
         loop = self.loop
         if loop is not None and not loop.is_closed():
             with suppress(RuntimeError):  # closed between the look and the call
@@ -163,7 +216,10 @@ class QueueWorker:
             await asyncio.wait_for(self._wake.wait(), poll_s)
 
     async def _fill(self, queue: Any) -> None:
-        while self.claiming and len(self._active) < self.limit and queue.has_dequeue_handler():
+        while self._may_begin() and queue.has_dequeue_handler():
+            if (again := self._due()) is not None:
+                self._deliver(queue, again.message, again.failures)
+                continue
             message: Any = await queue.dequeue_raw()
             if message is None:
                 self.backlog = 0
@@ -172,20 +228,36 @@ class QueueWorker:
                 return  # never begun and not acknowledged: the store gives it out again when it is opened next
             self._deliver(queue, message)
 
+    def _due(self) -> _Again | None:
+        """Take a message whose delivery failed, if it is time for another."""
+        now = asyncio.get_running_loop().time()
+        again = next((each for each in self._failed if each.due <= now), None)
+        if again is not None:
+            self._failed.remove(again)
+        return again
+
+    def _may_begin(self) -> bool:
+        return self.claiming and len(self._active) < self.limit and self.withheld() is None
+
     async def _sample(self, queue: Any) -> None:
         loop = asyncio.get_running_loop()
-        if len(self._active) >= self.limit and loop.time() >= self._sample_due:
+        if not self._may_begin() and loop.time() >= self._sample_due:
             self._sample_due = loop.time() + _BACKLOG_S
             self.backlog = int(await queue.size())
 
-    def _deliver(self, queue: Any, message: Any) -> None:
-        delivery = Delivery(str(message.get("id", "")))
+    def _deliver(self, queue: Any, message: Any, failures: int = 0) -> None:
+        delivery = Delivery(message, failures=failures, changed=self.waited)
         self._active.add(delivery)
         delivery.task = asyncio.get_running_loop().create_task(self._one(queue, message, delivery))
         delivery.task.add_done_callback(lambda _task: self._ended(delivery))
 
     def _ended(self, delivery: Delivery) -> None:
         self._active.discard(delivery)
+        if delivery.outcome in ("failed", "interrupted") and not delivery.settling and self.claiming:
+            delay_s = min(self._again_s * 2.0 ** min(delivery.failures, 30), AGAIN_MOST_S)
+            log.warning("queue.delivery_again queue=%s message=%s in %.0f s", self.name, delivery.message_id, delay_s)
+            due = asyncio.get_running_loop().time() + delay_s
+            self._failed.append(_Again(delivery.message, delivery.failures + 1, due))
         self._tell(delivery.outcome)
 
     async def _one(self, queue: Any, message: Any, delivery: Delivery) -> None:

@@ -22,6 +22,7 @@ from hotreload.admin.guard import Caller
 Root = Annotated[RequestContext, Depends(auth.get_request_context)]
 _for_root = cast(Any, auth.require_auth_root)  # pyright: ignore[reportUnknownMemberType]
 SHORT = "/admin"
+READY = "/ready"
 CANONICAL = "/api/v1/admin/config"
 CODES = {403: "PERMISSION_DENIED", 404: "NOT_FOUND", 409: "CONFLICT", 412: "FAILED_PRECONDITION"}
 """OpenViking's names of our statuses."""
@@ -33,13 +34,21 @@ def canonical(path: str) -> str:
 
 
 class ShortPath:
-    """Take the paths of our own services to their canonical ones, before anything looks at them."""
+    """Take the paths of our own services to their canonical ones, before anything looks at them.
 
-    def __init__(self, app: ASGIApp) -> None:
+    OpenViking's own readiness is refused from the first moment of a drain on, as `ready` says then.
+    """
+
+    def __init__(self, app: ASGIApp, ready: Callable[[], bool]) -> None:
         self.app = app
+        self._ready = ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
+        if scope["type"] == "http" and scope["path"] == READY and not self._ready():
+            refusal = JSONResponse({"status": "not_ready", "reason": "draining"}, 503, {"Retry-After": "1"})
+            await refusal(scope, receive, send)
+            return
         if scope["type"] == "http" and scope["path"].startswith(f"{SHORT}/"):
             path = canonical(scope["path"])
             scope = {**scope, "path": path, "raw_path": path.encode()}
@@ -54,7 +63,7 @@ def attach(app: FastAPI, control: Control) -> None:
         router.add_api_route(canonical(path), _rooted(handler), methods=[method], tags=["config"], response_model=None)
     for method, path, probe in admin.probes():
         router.add_api_route(path, _open(probe), methods=[method], tags=["system"], response_model=None)
-    app.add_middleware(ShortPath)
+    app.add_middleware(ShortPath, ready=lambda: control.ready)
     app.include_router(router)
 
 

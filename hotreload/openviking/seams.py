@@ -30,6 +30,7 @@ class Feature:
 _QUEUE = "openviking.storage.queuefs.queue_manager:QueueManager"
 _NODES = "openviking.storage.queuefs.semantic_executor"
 _MANAGER = "openviking.config.manager:RuntimeConfigManager"
+_EMBEDDING = "openviking.config.embedding"
 _BOOT = "openviking.server.bootstrap"
 
 FEATURES: tuple[Feature, ...] = (
@@ -52,6 +53,23 @@ FEATURES: tuple[Feature, ...] = (
             f"{_NODES}:SemanticTreeExecutor._run_work",
             "openviking.storage.queuefs.semantic_processor:SemanticProcessor.__init__",
             "openviking.config.vlm:AccountVLMProvider._invoke",
+        ),
+    ),
+    Feature(
+        "hold",
+        "while a model's endpoint fails messages end with placeholders and without vectors",
+        (
+            "openviking.config.vlm:AccountVLMProvider._invoke",
+            "openviking.config.vlm:AccountVLMProvider._resource_for",
+            f"{_EMBEDDING}:AccountEmbeddingProvider.embed",
+            f"{_EMBEDDING}:AccountEmbeddingProvider._execute",
+            f"{_EMBEDDING}:AccountEmbeddingProvider._resource_for",
+            f"{_EMBEDDING}:_EmbeddingResource",
+            "openviking.utils.model_retry:model_retry_scope",
+            f"{_MANAGER}.add_update_consumer",
+            f"{_NODES}:SemanticTreeExecutor.__init__",
+            f"{_NODES}:SemanticTreeExecutor._run_work",
+            f"{_NODES}:SemanticTreeScheduler._worker",
         ),
     ),
     Feature(
@@ -95,6 +113,8 @@ FEATURES: tuple[Feature, ...] = (
             f"{_QUEUE}.check_status",
             "openviking.service.core:OpenVikingService.reindex",
             "openviking.service.reindex_executor:ReindexExecutor.execute",
+            "openviking.service.task_store:PersistentTaskStore._load_task",
+            "openviking.service.task_store:PersistentTaskStore._write_task",
             "openviking.service.task_tracker:TaskTracker.list_tasks",
             "openviking.service.task_tracker:TaskTracker.get",
             "openviking.service.task_tracker:TaskTracker.fail",
@@ -113,6 +133,14 @@ FEATURES: tuple[Feature, ...] = (
             f"{_NODES}:SemanticTreeScheduler._worker",
             "openviking_cli.utils.config.vlm_config:VLMConfig.get_completion_async",
             "openviking_cli.utils.config.vlm_config:VLMConfig.get_vision_completion_async",
+        ),
+    ),
+    Feature(
+        "locks",
+        "messages of two queues that clean texts of secrets at the same time fail at random",
+        (
+            "openviking.privacy.sanitizer:PrivacySanitizer.__init__",
+            "openviking.privacy.sanitizer:PrivacySanitizer._matcher",
         ),
     ),
     Feature(
@@ -147,6 +175,7 @@ NEEDS = {
     "recovery": ("server",),
     "draining": ("limits",),
     "progress": ("limits",),
+    "hold": ("limits",),
     "settings": ("configuration",),
 }
 """Features that stand on another one, after the one they stand on."""

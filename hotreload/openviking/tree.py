@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from hotreload.openviking.in_hand import SCHEME, parents
+from hotreload.openviking.accounts import service
+from hotreload.openviking.messages import SCHEME, parents
 
 log = logging.getLogger(__name__)
 PAGE: Final = 5_000
@@ -18,6 +19,8 @@ Entry = Mapping[str, Any]
 PassOver = Callable[[str, str], None]
 """Told a URI that cannot be looked at, and why."""
 SIDECARS: Final = {".abstract.md": "no abstract", ".overview.md": "no overview"}
+NO_VECTOR: Final = "no vector"
+FILE_LEVEL: Final = 2
 PLACEHOLDER: Final = re.compile(r"\[[^\]\n]* is not (?:generated|ready)\]\s*\Z")
 PLACEHOLDER_BYTES: Final = 8_192
 """A sidecar that is larger holds more than a placeholder."""
@@ -36,7 +39,8 @@ class Folder:
 class Part:
     """So many entries of a tree were read; of those the folders worth a look at their files."""
 
-    entries: int
+    root: str
+    entries: list[Entry]
     suspicious: list[str]
 
 
@@ -74,12 +78,12 @@ class Tree:
             root = waiting.pop()
             entries = await self._whole(root)
             if entries is not None:
-                yield Part(len(entries), self._closed(root, entries))
+                yield Part(root, entries, self._closed(root, entries))
                 continue
             entries = await self._top(root, passed_over)
             waiting += self._opened(root, entries)
-            yield Part(len(entries), [])
-        yield Part(0, _suspicious(self._open))
+            yield Part(root, entries, [])
+        yield Part(top, [], _suspicious(self._open))
 
     async def _whole(self, root: str) -> list[Entry] | None:
         """Return a subtree; None where it is large, or cannot be read."""
@@ -125,6 +129,22 @@ class Tree:
             if uri not in self._open or self._open[uri].content:
                 return
             self._open[uri].content = True
+
+    async def unindexed(self, root: str, entries: Sequence[Entry]) -> list[str]:
+        """Return the folders of a part whose vectors, or those of a file in them, OpenViking's own check misses."""
+        from openviking.storage import index_consistency
+
+        check = cast("Any", index_consistency).check_index_consistency
+        listed = [dict(entry) for entry in entries]
+        report = await check(self._fs, service()._vikingdb_manager, root, listed, self._context)
+        missing: tuple[Any, ...] = report.missing_records
+        folders = (each.uri if each.level < FILE_LEVEL else next(parents(each.uri), root) for each in missing)
+        return [uri for uri in dict.fromkeys(folders) if needed(uri) is not None]
+
+    async def vector_fault(self, uri: str) -> str | None:
+        """Return `no vector` where a folder, or a file right in it, has none; None where nothing lacks."""
+        entries = await self._list(uri, node_limit=None, level_limit=1)
+        return NO_VECTOR if uri in await self.unindexed(uri, entries) else None
 
     async def fault(self, uri: str) -> str | None:
         """Return what a folder lacks now, None where nothing; OSError and others where it cannot be looked at."""

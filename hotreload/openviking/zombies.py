@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from hotreload.openviking.in_hand import InHand
+from hotreload.openviking.messages import PendingWork
 from hotreload.recovery.findings import Findings
 
 log = logging.getLogger(__name__)
@@ -15,7 +15,7 @@ INTERRUPTED: Final = "interrupted: the process that ran it is gone; what it had 
 
 
 async def find(
-    accounts: Sequence[str], before: InHand, after: InHand, started_at_s: float, findings: Findings
+    accounts: Sequence[str], before: PendingWork, after: PendingWork, started_at_s: float, findings: Findings
 ) -> list[Any]:
     """Return the active tasks of earlier processes that no message is about, and name them in the report.
 
@@ -47,7 +47,7 @@ async def settle(dead: Sequence[Any], findings: Findings) -> None:
             log.warning("recovery.zombie_settled task=%s type=%s", task.task_id, task.task_type)
 
 
-async def _is_zombie(tracker: Any, task: Any, before: InHand, after: InHand, started_at_s: float) -> bool:
+async def _is_zombie(tracker: Any, task: Any, before: PendingWork, after: PendingWork, started_at_s: float) -> bool:
     """Say whether nobody works on a task; one that began in this process is left alone."""
     if task.status.value not in ACTIVE or task.created_at >= started_at_s:
         return False

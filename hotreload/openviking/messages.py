@@ -1,4 +1,4 @@
-"""What OpenViking has in hand: the URIs and tasks that its unacknowledged queue messages are about."""
+"""What OpenViking's queue messages are about: their URIs and tasks, and what of a tree has unfinished work."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ Folder = tuple[str, str]
 """An account and a URI."""
 
 
-class InHand:
+class PendingWork:
     """Which folders have work, as of one look at every queue."""
 
     def __init__(self) -> None:
         self._folders: set[Folder] = set()
         self._trees: set[Folder] = set()
         self._ids: set[str] = set()
+        self._vectors: set[Folder] = set()
 
     def holds(self, account: str, uri: str) -> bool:
         """Say whether a message is about this folder, or about a tree it is in."""
         if (account, uri) in self._folders:
             return True
         return any((account, above) in self._trees for above in (uri, *parents(uri)))
+
+    def holds_vectors(self, account: str, uri: str) -> bool:
+        """Say whether a message makes a vector of this folder or of a file in it."""
+        return (account, uri) in self._vectors
 
     def mentions(self, task_id: str) -> bool:
         """Say whether a message belongs to this task."""
@@ -40,6 +45,9 @@ class InHand:
         payload = _payload(message)
         self._ids.update(TASK_ID.findall(json.dumps(payload, default=str)))
         if queue in VECTORS_ONLY:
+            for uri in _uris(payload):
+                account = _account(payload.get("context_data") or payload)
+                self._vectors.update((account, above) for above in (uri.rstrip("/"), *list(parents(uri))[:1]))
             return
         account = _account(payload)
         if queue in ONE_FOLDER:
@@ -61,16 +69,24 @@ class InHand:
         self._folders.update((account, above) for above in list(parents(folder))[:1])  # it is refreshed after its child
 
 
-async def look() -> InHand:
+async def look() -> PendingWork:
     """Look at every queue of this process."""
     from openviking.storage.queuefs.queue_manager import get_queue_manager
 
     manager: Any = get_queue_manager()
-    found = InHand()
+    found = PendingWork()
     for name in await manager.check_status():
         for message in await manager.get_queue(name).snapshot():
             found.take(name, message)
     return found
+
+
+def about(message: Mapping[str, Any]) -> str:
+    """Return the URI that a message is about, for people; its id where it names none."""
+    payload = _payload(message)
+    uris = (payload.get(key) for key in ("uri", "target_uri", "root_uri"))
+    named = next((uri for uri in uris if isinstance(uri, str) and uri), None)
+    return named or next(_uris(payload), str(message.get("id", "")))
 
 
 def parents(uri: str) -> Iterator[str]:
