@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hotreload.client import AsyncClient, Client, backup
     from hotreload.config.fields import Effect, Live, Mark, Public, Refused, Restart, Secret
     from hotreload.config.settings import LiveSettings
     from hotreload.errors import (
@@ -21,28 +22,48 @@ if TYPE_CHECKING:
         ConfigInvalid,
         ConfigUnreadable,
         ControlSocketUnsafe,
+        DeclarationError,
+        Discard,
         HotreloadError,
+        JobCancelled,
+        JobFailed,
         LeaseLost,
         Problem,
         QueueDraining,
         QueueError,
+        Retry,
+        ServiceMisnamed,
         ServiceUnreachable,
+        StoreLost,
         StoreOwned,
         StoreUnavailable,
     )
+    from hotreload.queue.job import Backoff, Enqueued, JobState
     from hotreload.recovery.scan import Missing, PassedOver, Present
     from hotreload.reload.apply import Prepared, Reloadable, Transition
     from hotreload.service.declaration import Service
+    from hotreload.service.handle import Worker
+    from hotreload.workers.deaths import DeadJob
     from hotreload.workers.job import Job, SyncJob
 
 _HOME = {
+    "AsyncClient": "client",
+    "Backoff": "queue.job",
+    "Client": "client",
     "ConfigError": "errors",
     "ConfigInvalid": "errors",
     "ConfigUnreadable": "errors",
     "ControlSocketUnsafe": "errors",
+    "DeadJob": "workers.deaths",
+    "DeclarationError": "errors",
+    "Discard": "errors",
     "Effect": "config.fields",
+    "Enqueued": "queue.job",
     "HotreloadError": "errors",
     "Job": "workers.job",
+    "JobCancelled": "errors",
+    "JobFailed": "errors",
+    "JobState": "queue.job",
     "LeaseLost": "errors",
     "Live": "config.fields",
     "LiveSettings": "config.settings",
@@ -58,23 +79,38 @@ _HOME = {
     "Refused": "config.fields",
     "Reloadable": "reload.apply",
     "Restart": "config.fields",
+    "Retry": "errors",
     "Secret": "config.fields",
     "Service": "service.declaration",
+    "ServiceMisnamed": "errors",
     "ServiceUnreachable": "errors",
+    "StoreLost": "errors",
     "StoreOwned": "errors",
     "StoreUnavailable": "errors",
     "SyncJob": "workers.job",
     "Transition": "reload.apply",
+    "Worker": "service.handle",
+    "backup": "client",
 }
 
 __all__ = [
+    "AsyncClient",
+    "Backoff",
+    "Client",
     "ConfigError",
     "ConfigInvalid",
     "ConfigUnreadable",
     "ControlSocketUnsafe",
+    "DeadJob",
+    "DeclarationError",
+    "Discard",
     "Effect",
+    "Enqueued",
     "HotreloadError",
     "Job",
+    "JobCancelled",
+    "JobFailed",
+    "JobState",
     "LeaseLost",
     "Live",
     "LiveSettings",
@@ -90,13 +126,18 @@ __all__ = [
     "Refused",
     "Reloadable",
     "Restart",
+    "Retry",
     "Secret",
     "Service",
+    "ServiceMisnamed",
     "ServiceUnreachable",
+    "StoreLost",
     "StoreOwned",
     "StoreUnavailable",
     "SyncJob",
     "Transition",
+    "Worker",
+    "backup",
 ]
 
 

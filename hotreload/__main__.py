@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 
-from hotreload import early
+from hotreload import early, pid1
 
 if sys.argv[1:2] and sys.argv[1] in early.SERVING_VERBS:
+    pid1.run_as_child()
     early.install()
 
 

@@ -5,12 +5,21 @@ HotreloadError
 │   ├── ConfigUnreadable     the file cannot be read (gone, no permission, too large)
 │   └── ConfigInvalid        the file was read and refused; carries every problem at once
 ├── QueueError
+│   ├── PayloadTooLarge      a payload, cursor, step or result exceeds `hotreload.max_payload_bytes`
 │   ├── QueueDraining        new work is refused, the service is draining
 │   ├── LeaseLost            a write carried a fencing token that is no longer the newest
 │   ├── StoreOwned           another process owns the store
 │   └── StoreUnavailable     the store cannot be written (disk full, read-only, corrupt)
+│       └── StoreLost        its files were destroyed by another program and cannot be brought back
+├── JobEnded                 what a caller waits for will not come
+│   ├── JobFailed            the job is dead; says why
+│   └── JobCancelled         the job was cancelled, or removed
+├── Retry                    raised by a handler: run the job again later, without using an attempt
+├── Discard                  raised by a handler: the job is dead now, whatever attempts are left
+├── DeclarationError         a service was declared wrongly; says where and what would be right
 ├── SearchRefused            what a search for missing work was asked about does not exist
 ├── ControlSocketUnsafe      the control socket's folder, owner or peer is not to be trusted
+├── ServiceMisnamed          what was said of a service to talk to cannot be used, or fits several
 └── ServiceUnreachable       no running service answers
 
 A refused reload is a report, not an exception; these errors are for callers that asked for a value.
@@ -28,7 +37,8 @@ class Problem:
 
     `path` is dotted (`vlm.max_concurrent`, `""` for the whole file); `line` and `column` count from 1
     and are None where the value does not come from the file; `input` is the offending value as JSON
-    text, None where it is secret or has no value; `hint` says what would be right.
+    text, None where it is secret or has no value; `hint` says what would be right; `source` is the line
+    as written, with every text but its keys hidden.
     """
 
     path: str
@@ -38,6 +48,7 @@ class Problem:
     column: int | None = None
     input: str | None = None
     hint: str | None = None
+    source: str | None = None
 
     def at(self, file: str, line: int | None, column: int | None) -> Problem:
         """Return the same problem with its place filled in."""
@@ -95,6 +106,16 @@ class LeaseLost(QueueError):
         super().__init__(f"job {job_id}: fencing token {lease_seq} is no longer the newest")
 
 
+class PayloadTooLarge(QueueError, ValueError):
+    """A payload, cursor, step or result has more bytes as JSON than `hotreload.max_payload_bytes` allows."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        self.what = what
+        self.size = size
+        self.limit = limit
+        super().__init__(f"{what} has {size:,} bytes as JSON; the limit is {limit:,} (hotreload.max_payload_bytes)")
+
+
 class StoreOwned(QueueError):
     """Another process owns the store; `owner` says which."""
 
@@ -108,12 +129,68 @@ class StoreUnavailable(QueueError):
     """The store cannot be read or written now (disk full, read-only, corrupt); nothing acknowledged is lost."""
 
 
+class JobEnded(QueueError):
+    """A job ended without a result; `job_id` is its id."""
+
+    def __init__(self, job_id: str, text: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id} {text}")
+
+
+class JobFailed(JobEnded):
+    """The job is dead: `reason` is that of its last failure."""
+
+    def __init__(self, job_id: str, reason: str | None) -> None:
+        self.reason = reason or "no reason is kept"
+        super().__init__(job_id, f"is dead: {self.reason}")
+
+
+class JobCancelled(JobEnded):
+    """The job was cancelled or removed before it ended."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id, "was cancelled")
+
+
+class Retry(HotreloadError):
+    """Raise it in a handler to run the job again after `after_s` seconds: no attempt is used, progress is kept."""
+
+    def __init__(self, after_s: float) -> None:
+        if not 0 <= after_s < float("inf"):
+            raise ValueError(f"after_s is a number of seconds from 0, not {after_s!r}")
+        self.after_s = after_s
+        super().__init__(f"again after {after_s:g} s")
+
+
+class Discard(HotreloadError):
+    """Raise it in a handler where trying again is useless: the job is dead at once, with this reason."""
+
+
+class DeclarationError(HotreloadError, ValueError):
+    """A service was declared wrongly: one line that says where, what is wrong and what would be right."""
+
+
+class StoreLost(StoreUnavailable):
+    """Another program destroyed the store's files, or took them over, and what was in them cannot be brought back.
+
+    `jobs` is how many unfinished jobs were in them, where that is known.
+    """
+
+    def __init__(self, text: str, jobs: int = 0) -> None:
+        self.jobs = jobs
+        super().__init__(text)
+
+
 class SearchRefused(HotreloadError):
     """There is nothing to look through: no such folder, no such account, or no accounts at all."""
 
 
 class ControlSocketUnsafe(HotreloadError):
     """The control socket's folder, owner or peer is not one to trust."""
+
+
+class ServiceMisnamed(HotreloadError, ValueError):
+    """What was said of a service to talk to (its name, URL, key file) cannot be used, or fits several services."""
 
 
 class ServiceUnreachable(HotreloadError):

@@ -5,6 +5,7 @@ Handlers only translate; what is done and what is true is the process', met as `
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,24 +16,29 @@ import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from hotreload.admin import jobs, reindex
 from hotreload.admin.control import Control, Ticket
 from hotreload.admin.events import STREAMS, EventStreams
 from hotreload.admin.exchange import (
+    AsciiResponse,
     answer_error,
     expected_generation,
     preferred_wait_s,
     read_body,
     read_configuration,
+    whole_number,
 )
 from hotreload.admin.guard import Caller, Policy, Refusal, judge
+from hotreload.admin.page import Page
+from hotreload.admin.session import WrongKeys
 from hotreload.clock import now_ms
 from hotreload.errors import QueueError
 from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
 
+HISTORY_MOST: Final = 10_000
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _STATUS: Final = {
     Outcome.APPLIED: 200,
@@ -47,13 +53,17 @@ _STATUS: Final = {
 def create_app(control: Control, *, streams: int = STREAMS) -> Starlette:
     """Build the ASGI application; `streams` bounds the readers of /admin/events."""
     admin = Admin(control, streams)
+    wrong_keys = WrongKeys()
     table = [
-        *((method, path, _guarded(control, handler)) for method, path, handler in admin.routes()),
+        *((method, path, _guarded(control, handler, wrong_keys)) for method, path, handler in admin.routes()),
         *((method, path, _open(handler)) for method, path, handler in admin.probes()),
         ("GET", "/metrics", admin.metrics),
     ]
     return Starlette(
-        routes=[Route(path, handler, methods=[method]) for method, path, handler in table],
+        routes=[
+            *(Route(path, handler, methods=[method]) for method, path, handler in table),
+            *Page(control, wrong_keys).routes(),
+        ],
         exception_handlers=dict.fromkeys((HTTPException, QueueError, Exception), answer_error),
     )
 
@@ -84,14 +94,17 @@ Probe = Callable[[], Answer]
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def _guarded(control: Control, handler: Handler) -> _Endpoint:
+def _guarded(control: Control, handler: Handler, wrong_keys: WrongKeys) -> _Endpoint:
     """Let only those call `handler` who may, and tell it who they are."""
 
     async def call(request: Request) -> Response:
         settings = control.admin_settings()
         key = settings.root_key
-        caller = judge(request.scope, Policy(key.get_secret_value() if key else None, settings.allowed_hosts))
+        policy = Policy(key.get_secret_value() if key else None, settings.allowed_hosts, time.time())
+        caller = judge(request.scope, policy)
         if isinstance(caller, Refusal):
+            if caller.wrong_key:
+                await wrong_keys.refused(request.client.host if request.client else "an unknown address")
             headers = {"WWW-Authenticate": "Bearer"} if caller.status == 401 else None
             raise HTTPException(caller.status, caller.message, headers)
         return _response(await handler(request, caller))
@@ -109,7 +122,7 @@ def _open(probe: Probe) -> _Endpoint:
 def _response(answer: Answer | Response) -> Response:
     if isinstance(answer, Response):
         return answer
-    return JSONResponse(answer.value, answer.status, headers=answer.headers)
+    return AsciiResponse(answer.value, answer.status, headers=answer.headers)
 
 
 class Admin:
@@ -133,11 +146,18 @@ class Admin:
             ("POST", "/admin/reindex", self.reindex),
             ("GET", "/admin/reindex/{id}", self.search),
             *((method, path, self._answered(answer)) for method, path, answer in jobs.ROUTES),
+            ("POST", "/admin/backup", self.backup),
         )
 
     def probes(self) -> Sequence[tuple[str, str, Probe]]:
         """Return method, path and handler of each route for those who watch the process; they need no key."""
         return ("GET", "/livez", self.livez), ("GET", "/readyz", self.readyz)
+
+    async def backup(self, request: Request, caller: Caller) -> Answer:
+        """Write a copy of the store; for the control socket alone, as it writes files in the service's name."""
+        if not caller.local:
+            raise HTTPException(403, "a copy of the store is made over the control socket only")
+        return Answer(*await jobs.backup(self._control, request))
 
     def _answered(self, answer: Callable[[Control, Request], Awaitable[tuple[Any, int]]]) -> Handler:
         """Make a handler of a function that returns a JSON value and a status."""
@@ -158,19 +178,21 @@ class Admin:
         return await _verdict(request, ticket)
 
     async def check(self, request: Request, caller: Caller) -> Answer:
-        """Validate the file in the body against this process; locally only, as its variables are this process's."""
-        if not caller.local:
-            raise HTTPException(403, "another file is checked over the control socket only")
+        """Validate the file in the body against this process; its variables are expanded on the control socket only."""
         raw = await read_configuration(request)
         name = PurePath(request.query_params.get("name", "")).name[:255] or "ov.conf"
-        return await _verdict(request, self._control.submit_check(_trigger(caller), name, raw, id=_request_id(request)))
+        ticket = self._control.submit_check(_trigger(caller), name, raw, expands=caller.local, id=_request_id(request))
+        return await _verdict(request, ticket)
 
     async def config(self, _request: Request, _caller: Caller) -> Answer:
         etag = f'"{self._control.instance}-{self._control.generation}"'
         return Answer(self._control.config(), headers={"ETag": etag, "Cache-Control": "no-store"})
 
-    async def history(self, _request: Request, _caller: Caller) -> Answer:
-        return Answer(self._control.history())
+    async def history(self, request: Request, _caller: Caller) -> Answer:
+        """Answer the reports from the `from`-th (0: the newest) on, at most `limit`; without, all that are kept."""
+        first = whole_number(request, "from", 0, 0, HISTORY_MOST)
+        most = whole_number(request, "limit", HISTORY_MOST, 1, HISTORY_MOST)
+        return Answer(self._control.history()[first : first + most])
 
     async def schema(self, _request: Request, _caller: Caller) -> Answer:
         return Answer(self._control.schema())
@@ -199,8 +221,9 @@ class Admin:
         return Answer({"status": "alive"})
 
     def readyz(self) -> Answer:
+        """Answer whether work is taken; why it is degraded may hold configuration values, and is told under /admin."""
         control = self._control
-        body = {"ready": control.ready, "phase": control.phase.value, "degraded": control.degraded}
+        body = {"ready": control.ready, "phase": control.phase.value, "degraded": control.degraded is not None}
         return Answer(body, 200 if control.ready else 503)
 
     async def metrics(self, _request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -67,18 +67,37 @@ class Searches(Protocol):
 class Jobs(Protocol):
     """The queue, for people; jobs are JSON objects. What is asked of a job that is gone is passed over."""
 
+    @property
+    def payload_most(self) -> int:
+        """How many bytes a payload may have as JSON."""
+        ...
+
+    async def backup(self, file: str) -> int:
+        """Write a consistent copy of the store into a file; its size in bytes."""
+        ...
+
     async def page(
         self, queue: str | None, state: JobState | None, limit: int, before: str | None
     ) -> Sequence[dict[str, Any]]:
         """Return up to `limit` jobs, newest first, before the id `before`."""
         ...
 
-    async def job(self, job_id: str) -> dict[str, Any] | None:
-        """Return one job whole."""
+    async def job(self, job_id: str, *, within_s: float = 0.0) -> dict[str, Any] | None:
+        """Return one job whole, once it has ended or `within_s` have passed."""
         ...
 
-    async def add(self, queue: str, payload: Any, *, key: str | None, priority: int, delay_s: float) -> str | None:
-        """Add a job; None where its key is in hand. ValueError where no worker takes it, QueueDraining in a drain."""
+    async def add(
+        self, queue: str, jobs: Sequence[Mapping[str, Any]], *, priority: int, delay_s: float
+    ) -> list[dict[str, Any]]:
+        """Add jobs, all or none, each a `payload` and maybe a `key`; return the `id` and `existing` of each.
+
+        `existing` is the state of the job that has the key already, None for a new one. ValueError where no worker
+        takes them, QueueDraining in a drain.
+        """
+        ...
+
+    async def cancel(self, ids: Sequence[str]) -> list[str]:
+        """Remove waiting jobs, stop running ones; return those cancelled."""
         ...
 
     async def retry(self, ids: Sequence[str]) -> list[str]:
@@ -122,9 +141,13 @@ class Control(Protocol):
         name: str,
         raw: bytes,
         *,
+        expands: bool = True,
         id: str | None = None,  # noqa: A002 - it is the report's key
     ) -> Ticket:
-        """Ask what a reload would do with a file of these bytes in the configuration's place; a dry run."""
+        """Ask what a reload would do with a file of these bytes in the configuration's place; a dry run.
+
+        Its variables are those of this process; without `expands` they stay as they are written.
+        """
         ...
 
     @property
@@ -140,6 +163,11 @@ class Control(Protocol):
     @property
     def ready(self) -> bool:
         """True while new work is welcome; False from the first moment of a drain."""
+        ...
+
+    @property
+    def draining(self) -> bool:
+        """True from the request of a drain on."""
         ...
 
     @property

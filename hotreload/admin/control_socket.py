@@ -18,13 +18,14 @@ from typing import Final
 
 from hotreload.admin.guard import Peer
 from hotreload.errors import ControlSocketUnsafe
+from hotreload.folder import open_own_folder
 
 _UCRED: Final = struct.Struct("iII")
-_BACKLOG: Final = 128
+_BACKLOG: Final = 1024
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    """Return who is at the other end of a connected Unix socket (SO_PEERCRED, unix(7)); OSError if nobody can tell."""
+    """Return who is at the other end of a connected Unix socket (SO_PEERCRED, unix(7)); OSError if it is not known."""
     pid, uid, _gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return Peer(pid, uid)
 
@@ -37,14 +38,27 @@ class ControlSocket:
         self.listener = listener
         self._folder = folder
         self._lock = lock
-        self._inode = _inode(folder, path.name)
+        self._inode = _inode(path.name, folder)
+
+    def renewed(self) -> ControlSocket | None:
+        """Make the socket again where it, or its whole folder, was removed; None where something stands at `path`.
+
+        The old one stays open until `close`. ControlSocketUnsafe and OSError as `bind_control_socket`: another service
+        may have taken the place.
+        """
+        if _inode(self.path) is not None:
+            return None
+        folder = _open_folder(self.path.parent)
+        name = _lock_name(self.path)
+        kept = os.path.samestat(os.fstat(folder), os.fstat(self._folder)) and _inode(name, folder) == _held(self._lock)
+        return _bind(self.path, folder, os.dup(self._lock) if kept else -1)
 
     def close(self) -> None:
         """Stop listening and remove the socket under its lock. A second call does nothing."""
         if self._lock < 0:
             return
         self.listener.close()
-        if self._inode is not None and _inode(self._folder, self.path.name) == self._inode:
+        if self._inode is not None and _inode(self.path.name, self._folder) == self._inode:
             os.unlink(self.path.name, dir_fd=self._folder)
         os.close(self._lock)
         os.close(self._folder)
@@ -54,14 +68,18 @@ class ControlSocket:
 def bind_control_socket(path: Path) -> ControlSocket:
     """Make and listen on the control socket at `path`, mode 0600 from its first moment.
 
-    ControlSocketUnsafe: the folder is not to be trusted, or something that is no socket of ours stands there.
+    ControlSocketUnsafe: the folder is not to be trusted, or something that is not a socket of ours stands there.
     OSError EADDRINUSE: a running service has it. A socket left by a dead one is replaced.
     """
     path = path.absolute()
-    folder = open_folder(path.parent)
-    lock = -1
+    return _bind(path, _open_folder(path.parent))
+
+
+def _bind(path: Path, folder: int, lock: int = -1) -> ControlSocket:
+    """Take both descriptors; without a lock, take that first."""
     try:
-        lock = _take_lock(folder, path)
+        if lock < 0:
+            lock = _take_lock(folder, path)
         _remove_stale(folder, path)
         return ControlSocket(path, _listen(folder, path.name), folder, lock)
     except BaseException:
@@ -71,28 +89,11 @@ def bind_control_socket(path: Path) -> ControlSocket:
         raise
 
 
-def open_folder(folder: Path) -> int:
-    """Return a descriptor of a folder that is ours, 0700 and no symlink; it is made where it is missing.
-
-    ControlSocketUnsafe says what is wrong and how to put it right. Parents are not judged: in a folder like
-    `/tmp` the sticky bit keeps others from replacing what is ours.
-    """
+def _open_folder(folder: Path) -> int:
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return open_own_folder(folder)
     except OSError as error:
-        raise ControlSocketUnsafe(_why_not_opened(folder, error)) from error
-    found = os.fstat(descriptor)
-    problem = None
-    if found.st_uid != os.geteuid():
-        problem = f"belongs to uid {found.st_uid}, not to us (uid {os.geteuid()})"
-    elif found.st_mode & 0o077:
-        mode = stat.S_IMODE(found.st_mode)
-        problem = f"has mode {mode:04o}; 0700 is needed (chmod 700, or RuntimeDirectoryMode=0700 in the unit)"
-    if problem:
-        os.close(descriptor)
-        raise ControlSocketUnsafe(f"folder of the control socket: {folder} {problem}")
-    return descriptor
+        raise ControlSocketUnsafe(f"folder of the control socket: {error.strerror}") from error
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:
@@ -116,17 +117,9 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _why_not_opened(folder: Path, error: OSError) -> str:
-    if folder.is_symlink():
-        return f"folder of the control socket: {folder} is a symbolic link"
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return f"folder of the control socket: {folder} is no folder"
-    return f"folder of the control socket: {folder}: {error.strerror}"
-
-
 def _take_lock(folder: int, path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(f"{path.name}.lock", flags, mode=0o600, dir_fd=folder)
+    lock = os.open(_lock_name(path), flags, mode=0o600, dir_fd=folder)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -136,13 +129,13 @@ def _take_lock(folder: int, path: Path) -> int:
 
 
 def _remove_stale(folder: int, path: Path) -> None:
-    """Remove what a dead service left; anything else that stands there is somebody's and stays."""
+    """Remove what a dead service left; anything else that stands there stays."""
     try:
         found = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-        raise ControlSocketUnsafe(f"{path} exists and is no socket of ours (uid {found.st_uid}); move it away")
+        raise ControlSocketUnsafe(f"{path} exists and is not a socket of ours (uid {found.st_uid}); move it away")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a full backlog answers EAGAIN, and that is an answer
         answer = probe.connect_ex(_address(folder, path.name))
@@ -168,9 +161,19 @@ def _address(folder: int, name: str) -> str:
     return f"/proc/self/fd/{folder}/{name}"
 
 
-def _inode(folder: int, name: str) -> tuple[int, int] | None:
+def _lock_name(path: Path) -> str:
+    return f"{path.name}.lock"
+
+
+def _inode(path: str | Path, folder: int | None = None) -> tuple[int, int] | None:
+    """Return what tells a file from all others; None where there is none, or it cannot be looked at."""
     try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        found = os.stat(path, dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None
+    return found.st_dev, found.st_ino
+
+
+def _held(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
     return found.st_dev, found.st_ino

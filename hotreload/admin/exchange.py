@@ -23,6 +23,14 @@ _ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
+class AsciiResponse(JSONResponse):
+    """JSON in ASCII: a job's values may have file names in them that are not UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 async def answer_error(_request: Request, error: Exception) -> Response:
     """Return `{"error": "…"}` with the status the error stands for; nothing of an unexpected one is shown."""
     if isinstance(error, HTTPException):
@@ -32,13 +40,15 @@ async def answer_error(_request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "internal error; the service's log says more"}, 500)
 
 
-async def read_body(request: Request, keys: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+async def read_body(
+    request: Request, keys: Mapping[str, type | tuple[type, ...]], limit: int = BODY_LIMIT
+) -> dict[str, Any]:
     """Return the JSON object of a request, {} without a body.
 
     `keys` names what it may hold. 400 for another key, another type or bad JSON, 408 for a body that does not
-    come, 413 above 64 KiB, 415 for another content type.
+    come, 413 above `limit` bytes, 415 for another content type.
     """
-    raw = await _read_bounded(request, BODY_LIMIT)
+    raw = await _read_bounded(request, limit)
     if not raw:
         return {}
     _must_be_json(request.headers)
@@ -72,6 +82,15 @@ def expected_generation(header: str | None, instance: str, current: int) -> int 
     strong = [tag.removeprefix(prefix) for weak, tag in tags if not weak and tag.startswith(prefix)]
     asked = [int(number) for number in strong if number.isascii() and number.isdigit()]
     return current if current in asked else next(iter(asked), -1)
+
+
+def whole_number(request: Request, name: str, default: int, least: int, most: int) -> int:
+    """Return a number of the query; 400 for one that is not whole or not within `least` and `most`."""
+    text = request.query_params.get(name, str(default))
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
+    if not least <= number <= most:
+        raise HTTPException(400, f"{name} is a whole number from {least} to {most}")
+    return number
 
 
 def preferred_wait_s(header: str | None) -> float | None:

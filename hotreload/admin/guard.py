@@ -2,8 +2,8 @@
 
 On the control socket the kernel has answered already: our server put the peer's credentials into the scope, and
 no header is looked at. Everywhere else three things must hold: the `Host` is one of ours (DNS rebinding), the
-`Origin` is none or ours (cross-site requests: Caddy's CVE-2026-27589), and the root key is given. Forwarded
-headers say nothing here.
+`Origin` is none or ours (cross-site requests: Caddy's CVE-2026-27589), and the root key is given, or the cookie
+of a session that was opened with it. Forwarded headers say nothing here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from hotreload.admin.session import is_from_page, is_session, presented_sessions
+
 PEER: Final = "hotreload_peer"
 """Key in `scope["state"]` under which our own server puts a `Peer`; no header can put an object there."""
+NO_KEY: Final = "no hotreload.root_key is set: /admin answers on the control socket only"
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -33,10 +36,14 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is asked of callers over TCP; `allowed_hosts` empty means loopback names and the bound address."""
+    """What is asked of callers over TCP; `allowed_hosts` empty means loopback names and the bound address.
+
+    `now_s` (Unix seconds) is the time that a session's end is compared with.
+    """
 
     root_key: str | None
     allowed_hosts: Sequence[str] = ()
+    now_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,8 @@ class Refusal:
 
     status: int
     message: str
+    wrong_key: bool = False
+    """A key was given, and it is not the root key."""
 
 
 def judge(scope: Mapping[str, Any], policy: Policy) -> Caller | Refusal:
@@ -63,10 +72,11 @@ def judge(scope: Mapping[str, Any], policy: Policy) -> Caller | Refusal:
         return Caller(str(peer), local=True)
     client = scope.get("client")
     caller = Caller(f"root key from {client[0]}" if client else "root key", local=False)
-    return _foreign_place(scope, policy) or _without_key(scope, policy) or caller
+    return foreign_place(scope, policy) or _without_key(scope, policy) or caller
 
 
-def _foreign_place(scope: Mapping[str, Any], policy: Policy) -> Refusal | None:
+def foreign_place(scope: Mapping[str, Any], policy: Policy) -> Refusal | None:
+    """Return why a call from this `Host` and `Origin` is refused, None where it is not."""
     headers = list(_headers(scope))
     hosts = [value for name, value in headers if name == "host"]
     if len(hosts) != 1 or not _host_allowed(hosts[0], scope, policy):
@@ -98,7 +108,7 @@ def _same_origin(origin: str, host: str) -> bool:
 
 
 def _place(host: str) -> tuple[str, int | None] | None:
-    """Split `name`, `name:port`, `[v6]:port` into name and port; None for what is no host."""
+    """Split `name`, `name:port`, `[v6]:port` into name and port; None for what is not a host."""
     if not host or any(char in host for char in "/@?#\\ \t"):
         return None
     try:
@@ -114,19 +124,32 @@ def _bracketed(host: str) -> str:
 
 def _without_key(scope: Mapping[str, Any], policy: Policy) -> Refusal | None:
     if not policy.root_key:
-        return Refusal(403, "no hotreload.root_key is set: /admin answers on the control socket only")
-    if not _is_key(_presented_key(scope), policy.root_key):
-        return Refusal(401, "the root key is missing or wrong")
+        return Refusal(403, NO_KEY)
+    headers = dict(_headers(scope))
+    key = _presented_key(headers)
+    if key is None and (sessions := presented_sessions(headers)):
+        return _without_session(scope["method"], headers, sessions, policy)
+    if not is_key(key, policy.root_key):
+        return Refusal(401, "the root key is missing or wrong", wrong_key=key is not None)
     return None
 
 
-def _presented_key(scope: Mapping[str, Any]) -> str | None:
-    headers = dict(_headers(scope))
+def _without_session(
+    method: str, headers: Mapping[str, str], sessions: Sequence[str], policy: Policy
+) -> Refusal | None:
+    if not any(is_session(session, policy.root_key or "", policy.now_s) for session in sessions):
+        return Refusal(401, "the session has ended; sign in again")
+    if not is_from_page(method, headers):
+        return Refusal(403, "a session is for the admin page only; other clients send the root key")
+    return None
+
+
+def _presented_key(headers: Mapping[str, str]) -> str | None:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
 
 
-def _is_key(presented: str | None, key: str) -> bool:
+def is_key(presented: str | None, key: str) -> bool:
     """Compare digests in constant time: not even the key's length shows."""
     given = (presented or "").encode("latin-1", "replace")
     same = hmac.compare_digest(sha256(given).digest(), sha256(key.encode()).digest())

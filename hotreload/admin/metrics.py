@@ -17,16 +17,20 @@ from prometheus_client.registry import Collector
 from hotreload.clock import now_ms
 from hotreload.lifecycle import ORDER, Phase
 from hotreload.reload.report import Outcome, ReloadReport, TriggerKind
+from hotreload.workers.active import JobEnd
 
 _GOOD: Final = frozenset({Outcome.APPLIED, Outcome.UNCHANGED})
 _BAD: Final = frozenset({Outcome.REJECTED, Outcome.ROLLED_BACK})
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+_JOB_BUCKETS: Final = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
+_ATTEMPTS: Final = (1, 2, 3, 5, 10, 25)
 _RECOVERY: Final = {
     "scanned": "were looked at",
     "queued": "were missing and queued",
     "in_hand": "were missing and in hand already",
     "passed_over": "could not be looked at",
 }
+_DRAIN_OUTCOMES: Final = ("finished", "requeued", "checkpointed", "abandoned")
 _QUEUE_STATES: Final = ("ready", "scheduled", "running", "dead")
 
 
@@ -63,6 +67,27 @@ class Metrics:
             registry=registry,
         )
         self._jobs = Counter("hotreload_jobs", "Jobs ended, by verdict", ("queue", "outcome"), registry=registry)
+        self._ran = Histogram(
+            "hotreload_job_duration_seconds",
+            "Time a job ran, from its first line to its end",
+            ("queue", "outcome"),
+            buckets=_JOB_BUCKETS,
+            registry=registry,
+        )
+        self._waited = Histogram(
+            "hotreload_job_wait_seconds",
+            "Time a job waited from when it was due to its first line",
+            ("queue",),
+            buckets=_JOB_BUCKETS,
+            registry=registry,
+        )
+        self._attempts = Histogram(
+            "hotreload_job_attempts",
+            "Attempts a job had taken when it was done or dead",
+            ("queue",),
+            buckets=_ATTEMPTS,
+            registry=registry,
+        )
         for kind in TriggerKind:
             for outcome in sorted(_GOOD | _BAD):
                 self._reloads.labels(kind.value, outcome.value)
@@ -85,6 +110,16 @@ class Metrics:
         What ended with the process before this one is counted at the start of this one.
         """
         self._jobs.labels(queue, outcome).inc(count)
+
+    def observe_end(self, end: JobEnd) -> None:
+        """Count the end of a run: how long it took and its job had waited, and the attempts of one that is over."""
+        self.observe_job(end.queue, end.outcome)
+        if end.ran_s is not None:
+            self._ran.labels(end.queue, end.outcome).observe(end.ran_s)
+        if end.waited_s is not None:
+            self._waited.labels(end.queue).observe(end.waited_s)
+        if end.attempt is not None and end.outcome in ("done", "dead"):
+            self._attempts.labels(end.queue).observe(end.attempt)
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format 0.0.4."""
@@ -121,8 +156,10 @@ class _StatusCollector(Collector):
         status = self._status()
         yield from _config(status)
         yield from _work(status)
+        yield from _endpoints(status)
         yield from _recovery(status)
         yield from _drain(status)
+        yield from _last_drain(status)
 
 
 def _config(status: Mapping[str, Any]) -> Iterator[Metric]:
@@ -166,8 +203,25 @@ def _work(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield jobs
 
 
+def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Tell of the endpoints that jobs call, where the host knows them."""
+    endpoints = status.get("endpoints") or ()
+    if not endpoints:
+        return
+    for key, what in (("up", "1 while it answers"), ("held", "Calls that wait for it")):
+        values = {each["name"]: each[key] for each in endpoints}
+        yield _labelled(f"hotreload_endpoint_{key}", what, "endpoint", values)
+    refused = CounterMetricFamily("hotreload_endpoint_refused", "Calls refused for their content", labels=("endpoint",))
+    for each in endpoints:
+        refused.add_metric((each["name"],), float(each["refused"]))
+    yield refused
+
+
 def _recovery(status: Mapping[str, Any]) -> Iterator[Metric]:
     """Tell of the newest search for missing work that is no dry run; nothing before the first."""
+    if "given_up" in status:
+        what = "Entries that could not be made and wait to be tried again"
+        yield _gauge("hotreload_recovery_given_up", what, len(status["given_up"]))
     last = next((found for found in status.get("recovery") or () if not found["dry_run"]), None)
     if last is None:
         return
@@ -192,6 +246,23 @@ def _drain(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge(
         "hotreload_drain_deadline_seconds", "The deadline of the drain, 0 without one", drain.get("deadline_s") or 0
     )
+
+
+def _last_drain(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Tell of the last drain that ended, this process' or an earlier one's; nothing before the first."""
+    last = _part(status, "last_drain")
+    if not last:
+        return
+    yield _gauge("hotreload_last_drain_duration_seconds", "Time the last drain took", last.get("elapsed_s") or 0)
+    yield _labelled(
+        "hotreload_last_drain_jobs",
+        "Jobs of the last drain by what became of them; a requeued one may be checkpointed as well",
+        "outcome",
+        {outcome: len(last.get(outcome) or ()) for outcome in _DRAIN_OUTCOMES},
+    )
+    yield _gauge("hotreload_last_drain_lost_jobs", "Jobs that the last drain lost; must be 0", last.get("lost") or 0)
+    cut = bool(last.get("reconstructed") or last.get("forced") or last.get("abandoned"))
+    yield _gauge("hotreload_last_drain_cut", "1 if the last drain was killed, or left code that did not stop", cut)
 
 
 def _part(status: Mapping[str, Any], key: str) -> dict[str, Any]:

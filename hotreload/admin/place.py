@@ -1,4 +1,4 @@
-"""Where a service's control socket is: the same rule for who creates it and who looks for it.
+"""Where a service's control socket is: one rule for the service that makes it and the client that looks for it.
 
 `$RUNTIME_DIRECTORY/hotreload.sock` where systemd gives us one (an ExecReload has it too); else, for a name,
 `/run/NAME/hotreload.sock`, `$XDG_RUNTIME_DIR/hotreload/NAME.sock`, `hotreload-UID/NAME.sock` in the temporary folder.
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+
+from hotreload.folder import writable_by_others
 
 SYSTEM_FOLDER: Final = Path("/run")
 SOCKET_NAME: Final = "hotreload.sock"
@@ -71,14 +73,14 @@ class Places:
         return [str(self.system / name / SOCKET_NAME), *user, str(self.temporary / f"{name}.sock")]
 
     def _fits(self, folder: Path) -> bool:
-        """A folder of ours that nobody else enters, or one that we may make."""
+        """Tell whether a folder is ours and not writable by others, or one that we may make."""
         try:
             found = folder.lstat()
         except FileNotFoundError:
             return os.access(folder.parent, os.W_OK | os.X_OK)
         except OSError:
             return False
-        return stat.S_ISDIR(found.st_mode) and found.st_uid == self.uid and not found.st_mode & 0o077
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == self.uid and not writable_by_others(found)
 
 
 def default_socket_path(name: str, environ: Mapping[str, str] = os.environ) -> Path:
@@ -89,7 +91,7 @@ def default_socket_path(name: str, environ: Mapping[str, str] = os.environ) -> P
 def check_name(name: str) -> str:
     """Return `name`; ValueError where it could not be part of a path."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no service name: letters, digits, '.', '_' and '-', 64 at most")
+        raise ValueError(f"{name!r} is not a service name: letters, digits, '.', '_' and '-', 64 at most")
     return name
 
 
@@ -101,5 +103,5 @@ def parse_address(text: str) -> tuple[str, int]:
     except ValueError:
         host = port = None
     if not host or port is None or any(char in text for char in "/@?# "):
-        raise ValueError(f"{text!r} is no HOST:PORT, as 127.0.0.1:8750 or [::1]:8750")
+        raise ValueError(f"{text!r} is not of the form HOST:PORT, for example 127.0.0.1:8750 or [::1]:8750")
     return host, port

@@ -10,18 +10,35 @@ from typing import Final, NoReturn
 import click
 import httpx
 
-from hotreload import early
+from hotreload import early, logs
 from hotreload.cli.exits import Exit, Failure
+from hotreload.cli.output import close_streams, open_streams
 from hotreload.cli.show import print_json
 from hotreload.cli.verbs import root
-from hotreload.errors import ConfigError, ControlSocketUnsafe, ServiceUnreachable, StoreOwned, reason_of
-from hotreload.host import logs
-from hotreload.host.leaving import end_process
+from hotreload.errors import (
+    ConfigError,
+    ControlSocketUnsafe,
+    DeclarationError,
+    ServiceMisnamed,
+    ServiceUnreachable,
+    StoreOwned,
+    reason_of,
+)
+from hotreload.host.exit import end_process
 
 __all__ = ["main", "run_verb"]
 
 log = logging.getLogger(__name__)
 _INTERRUPTED: Final = 130
+TOLD: Final = (
+    ConfigError,
+    ControlSocketUnsafe,
+    ServiceMisnamed,
+    ServiceUnreachable,
+    StoreOwned,
+    OSError,
+    httpx.ReadTimeout,
+)
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -30,7 +47,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     A serving verb leaves without joining threads, however it ended: a job stuck in one must not hold the process.
     """
     if not arguments or arguments[0] not in early.SERVING_VERBS:
-        sys.exit(run_verb(arguments))
+        open_streams()
+        sys.exit(close_streams(arguments[0] if arguments else "", run_verb(arguments)))
     code = int(Exit.REFUSED_BY_CONTENT)
     try:
         code = run_verb(arguments)
@@ -56,7 +74,9 @@ def run_verb(arguments: Sequence[str]) -> int:
         return error.exit_code
     except click.UsageError as error:
         return _fail(_misused(error), arguments)
-    except (ConfigError, ControlSocketUnsafe, ServiceUnreachable, StoreOwned, OSError, httpx.ReadTimeout) as error:
+    except DeclarationError as error:
+        return _fail(_misdeclared(error, serves=arguments[0] in early.SERVING_VERBS), arguments)
+    except TOLD as error:
         return _fail(_failure(error), arguments)
 
 
@@ -73,12 +93,19 @@ def _misused(error: click.UsageError) -> Failure:
     return Failure(Exit.USAGE, error.format_message(), [line for text in usage for line in text.splitlines()])
 
 
+def _misdeclared(error: DeclarationError, *, serves: bool) -> Failure:
+    code = Exit.CONFIG if serves else Exit.REFUSED_BY_CONTENT
+    return Failure(code, f"cannot start: {error}" if serves else str(error))
+
+
 def _failure(error: Exception) -> Failure:
     """Return what an error of the library means to who typed the command."""
     first, *more = reason_of(error).splitlines()
     match error:
         case ConfigError():
             return Failure(Exit.CONFIG, f"cannot start: {first}", more)
+        case ServiceMisnamed():
+            return Failure(Exit.USAGE, first, more)
         case ServiceUnreachable():
             return Failure(Exit.UNREACHABLE, first, more)
         case httpx.ReadTimeout():

@@ -12,8 +12,8 @@ from typing import Any, Final, cast
 import httpx
 
 from hotreload.cli.exits import Exit, Failure
-from hotreload.cli.find import Endpoint
-from hotreload.cli.trusted import TrustedTransport
+from hotreload.client.find import Endpoint, in_ascii
+from hotreload.client.trusted import TrustedTransport
 from hotreload.errors import ServiceUnreachable
 
 CALL_S: Final = 10.0
@@ -55,6 +55,10 @@ class Client:
     def status(self) -> dict[str, Any]:
         """Return the status document."""
         return self._json(self._call("GET", "/admin/status"))
+
+    def history(self, most: int) -> list[dict[str, Any]]:
+        """Return the last `most` reload reports, newest first."""
+        return cast("Any", self._json(self._call("GET", f"/admin/config/history?limit={most}"), kind=list))
 
     def config(self) -> dict[str, Any]:
         """Return the settings in force."""
@@ -101,9 +105,13 @@ class Client:
         answer = self._call("POST", "/admin/reindex", json=body, headers=headers, timeout=timeout_s + CALL_S)
         return self._by_content(answer, 400, 404)
 
+    def backup(self, file: str) -> dict[str, Any]:
+        """Have a copy of the store written into a file; where it cannot be, that is refused by content."""
+        return self._by_content(self._call("POST", "/admin/backup", json={"file": file}, timeout=None), 422)
+
     def jobs(self, method: str, path: str = "", **request: Any) -> dict[str, Any]:
-        """Call a route under /admin/jobs; what is refused for what it says (404, 422) is refused by content."""
-        return self._by_content(self._call(method, f"/admin/jobs{path}", **request), 404, 422)
+        """Call a route under /admin/jobs; what is refused for what it says (404, 413, 422) is refused by content."""
+        return self._by_content(self._call(method, f"/admin/jobs{path}", **request), 404, 413, 422)
 
     def _by_content(self, answer: httpx.Response, *statuses: int) -> dict[str, Any]:
         """Return the body; these statuses refuse what was asked, not its moment."""
@@ -130,7 +138,7 @@ class Client:
 
     def _call(self, method: str, path: str, **request: Any) -> httpx.Response:
         with self._reaching():
-            return self._http.request(method, path, **request)
+            return self._http.request(method, path, **in_ascii(request))
 
     @contextmanager
     def _reaching(self) -> Generator[None]:
@@ -142,13 +150,16 @@ class Client:
             text = str(error) or type(error).__name__
             raise ServiceUnreachable(f"{self.endpoint.shown} does not answer: {text}") from error
 
-    def _json(self, answer: httpx.Response, *, verdict: bool = False) -> dict[str, Any]:
-        """Return the body; Failure for an answer that is an error (and no reload report, with `verdict`)."""
+    def _json(self, answer: httpx.Response, *, verdict: bool = False, kind: type = dict) -> dict[str, Any]:
+        """Return the body; Failure for an answer that is an error (and no reload report, with `verdict`).
+
+        A body of another `kind` than expected is an error, too.
+        """
         try:
             body: Any = _taken_out(answer.json())
         except ValueError:
             body = None
-        if isinstance(body, dict) and (answer.is_success or (verdict and "outcome" in body)):
+        if isinstance(body, kind) and (answer.is_success or (verdict and "outcome" in body)):
             return cast("dict[str, Any]", body)
         raise _refusal(answer, cast("dict[str, Any]", body) if isinstance(body, dict) else {})
 

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import click
 
-from hotreload.host.logs import as_error
+from hotreload.logs import as_error
 
 
 class Exit(IntEnum):

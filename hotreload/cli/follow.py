@@ -18,8 +18,10 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 
 from hotreload.cli.client import Client
+from hotreload.cli.dashboard import RELOADS, dashboard
 from hotreload.cli.exits import Exit, Failure
-from hotreload.cli.show import console, drain_line, status_line, status_view
+from hotreload.cli.output import reader_is_gone
+from hotreload.cli.show import console, drain_line, status_line
 from hotreload.errors import ServiceUnreachable
 
 Show = Callable[[dict[str, Any]], None]
@@ -36,17 +38,21 @@ class Ended:
 
 
 def watch_status(client: Client, document: dict[str, Any]) -> None:
-    """Show the status again each second, until the service is gone or Ctrl-C."""
+    """Show the status again each second, until the service or who reads it is gone, or Ctrl-C."""
     screen = console()
     pause = threading.Event()
     try:
         if screen.is_terminal:
-            with Live(status_view(document), console=screen, auto_refresh=False) as live:
+            history = client.history(RELOADS)
+            with Live(dashboard(document, history), console=screen, auto_refresh=False) as live:
                 while not pause.wait(REFRESH_S):
-                    live.update(status_view(client.status()), refresh=True)
+                    document = client.status()
+                    if not history or document["last_reload"] != history[0]:
+                        history = client.history(RELOADS)
+                    live.update(dashboard(document, history), refresh=True)
         else:
             screen.print(status_line(document), soft_wrap=True)
-            while not pause.wait(REFRESH_S):
+            while not reader_is_gone() and not pause.wait(REFRESH_S):
                 screen.print(status_line(client.status()), soft_wrap=True)
     except (ServiceUnreachable, httpx.ReadTimeout):
         screen.print("the service is gone")

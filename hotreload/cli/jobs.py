@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Group
+from rich.table import Table
 from rich.text import Text
 
 from hotreload.cli.client import Client
 from hotreload.cli.exits import Exit, Failure
-from hotreload.cli.find import Wanted, find
-from hotreload.cli.options import finds_service, prints_json
+from hotreload.cli.options import PATH, finds_service, prints_json
 from hotreload.cli.show import console, print_json, table
+from hotreload.client.find import Wanted, find
 
-STATES = ("ready", "scheduled", "running", "done", "dead")
+STATES = ("ready", "scheduled", "running", "done", "dead", "cancelled")
+APART = ("history", "traceback")
+EVENT = ("at", "event", "reason")
 COLUMNS = ("id", "queue", "state", "attempts", "interruptions", "crashes", "key", "enqueued_at", "reason")
 
 
@@ -71,8 +75,11 @@ def show(job_id: str, wanted: Wanted, as_json: bool) -> int:
     if as_json:
         print_json(job)
         return Exit.DONE
-    rows = [(name, _cell(job, name)) for name in job if name != "traceback" and job[name] is not None]
-    parts = [table(("", ""), rows), Text(job["traceback"] or "")]
+    rows = [(name, _cell(job, name)) for name in job if name not in APART and job[name] is not None]
+    parts: list[Text | Table] = [table(("", ""), rows)]
+    if history := job.get("history"):
+        parts += [Text("\nhistory", "bold"), table(EVENT, [[_cell(one, name) for name in EVENT] for one in history])]
+    parts.append(Text(job["traceback"] or ""))
     console().print(Group(*parts))
     return Exit.DONE
 
@@ -80,32 +87,59 @@ def show(job_id: str, wanted: Wanted, as_json: bool) -> int:
 @jobs.command()
 @click.argument("queue")
 @click.argument("payload", required=False)
-@click.option("--key", help="Nothing is added while an unfinished job has this key.")
+@click.option("--key", help="Nothing is added while a job that has not ended has this key.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Lower is claimed first.")
 @click.option("--delay", "delay_s", type=click.FloatRange(0), default=0.0, metavar="S", help="Not before S seconds.")
+@click.option("--config", type=PATH, help="Its ov.conf, to add to the store of a service that is down.")
 @finds_service
 @prints_json
 def add(
-    queue: str, payload: str | None, key: str | None, priority: int, delay_s: float, wanted: Wanted, as_json: bool
+    queue: str,
+    payload: str | None,
+    key: str | None,
+    priority: int,
+    delay_s: float,
+    config: Path | None,
+    wanted: Wanted,
+    as_json: bool,
 ) -> int:
     """Add a job to QUEUE; PAYLOAD is JSON, `-` reads it from standard input. Exit 1 where it does not fit the worker.
 
+    With --config the job goes straight into the store of a service that is down; exit 4 while it runs.
+
     \b
     hotreload jobs add semantic '{"path": "a.md"}' --key a.md
+    hotreload jobs add semantic '{"path": "a.md"}' --config ov.conf
     """
     text = sys.stdin.read() if payload == "-" else payload
     try:
         value = None if text is None else json.loads(text)
     except ValueError as error:
         raise click.BadParameter(f"the payload is not JSON: {error}") from error
-    body = {"queue": queue, "payload": value, "priority": priority, "delay_s": delay_s}
-    with Client(find(wanted)) as client:
-        added = client.jobs("POST", json=body if key is None else {**body, "key": key})
+    if config is not None:
+        added = _add_to_stopped(config, queue, value, key, priority, delay_s)
+    else:
+        body = {"queue": queue, "payload": value, "priority": priority, "delay_s": delay_s}
+        with Client(find(wanted)) as client:
+            added = client.jobs("POST", json=body if key is None else {**body, "key": key})
     if as_json:
         print_json(added)
     else:
-        console().print(f"added job {added['id']}" if added["id"] else f"nothing added: the key {key!r} is in hand")
+        taken = f"nothing added: job {added['id']} ({added['existing']}) has the key {key!r}"
+        console().print(f"added job {added['id']}" if added["existing"] is None else taken)
     return Exit.DONE
+
+
+def _add_to_stopped(
+    config: Path, queue: str, payload: Any, key: str | None, priority: int, delay_s: float
+) -> dict[str, Any]:
+    from hotreload.client.stopped import add_to_stopped  # not with the other verbs: it opens a store
+
+    try:
+        added = add_to_stopped(config, queue, payload, key=key, priority=priority, delay_s=delay_s)
+    except (LookupError, ValueError) as error:
+        raise Failure(Exit.REFUSED_BY_CONTENT, str(error)) from error
+    return {"id": added.id, "existing": added.existing}
 
 
 @jobs.command()
@@ -137,6 +171,23 @@ def discard(ids: Sequence[str], all_dead: bool, queue: str | None, wanted: Wante
     hotreload jobs discard 1729
     """
     return _change("discard", "discarded", ids, all_dead, queue, wanted, as_json)
+
+
+@jobs.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@finds_service
+@prints_json
+def cancel(ids: Sequence[str], wanted: Wanted, as_json: bool) -> int:
+    """Cancel jobs: a running one is interrupted and ends `cancelled`, a waiting one is removed.
+
+    Exit 1 where one had ended or is not there.
+
+    \b
+    hotreload jobs cancel 1729
+    """
+    with Client(find(wanted)) as client:
+        answer = client.jobs("POST", "/cancel", json={"ids": list(ids)})
+    return _told("cancelled", answer, as_json)
 
 
 @jobs.command()
@@ -172,6 +223,10 @@ def _change(
         raise click.UsageError("give either IDs, or --all with --queue")
     with Client(find(wanted)) as client:
         answer = client.jobs("POST", f"/{verb}", json={"queue": queue} if all_dead else {"ids": list(ids)})
+    return _told(done, answer, as_json)
+
+
+def _told(done: str, answer: dict[str, Any], as_json: bool) -> int:
     if as_json:
         print_json(answer)
     else:

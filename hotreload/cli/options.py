@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 
 import click
 
-from hotreload.cli.find import Wanted
+from hotreload.client.find import Wanted
 
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
+
+PATH = Path
+"""A path as it is written: `click.Path` looks at the file, and waits where its file system does not answer."""
 
 
 def finds_service(verb: Callable[..., Any]) -> Callable[..., Any]:

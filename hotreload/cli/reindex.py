@@ -14,9 +14,9 @@ from rich.text import Text
 
 from hotreload.cli.client import Client
 from hotreload.cli.exits import Exit, Failure
-from hotreload.cli.find import Wanted, find
 from hotreload.cli.options import finds_service, prints_json
 from hotreload.cli.show import console, print_json, table
+from hotreload.client.find import Wanted, find
 from hotreload.errors import ServiceUnreachable
 
 ANSWER_S: Final = 5.0

@@ -10,10 +10,10 @@ import click
 
 from hotreload.cli.client import Client, Verdict
 from hotreload.cli.exits import Exit, Failure
-from hotreload.cli.find import Wanted, find
 from hotreload.cli.options import PATH, aside, finds_service, prints_json
 from hotreload.cli.show import console, plan_view, print_json, problem_line, reload_view
 from hotreload.cli.target import OPENVIKING_TEXT, target_of
+from hotreload.client.find import Wanted, find
 
 MAX_BYTES: Final = 1024 * 1024
 _EXITS: Final = {

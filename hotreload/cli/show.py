@@ -32,8 +32,9 @@ def console() -> Console:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print one JSON document; where standard output is not UTF-8, other characters are escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(json.dumps(document, indent=2, ensure_ascii=not encoding.lower().startswith("utf")))
 
 
 def reload_view(report: Mapping[str, Any]) -> RenderableType:
@@ -122,7 +123,7 @@ def problem_line(problem: Mapping[str, Any]) -> str:
 
 def _status_lines(status: Mapping[str, Any]) -> list[RenderableType]:
     lines: list[RenderableType] = [
-        Text(f"needs a restart: {p['path']} ({_value(p['running'])}, on disk {_value(p['on_disk'])})", "yellow")
+        Text(f"needs a restart: {p['path']} ({value_text(p['running'])}, on disk {value_text(p['on_disk'])})", "yellow")
         for p in status["pending_restart"]
     ]
     lines += _converging(status.get("converging", ()))
@@ -141,10 +142,15 @@ def _status_lines(status: Mapping[str, Any]) -> list[RenderableType]:
 
 def _changes(report: Mapping[str, Any]) -> Iterable[RenderableType]:
     if report["changes"]:
-        rows = [(c["path"], _value(c["old"]), _value(c["new"]), c["effect"], c["owner"]) for c in report["changes"]]
+        rows = [
+            (c["path"], value_text(c["old"]), value_text(c["new"]), c["effect"], c["owner"]) for c in report["changes"]
+        ]
         yield table(("field", "old", "new", "effect", "applied by"), rows)
     if report["pending_restart"]:
-        rows = [(p["path"], _value(p["running"]), _value(p["on_disk"]), p["reason"]) for p in report["pending_restart"]]
+        rows = [
+            (p["path"], value_text(p["running"]), value_text(p["on_disk"]), p["reason"])
+            for p in report["pending_restart"]
+        ]
         yield table(("needs a restart", "running", "on disk", "reason"), rows)
 
 
@@ -160,5 +166,6 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     return table
 
 
-def _value(value: object) -> str:
+def value_text(value: object) -> str:
+    """Return a value of a report as JSON text."""
     return json.dumps(value, ensure_ascii=False)

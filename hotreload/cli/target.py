@@ -7,19 +7,21 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import click
 
 from hotreload.cli.exits import Exit, Failure
+from hotreload.errors import DeclarationError
 
 if TYPE_CHECKING:
     from hotreload.host.start import RunOptions
     from hotreload.reload.report import ReloadReport
 
 
+INSTALL: Final = "pip install 'openviking-hotreload[openviking]', or from a clone: pip install '.[openviking]'"
 OPENVIKING_TEXT: Final = "The stock openviking-server, instead of MODULE:ATTR."
 
 
@@ -43,8 +45,8 @@ class Target(Protocol):
 class Runnable(Target, Protocol):
     """What the verb `run` needs besides."""
 
-    def run(self, options: RunOptions, *, end: Callable[[int], object]) -> int:
-        """Run until a drain has ended, then `end` the process; an exit code where it could not start."""
+    def run(self, options: RunOptions) -> int:
+        """Run until a drain has ended, or say why it cannot start; returns the exit code."""
         ...
 
 
@@ -58,7 +60,7 @@ class OpenViking:
 
     def __init__(self) -> None:
         if importlib.util.find_spec("openviking_cli") is None:
-            raise Failure(Exit.USAGE, "OpenViking is not installed here", ["pip install 'hotreload[openviking]'"])
+            raise Failure(Exit.USAGE, "OpenViking is not installed here", [INSTALL])
 
     def check(self, config: Path | None) -> ReloadReport:
         """Validate a file."""
@@ -97,18 +99,31 @@ def load_target(text: str) -> Runnable:
         found: object = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except ModuleNotFoundError as error:
-        raise Failure(
-            Exit.USAGE, f"cannot import {module_name}: {error}", [f"looked in {p}" for p in sys.path]
-        ) from error
-    except AttributeError as error:
-        raise Failure(Exit.USAGE, f"{module_name} has no {attribute}: {error}") from error
-    except Exception as error:  # whatever a user's module raises when it is imported
-        raise Failure(Exit.USAGE, f"importing {module_name} failed: {error!r}", _trace(error)) from error
+    except DeclarationError:
+        raise
+    except BaseException as error:  # whatever a user's module raises when it is imported, SystemExit included
+        raise _not_imported(error, module_name, attribute) from error
     if not (callable(getattr(found, "run", None)) and callable(getattr(found, "check", None))):
         raise Failure(Exit.USAGE, f"{text} is a {type(found).__name__}, not a hotreload.Service")
     return cast("Runnable", found)
 
 
-def _trace(error: BaseException) -> list[str]:
-    return "".join(traceback.format_exception(error)).splitlines()
+def _not_imported(error: BaseException, module_name: str, attribute: str) -> Failure:
+    """Return what an import ended with: the user's line first, the traceback from there on below."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _of_user(frame.filename)]
+    missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+    if missing:
+        return Failure(Exit.USAGE, f"cannot import {module_name}: {error}", [f"looked in {p}" for p in sys.path])
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}:{error.lineno}"
+    elif frames:
+        place = f"{frames[-1].filename}:{frames[-1].lineno}"
+    else:
+        return Failure(Exit.USAGE, f"{module_name} has no {attribute}: {error}")
+    said = " ".join(str(error).split())
+    told = f"importing {module_name} failed at {place}: {type(error).__name__}: {said}"
+    return Failure(Exit.USAGE, told, "".join(traceback.format_list(frames)).splitlines())
+
+
+def _of_user(filename: str) -> bool:
+    return not (filename.startswith("<") or filename == __file__ or f"{os.sep}importlib{os.sep}" in filename)

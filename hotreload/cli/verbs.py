@@ -10,15 +10,17 @@ import click
 from hotreload.admin.place import check_name, parse_address
 from hotreload.cli.client import Client
 from hotreload.cli.exits import Exit, Failure
-from hotreload.cli.find import Wanted, find
 from hotreload.cli.follow import follow_drain, watch_status
 from hotreload.cli.jobs import jobs
 from hotreload.cli.options import PATH, finds_service, prints_json
+from hotreload.cli.page import page
 from hotreload.cli.reindex import reindex
 from hotreload.cli.reloading import check, reload, schema
 from hotreload.cli.show import console, drain_view, print_json, status_view
 from hotreload.cli.target import OpenViking, load_target
 from hotreload.cli.unit import unit
+from hotreload.client.find import Wanted, find
+from hotreload.logs import LogFormat
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -60,6 +62,19 @@ def root() -> None:
 @click.option("--name", callback=_name, help="Instead of the service's own name.")
 @click.option("--last-known-good", is_flag=True, help="Start on the last good file where ov.conf is broken.")
 @click.option("--until-idle", is_flag=True, help="Leave when no job is left; exit 1 if dead ones remain.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"], case_sensitive=False),
+    default="text",
+    envvar="HOTRELOAD_LOG_FORMAT",
+    help="Lines with dates, or one JSON object a line (or HOTRELOAD_LOG_FORMAT).",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False),
+    envvar="HOTRELOAD_LOG_LEVEL",
+    help="Instead of `hotreload.log_level` (or HOTRELOAD_LOG_LEVEL).",
+)
 def run(
     target: str,
     config: Path | None,
@@ -68,6 +83,8 @@ def run(
     name: str | None,
     last_known_good: bool,
     until_idle: bool,
+    log_format: LogFormat,
+    log_level: str | None,
 ) -> int:
     """Run a service in the foreground.
 
@@ -75,7 +92,6 @@ def run(
     hotreload run examples.summaries.service:service --config ov.conf --http 127.0.0.1:8750
     """
     service = load_target(target)
-    from hotreload.host.leaving import end_process
     from hotreload.host.start import RunOptions
 
     options = RunOptions(
@@ -85,8 +101,10 @@ def run(
         name=name,
         last_known_good=last_known_good,
         until_idle=until_idle,
+        log_format=log_format,
+        log_level=log_level,
     )
-    return service.run(options, end=end_process)
+    return service.run(options)
 
 
 @root.command()
@@ -161,5 +179,24 @@ def drain(deadline_s: float | None, wanted: Wanted, as_json: bool) -> int:
     return Exit.DONE if whole else Exit.REFUSED_BY_CONTENT
 
 
-for _verb in (unit, check, jobs, reindex, reload, schema):
+@root.command()
+@click.argument("file", type=PATH)
+@finds_service
+@prints_json
+def backup(file: Path, wanted: Wanted, as_json: bool) -> int:
+    """Write a consistent copy of the running service's store into FILE, which is replaced once the copy is whole.
+
+    \b
+    hotreload backup /var/backups/hotreload.db
+    """
+    with Client(find(wanted)) as client:
+        done = client.backup(str(file.absolute()))
+    if as_json:
+        print_json(done)
+    else:
+        console().print(f"{done['bytes']:,} bytes in {done['file']}")
+    return Exit.DONE
+
+
+for _verb in (unit, check, jobs, page, reindex, reload, schema):
     root.add_command(_verb)
