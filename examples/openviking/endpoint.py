@@ -46,6 +46,16 @@ class Behaviour:
     """Hold chat calls until it is false again."""
     accepted_keys: tuple[str, ...] = ()
     """Bearer keys that may call; empty accepts all."""
+    embedding_fail_status: int = 0
+    """HTTP status of failing embedding calls, as many as `fail_rate` says; 0 lets them succeed."""
+    failing_model: str = ""
+    """Only chat calls of this model fail; empty: those of every model."""
+    retry_after: str = ""
+    """What failing calls say in `Retry-After`: seconds or a date; empty: nothing."""
+    refused_text: str = ""
+    """Chat calls whose messages hold this text are refused for their content; empty refuses none."""
+    refused_status: int = 400
+    """HTTP status of those refusals."""
 
     def changed(self, wanted: Mapping[str, Any]) -> "Behaviour":
         """Return a copy with the given fields, each of its declared kind; raise `ValueError` otherwise."""
@@ -89,6 +99,8 @@ class Gauges:
     """Chat calls whose client left before the answer."""
     embeddings: int = 0
     """Embedding calls begun."""
+    embeddings_failed: int = 0
+    """Embedding calls answered with an error on purpose, a refused key left out."""
     reranks: int = 0
     """Rerank calls."""
     keys: dict[str, int] = field(default_factory=dict[str, int])
@@ -120,6 +132,10 @@ class Endpoint:
         if not self.behaviour.hang:
             self._released.set()
             self._released = asyncio.Event()
+
+    def recover(self) -> None:
+        """Answer every call again, at once."""
+        self.set(**asdict(Behaviour()))
 
     def reset(self) -> None:
         """Start `peak`, `keys` and `prompts` anew; `peak` begins at what is running now, counts go on."""
@@ -161,7 +177,7 @@ class Endpoint:
                 return Response(status_code=499)
         finally:
             self.gauges.running -= 1
-        refusal = self._refusal(request, behaviour)
+        refusal = _refused_content(body, behaviour) or self._refusal(request, behaviour, body)
         if refusal is not None:
             self.gauges.failed += 1
             return refusal
@@ -185,11 +201,13 @@ class Endpoint:
         if behaviour.latency_s:
             await asyncio.sleep(behaviour.latency_s)
 
-    def _refusal(self, request: Request, behaviour: Behaviour) -> Response | None:
+    def _refusal(self, request: Request, behaviour: Behaviour, body: dict[str, Any]) -> Response | None:
         if behaviour.accepted_keys and _key(request) not in behaviour.accepted_keys:
-            return _error(401, "incorrect API key provided")
+            return _error(401, "incorrect API key provided", behaviour)
+        if behaviour.failing_model and body.get("model") != behaviour.failing_model:
+            return None
         if behaviour.fail_status and random.random() < behaviour.fail_rate:
-            return _error(behaviour.fail_status, "failing as told")
+            return _error(behaviour.fail_status, "failing as told", behaviour)
         return None
 
     async def _embed(self, request: Request) -> Response:
@@ -199,7 +217,10 @@ class Endpoint:
         if behaviour.embedding_latency_s:
             await asyncio.sleep(behaviour.embedding_latency_s)
         if behaviour.accepted_keys and _key(request) not in behaviour.accepted_keys:
-            return _error(401, "incorrect API key provided")
+            return _error(401, "incorrect API key provided", behaviour)
+        if behaviour.embedding_fail_status and random.random() < behaviour.fail_rate:
+            self.gauges.embeddings_failed += 1
+            return _error(behaviour.embedding_fail_status, "failing as told", behaviour)
         given: object = body.get("input", "")
         texts = cast("list[object]", given) if isinstance(given, list) else [given]
         data = [{"object": "embedding", "index": i, "embedding": vector(str(t))} for i, t in enumerate(texts)]
@@ -226,8 +247,18 @@ def _key(request: Request) -> str:
     return request.headers.get("authorization", "").removeprefix("Bearer ")
 
 
-def _error(status: int, message: str) -> Response:
-    return JSONResponse({"error": {"message": message, "type": "stub", "code": status}}, status_code=status)
+def _error(status: int, message: str, behaviour: Behaviour) -> Response:
+    headers = {"Retry-After": behaviour.retry_after} if behaviour.retry_after else None
+    error = {"message": message, "type": "stub", "code": status}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
+
+
+def _refused_content(body: dict[str, Any], behaviour: Behaviour) -> Response | None:
+    """Refuse what holds the text that is refused, as a provider's content filter does."""
+    if not behaviour.refused_text or behaviour.refused_text not in json.dumps(body.get("messages")):
+        return None
+    error = {"message": "refused as told", "type": "invalid_request_error", "code": "content_filter"}
+    return JSONResponse({"error": error}, status_code=behaviour.refused_status)
 
 
 async def _left(request: Request, waiting: Any) -> bool:

@@ -24,7 +24,7 @@ service = Service("summaries", settings=OvConf, version="1.0")
 
 
 @service.worker("semantic", limit=lambda conf: conf.vlm.max_concurrent)
-async def summarise(job: Job[Document], conf: OvConf, client: Model) -> None:
+async def summarise(job: Job[Document, OvConf], conf: OvConf, client: Model) -> None:
     """Write L0 and L1 of one document: a call for each section, one to merge."""
     document = job.payload
     try:

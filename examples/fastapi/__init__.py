@@ -1,0 +1,1 @@
+"""A FastAPI application with durable jobs in it."""
