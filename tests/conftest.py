@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -15,10 +17,25 @@ import pytest
 from tests.systemd.base import NOT_ROOT
 
 FIGURE = "figure"
+INHERITED = re.compile(  # what a service manager, a shell's profile or a running hotreload may leave in the environment
+    "OVCONF__|OPENVIKING_CONFIG_FILE|HOTRELOAD_(SOCKET|GENERATION|KEY_FILE|URL|LOG_LEVEL|LOG_FORMAT)$"
+    "|(NOTIFY_SOCKET|LISTEN_FDNAMES|LISTEN_FDS|LISTEN_PID|WATCHDOG_PID|WATCHDOG_USEC)$"
+    "|(CREDENTIALS|RUNTIME|STATE)_DIRECTORY$"
+)
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
-hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.register_profile("shared", deadline=None, derandomize=IN_CI)  # what CI finds is found again
 hypothesis.settings.load_profile("shared")
+
+
+def pytest_configure() -> None:
+    """Give children the same process everywhere: `nohup` leaves SIGHUP ignored, a shell's `&` SIGINT and SIGQUIT."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in [name for name in os.environ if INHERITED.match(name)]:
+        del os.environ[name]
+    os.umask(0o022)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from hotreload.admin.app import create_app
 from hotreload.admin.control_socket import bind_control_socket
 from hotreload.admin.metrics import Metrics
-from hotreload.admin.serving import Server
+from hotreload.admin.serving import Limits, Server
 from hotreload.config.fields import Effect
 from hotreload.errors import Problem
 from hotreload.lifecycle import Phase
@@ -86,6 +86,7 @@ class FakeControl:
     instance: str = "abc"
     generation: int = 8
     ready: bool = True
+    draining: bool = False
     degraded: str | None = None
     phase: Phase = Phase.RUNNING
     config_file: str = "/etc/summaries/ov.conf"
@@ -96,6 +97,7 @@ class FakeControl:
 
     def __post_init__(self) -> None:
         self.checked: list[tuple[str, bytes]] = []
+        self.expanded: list[bool] = []
         self.submitted: list[tuple[Submitted, Trigger]] = []
         self.drains: list[tuple[str, float | None]] = []
         self.streams: list[MemoryObjectSendStream[Event]] = []
@@ -109,8 +111,17 @@ class FakeControl:
                 self._changed = anyio.Event()
                 await self._changed.wait()
 
-    def submit_check(self, trigger: Trigger, name: str, raw: bytes, *, id: str | None = None) -> Submitted:  # noqa: A002
+    def submit_check(
+        self,
+        trigger: Trigger,
+        name: str,
+        raw: bytes,
+        *,
+        expands: bool = True,
+        id: str | None = None,  # noqa: A002
+    ) -> Submitted:
         self.checked.append((name, raw))
+        self.expanded.append(expands)
         return self.submit_reload(trigger, dry_run=True, id=id)
 
     def submit_reload(
@@ -196,10 +207,13 @@ class FakeControl:
 
 
 @asynccontextmanager
-async def serving(control: FakeControl, *, socket: Path | None = None, listener: Any = None) -> AsyncIterator[Server]:
+async def serving(
+    control: FakeControl, *, socket: Path | None = None, listener: Any = None, limits: Limits | None = None
+) -> AsyncIterator[Server]:
     """Serve the admin application over `control` on a control socket, or on a TCP listener."""
     bound = bind_control_socket(socket) if socket else None
-    server = Server(create_app(control), [bound.listener if bound else listener], control=bound is not None)
+    sockets = [bound.listener if bound else listener]
+    server = Server(create_app(control), sockets, control=bound is not None, limits=limits)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.serve)
         await server.listening.wait()

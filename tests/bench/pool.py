@@ -18,11 +18,12 @@ from hotreload.config.settings import HotreloadSettings
 from hotreload.config.store import Snapshot
 from hotreload.queue.job import NewJob
 from hotreload.queue.sqlite import SqliteQueue
-from hotreload.workers.execution import Execution, runner
+from hotreload.workers.execution import Execution
 from hotreload.workers.job import Job, Surroundings
 from hotreload.workers.kind import Kind
 from hotreload.workers.limits import Limit
 from hotreload.workers.pool import Pool
+from hotreload.workers.runners import runner
 
 Measure = Callable[[SqliteQueue], Awaitable[float]]
 

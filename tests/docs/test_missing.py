@@ -1,4 +1,4 @@
-"""The README's section about missing work does what it says when it is typed."""
+"""The section about missing work does what it says when it is typed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.docs.typed import commands, section
 from tests.process.running import ROOT, started
 
 pytestmark = pytest.mark.anyio
-README = (ROOT / "README.md").read_text()
-SECTION = README.partition("## What if something is missing?")[2].partition("\n## ")[0]
-COMMANDS = re.findall(r"^\$ (.*?)(?:  +#.*)?$", SECTION.partition("Under `hotreload openviking`")[0], re.MULTILINE)
+COMMANDS = commands(section((ROOT / "examples/summaries/README.md").read_text(), "## Missing work"))
 SETTINGS = {
     "vlm": {"pace_s": 0.0, "max_concurrent": 8},
     "documents": {"limit": 30},

@@ -1,4 +1,4 @@
-"""The public names: what can be imported is what the README lists, and each is there."""
+"""The public names: what can be imported is what the reference lists, and each is there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import hotreload
+from tests.docs.typed import section
 
 ROOT = Path(__file__).parents[2]
-LISTED = re.search(r"^Public names: (.*?)\n\n", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+REFERENCE = (ROOT / "examples/reference/README.md").read_text()
 SOURCE = ast.parse((ROOT / "hotreload/__init__.py").read_text())
 
 
@@ -25,9 +26,9 @@ def imported_for_types() -> dict[str, str]:
     return found
 
 
-def test_the_names_are_those_of_the_readme() -> None:
-    assert LISTED is not None
-    assert sorted(re.findall(r"`(\w+)`", LISTED[1])) == hotreload.__all__
+def test_the_names_are_those_of_the_reference() -> None:
+    table = section(REFERENCE, "## Public names")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == hotreload.__all__
 
 
 def test_the_lists_in_the_package_are_one() -> None:

@@ -18,8 +18,13 @@ from tests.commands import walk
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "examples/reference/README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").glob("*/README.md")), ROOT / "systemd/README.md"]
+BLOCK = re.MULTILINE | re.DOTALL
+TYPED = {"README.md", "examples/summaries/README.md", "examples/monitoring/README.md"}
+"""Pages whose console blocks are typed by tests."""
 SHARED = {"--help", "--json", "--url", "--key-file", "--socket", "--name", "--config", "--verbose"}
-"""Options that stand elsewhere in the README."""
+"""Options that are described for all verbs together."""
 SUMMARIES = (ROOT / "examples/summaries/README.md").read_text()
 
 
@@ -29,12 +34,12 @@ def rows(text: str) -> dict[str, str]:
 
 
 def test_every_verb_is_in_the_table_and_no_other() -> None:
-    documented = {row.split()[1] for row in rows(README) if row.startswith("hotreload ")}
+    documented = {row.split()[1] for row in rows(REFERENCE) if row.startswith("hotreload ")}
     assert documented == set(root.commands)
 
 
 def test_every_command_and_its_options_are_in_the_row_of_its_verb() -> None:
-    documented = {row.split()[1]: row + rest for row, rest in rows(README).items() if row.startswith("hotreload ")}
+    documented = {row.split()[1]: row + rest for row, rest in rows(REFERENCE).items() if row.startswith("hotreload ")}
     for path, command in walk(root):
         row = documented[path[0]]
         assert len(path) == 1 or f"`{path[1]}" in row, path
@@ -45,7 +50,8 @@ def test_every_command_and_its_options_are_in_the_row_of_its_verb() -> None:
 
 
 def test_every_command_shown_exists_with_its_options() -> None:
-    shown = re.findall(r"(?:^\$ |ExecStart=|ExecReload=)\S*hotreload (\S+)([^\n#]*)", README + SUMMARIES, re.MULTILINE)
+    blocks = "".join(block for page in PAGES for block in re.findall(r"^```\w+\n(.*?)^```", page.read_text(), BLOCK))
+    shown = re.findall(r"(?:^(?:\$ )?|ExecStart=|ExecReload=)\S*hotreload (\w+)([^\n#]*)", blocks, re.MULTILINE)
     assert len(shown) >= 6
     for verb, arguments in shown:
         known = {option for parameter in root.commands[verb].params for option in parameter.opts}
@@ -53,12 +59,12 @@ def test_every_command_shown_exists_with_its_options() -> None:
 
 
 def test_every_exit_code_is_in_the_table() -> None:
-    assert {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)} == {int(code) for code in Exit}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", REFERENCE, re.MULTILINE)} == {int(code) for code in Exit}
 
 
 def test_every_route_is_in_the_table() -> None:
     routes: Any = create_app(_NoControl()).routes  # type: ignore[arg-type]
-    table = " ".join(f"{row}{rest}" for row, rest in rows(README).items() if row.startswith(("GET /", "POST /")))
+    table = " ".join(f"{row}{rest}" for row, rest in rows(REFERENCE).items() if row.startswith(("GET /", "POST /")))
     assert {route.path for route in routes if route.path not in table} == set()
 
 
@@ -78,7 +84,7 @@ def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
     return paths
 
 
-@pytest.mark.parametrize(("model", "text"), [(HotreloadSettings, README), (OvConf, SUMMARIES)])
+@pytest.mark.parametrize(("model", "text"), [(HotreloadSettings, REFERENCE), (OvConf, SUMMARIES)])
 def test_every_field_is_in_its_table_with_its_effect(model: type[BaseModel], text: str) -> None:
     from hotreload.config.settings import SettingsModel
 
@@ -86,13 +92,38 @@ def test_every_field_is_in_its_table_with_its_effect(model: type[BaseModel], tex
     section = "hotreload." if model is HotreloadSettings else ""
     table = rows(text)
     for path in leaves(model):
-        rule = rules.rule(section + path)
+        rule = rules.rule(tuple(f"{section}{path}".split(".")))
         cells = [cell.strip() for cell in table[path].split("|")]
         assert cells[2] == rule.effect.value, path
         assert not rule.secret or "secret" in cells[3], path
 
 
-def test_every_link_leads_somewhere() -> None:
-    for document in (ROOT / "README.md", ROOT / "examples/summaries/README.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            assert target.startswith("http") or (document.parent / target).exists(), target
+def test_every_metric_is_in_the_table_and_no_other() -> None:
+    source = (ROOT / "hotreload/admin/metrics.py").read_text()
+    whole, begun = (set(re.findall(rf'"(hotreload_\w+){end}', source)) for end in ('"', "\\{"))
+    documented = {row.removesuffix("_total") for row in rows(REFERENCE) if row.startswith("hotreload_")}
+    assert whole <= documented
+    assert {name for name in documented - whole if not name.startswith(tuple(begun))} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (page.parent / target).read_text(), re.MULTILINE)
+            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, anchor
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    for page in PAGES[1:]:
+        assert f"({page.relative_to(ROOT)}" in README
+
+
+def test_console_blocks_are_only_where_a_test_types_them() -> None:
+    assert {str(page.relative_to(ROOT)) for page in PAGES if "```console" in page.read_text()} == TYPED
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.splitlines()) <= 220

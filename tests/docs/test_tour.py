@@ -86,7 +86,7 @@ async def test_see_it_run_as_typed(short_path: Path) -> None:
         assert (code, before > 0) == (0, True)
         assert (await type_in(folder, "sed -i 's/-3/4/' .run/ov.conf"))[0] == 0
         await ctrl_c(make)
-        await spoken.line("(stopped)")
+        await spoken.line("drained (")
     async with made(folder):
         await wait_until(lambda: summarised(folder) > before, 30, "it goes on")
 
@@ -124,11 +124,17 @@ async def test_the_quickstart_as_typed(short_path: Path) -> None:
     assert said.splitlines()[-1] == str(words)
 
 
-def test_the_quickstart_shown_is_the_file() -> None:
-    file = {code(line) for line in (ROOT / "examples/quickstart/service.py").read_text().splitlines()}
-    parts = section(README, "## A service in 40 lines").partition("```console")[0]
-    (shown,) = re.findall(r"```python\n(.*?)```", parts, re.DOTALL)
-    assert {code(line) for line in shown.splitlines()} - {"..."} <= file
+@pytest.mark.parametrize(
+    ("page", "number", "file"),
+    [
+        ("README.md", 0, "examples/quickstart/service.py"),
+        ("examples/fastapi/README.md", 0, "examples/fastapi/app.py"),
+    ],
+)
+def test_the_code_shown_is_the_file(page: str, number: int, file: str) -> None:
+    shown = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[number]
+    lines = {code(line) for line in (ROOT / file).read_text().splitlines()}
+    assert {code(line).removesuffix(" ...") for line in shown.splitlines()} - {"..."} <= lines
 
 
 def code(line: str) -> str:

@@ -23,7 +23,8 @@ async def test_a_wheel_has_all_and_runs_the_quickstart(short_path: Path) -> None
     (wheel,) = folder.iterdir()
     with zipfile.ZipFile(wheel) as packed:
         names = set(packed.namelist())
-    kept = (path for path in (ROOT / "hotreload").rglob("*") if path.suffix in (".py", ".sql", ".typed"))
+    suffixes = (".py", ".sql", ".typed", ".html", ".js", ".css")
+    kept = (path for path in (ROOT / "hotreload").rglob("*") if path.suffix in suffixes)
     assert {str(path.relative_to(ROOT)) for path in kept} == {name for name in names if name.startswith("hotreload/")}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

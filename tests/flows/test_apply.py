@@ -49,7 +49,7 @@ def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def changed(parts: Sequence[Part]) -> list[Ready]:
-    return await prepare(parts, "old", "new", ["vlm.model"], 2)
+    return await prepare(parts, "old", "new", [("vlm", "model")], 2)
 
 
 async def test_all_prepare_then_all_commit_then_all_retire() -> None:
@@ -65,7 +65,7 @@ async def test_all_prepare_then_all_commit_then_all_retire() -> None:
 async def test_a_part_hears_only_of_its_own_fields() -> None:
     log: list[str] = []
     mine, other = Part("a", log, paths=("vlm",)), Part("b", log, paths=("embedding",))
-    await prepare([mine, other], "old", "new", ["vlm.model", "storage"], 7)
+    await prepare([mine, other], "old", "new", [("vlm", "model"), ("storage",), ("vlm.model",)], 7)
     assert other.seen == []
     assert mine.seen == [Transition("old", "new", ["vlm.model"], 7)]
 
@@ -260,16 +260,18 @@ async def test_the_limit_for_all_is_kept(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_longest_prefix_owns_a_field() -> None:
     parts = [Part("all", [], paths=("",)), Part("vlm", [], paths=("vlm",)), Part("key", [], paths=("vlm.api_key",))]
-    assert owner_of("vlm.api_key", parts) == "key"
-    assert owner_of("vlm.model", parts) == "vlm"
-    assert owner_of("storage", parts) == "all"
-    assert owner_of("storage", parts[1:]) is None
-    assert not covers("vlm", "vlmx.model")
+    assert owner_of(("vlm", "api_key"), parts) == "key"
+    assert owner_of(("vlm", "model"), parts) == "vlm"
+    assert owner_of(("storage",), parts) == "all"
+    assert owner_of(("storage",), parts[1:]) is None
+    assert not covers("vlm", ("vlmx", "model"))
+    assert not covers("vlm", ("vlm.model",))
+    assert covers("vlm.model", ("vlm.model", "x"))
 
 
 async def test_undo_of_nothing_is_nothing() -> None:
     await undo([])
-    assert await prepare([], "old", "new", ["vlm"], 2) == []
+    assert await prepare([], "old", "new", [("vlm",)], 2) == []
 
 
 async def test_a_part_that_is_cancelled_by_itself_fails_alone() -> None:

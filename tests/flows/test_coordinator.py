@@ -15,8 +15,8 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr
 
 from hotreload import Live, LiveSettings, Restart
-from hotreload.config.document import Document
-from hotreload.config.redact import Redactor
+from hotreload.config.document import Document, parse
+from hotreload.config.secrets import Redactor
 from hotreload.config.settings import SettingsModel
 from hotreload.config.store import SnapshotStore
 from hotreload.lifecycle import Lifecycle, Phase
@@ -24,7 +24,6 @@ from hotreload.reload import apply
 from hotreload.reload.apply import Transition
 from hotreload.reload.attempt import Flow
 from hotreload.reload.coordinator import ReloadCoordinator, Ticket
-from hotreload.reload.load import load
 from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
 from hotreload.reload.validate import Source, build_candidate, first_snapshot
 
@@ -127,7 +126,7 @@ async def running(folder: Path) -> AsyncIterator[Running]:
     path.write_text(json.dumps({"vlm": {"max_concurrent": 4}}))
     source = Source(path=path, model=SettingsModel(Conf, environ={}))
     redactor = Redactor(b"k" * 32)
-    snapshots = SnapshotStore(first_snapshot(build_candidate(await load(path), source), redactor))
+    snapshots = SnapshotStore(first_snapshot(build_candidate(parse(path, path.read_bytes()), source), redactor))
     lifecycle, gate = Lifecycle(), Gate()
     lifecycle.move(Phase.RUNNING)
     heard: list[tuple[ReloadReport, Document | None]] = []

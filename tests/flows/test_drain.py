@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import faulthandler
 import functools
 import io
@@ -15,7 +14,6 @@ from typing import Any
 import anyio
 import pytest
 
-from hotreload.drain import last_resort
 from hotreload.drain.coordinator import DrainCoordinator
 from hotreload.drain.deadline import Budget, Deadline
 from hotreload.drain.last_resort import LastResort
@@ -30,7 +28,14 @@ class Drain:
     """A coordinator over real parts, with the exit of the process recorded instead of taken."""
 
     def __init__(
-        self, *parts: Work, deadline_s: float = 5.0, grace_s: float | None = None, guard_gil: bool = False
+        self,
+        *parts: Work,
+        deadline_s: float = 5.0,
+        grace_s: float | None = None,
+        guard_gil: bool = False,
+        waiting_s: float = 1.0,
+        closing: anyio.Event | None = None,
+        ends_process: bool = True,
     ) -> None:
         self.parts = parts
         self.lifecycle = Lifecycle()
@@ -38,6 +43,7 @@ class Drain:
         self.kept: list[DrainReport] = []
         self.exited = threading.Event()
         self.marked = threading.Event()
+        self.flushed = threading.Event()
         self.codes: list[int] = []
         self.held: list[float] = []
         self.held_often = threading.Event()
@@ -48,9 +54,11 @@ class Drain:
             budget=lambda: Budget(deadline_s, grace_s),
             mark=lambda _within_s: self.marked.set(),
             flush=self._flush,
-            wake=asyncio.get_running_loop().call_soon_threadsafe,
-            last_resort=functools.partial(LastResort, exit_process=self._exit, guard_gil=guard_gil),
+            last_resort=functools.partial(
+                LastResort, exit_process=self._exit if ends_process else None, guard_gil=guard_gil, waiting_s=waiting_s
+            ),
             hold=self._hold,
+            closing=closing,
         )
         self.coordinator.start()
         self.lifecycle.move(Phase.RUNNING)
@@ -67,6 +75,7 @@ class Drain:
                 )
             )
         )
+        self.flushed.set()
 
     def _hold(self, left_s: float) -> None:
         self.held.append(left_s)
@@ -80,7 +89,8 @@ class Drain:
     async def run(self) -> DrainReport:
         with anyio.fail_after(30):
             report = await self.coordinator.run()
-        self.coordinator.leave()
+        self.coordinator.release()
+        assert report is not None
         return report
 
     async def reaches(self, phase: Phase) -> None:
@@ -216,7 +226,7 @@ async def test_the_begin_is_noted_while_the_loop_is_blocked() -> None:
     drain = Drain(Work(jobs=["a"]), deadline_s=60)
     drain.coordinator.request("SIGTERM")
     assert drain.marked.wait(10)  # blocks the event loop
-    drain.coordinator.leave()
+    drain.coordinator.release()
 
 
 @pytest.mark.parametrize("stderr", [None, io.StringIO()])
@@ -271,14 +281,13 @@ async def test_code_that_does_not_stop_is_left_behind_inside_the_deadline() -> N
     assert report.overshoot_ms == 0
 
 
-async def test_time_is_asked_for_while_the_loop_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(last_resort, "WAITING_S", 0.02)
-    drain = Drain(Work(jobs=["a"]), deadline_s=30.0)
+async def test_time_is_asked_for_while_the_loop_is_blocked() -> None:
+    drain = Drain(Work(jobs=["a"]), deadline_s=30.0, waiting_s=0.02)
     drain.coordinator.request("SIGTERM")
     assert drain.held_often.wait(30)  # blocks the event loop, as a job's code would
     assert drain.held == sorted(drain.held, reverse=True)
     assert 0 < drain.held[-1] < drain.held[0] <= 30.0
-    drain.coordinator.leave()
+    drain.coordinator.release()
 
 
 async def test_a_blocked_loop_is_flushed_and_left_from_the_thread() -> None:
@@ -316,3 +325,69 @@ async def test_progress_is_readable_from_the_request_on() -> None:
     assert progress["remaining"] == [{"part": "work", "id": "a", "what": "work", "waiting": False, "why": ""}]
     work.end("a")
     await drain.run()
+
+
+async def test_the_flush_waits_for_the_last_requests_of_a_server_around_it() -> None:
+    closing = anyio.Event()
+    drain = Drain(Work(), deadline_s=30.0, closing=closing)
+    reports: list[DrainReport] = []
+
+    async def run() -> None:
+        reports.append(await drain.run())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        drain.coordinator.request("SIGTERM")
+        await drain.reaches(Phase.QUIESCING)
+        await anyio.wait_all_tasks_blocked()
+        assert drain.kept == []
+        closing.set()
+    assert drain.kept == reports
+
+
+async def test_a_server_that_does_not_close_delays_the_flush_to_the_reserve_and_no_longer() -> None:
+    drain = Drain(Work(), deadline_s=0.6, closing=anyio.Event())
+    drain.coordinator.request("SIGTERM")
+    report = await drain.run()
+    assert (report.forced, report.overshoot_ms) == (False, 0)
+
+
+async def test_without_grace_what_runs_is_interrupted_at_once() -> None:
+    work = Work(jobs=["a"])
+    drain = Drain(work, deadline_s=600.0)
+    drain.coordinator.request("cancelled", at_once=True)
+    assert (await drain.run()).requeued == ["a"]
+
+
+async def test_a_host_that_fails_flushes_nothing() -> None:
+    """Its jobs stay claimed in the store: the next start counts a crash for each."""
+    work = Work(jobs=["a"])
+    drain = Drain(work, deadline_s=600.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(drain.coordinator.run)
+        drain.coordinator.request("SIGTERM")
+        await drain.reaches(Phase.GRACE)
+        drain.coordinator.fail()
+    drain.coordinator.release()
+    assert (drain.kept, drain.coordinator.report, drain.coordinator.exit_code()) == ([], None, 1)
+    assert "flush" not in work.asked
+
+
+async def test_in_another_s_process_a_blocked_loop_is_flushed_and_the_process_lives() -> None:
+    drain = Drain(Work(jobs=["a"]), deadline_s=0.6, ends_process=False)
+    drain.coordinator.request("SIGTERM")
+    assert drain.flushed.wait(30)  # blocks the event loop, as a handler of the server would
+    drain.coordinator.release()
+    assert drain.codes == []
+    [report] = drain.kept
+    assert (report.forced, report.abandoned) == (True, ["a"])
+    assert any("drain.flushed.wait" in line for line in report.stuck)
+
+
+async def test_what_guards_the_deadline_is_let_go_of_wholly() -> None:
+    before = threading.active_count(), sys.getswitchinterval()
+    drain = Drain(Work(), deadline_s=30.0, guard_gil=True)
+    drain.coordinator.request("SIGTERM")
+    await drain.run()
+    drain.coordinator.release()
+    assert (threading.active_count(), sys.getswitchinterval()) == before

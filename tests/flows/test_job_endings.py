@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import select
 import sys
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ import pytest
 
 from hotreload import Job, QueueDraining, StoreUnavailable, SyncJob
 from hotreload.queue.job import JobState, NewJob
-from hotreload.workers.verdicts import AGAIN_S
+from hotreload.workers.failures import AGAIN_S
 
 from .test_pool_jobs import Shop, shop
 
@@ -53,7 +54,7 @@ async def test_what_cleaning_up_raises_is_the_interruption_it_came_from(tmp_path
 
     async with shop(tmp_path, cleans) as one:
         await one.store.enqueue([NewJob("cleans", None, max_attempts=1)])
-        await one.until(lambda: any(entry.job and entry.job.cursor for entry in one.pools["cleans"].hand.all()))
+        await one.until(lambda: any(entry.job and entry.job.cursor for entry in one.pools["cleans"].active.all()))
         flushed = await drained(one, "cleans")
         assert (len(flushed.requeued), len(flushed.checkpointed), list(flushed.finished), flushed.lost) == (1, 1, [], 0)
         job = await one.only()
@@ -82,12 +83,20 @@ async def test_a_thread_that_fails_once_told_to_stop_was_interrupted(tmp_path: P
         assert (job.state, job.attempts, job.interruptions) == (JobState.READY, 0, 1)
 
 
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    """Return an error as `raise … from` leaves it."""
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     "error",
     [
         QueueDraining("draining"),
         StoreUnavailable("the disk is full"),
         ExceptionGroup("both", [StoreUnavailable("a"), QueueDraining("b")]),
+        OSError(errno.EMFILE, "Too many open files"),
+        raised_from(ConnectionError("cannot connect"), OSError(errno.ENFILE, "Too many open files in system")),
     ],
 )
 async def test_a_store_or_service_that_takes_nothing_uses_no_attempt_and_is_not_hammered(
@@ -119,7 +128,7 @@ async def test_a_child_that_meets_a_drain_uses_no_attempt(tmp_path: Path) -> Non
     async with shop(tmp_path, meets_a_drain, process=True) as one:
         await one.store.enqueue([NewJob("meets_a_drain", None, max_attempts=1)])
         pool = one.pools["meets_a_drain"]
-        await one.until(lambda: any(entry.job and entry.job.cursor for entry in pool.hand.all()))
+        await one.until(lambda: any(entry.job and entry.job.cursor for entry in pool.active.all()))
         one.store.refuse_new()
         pool.quiesce()
         with anyio.fail_after(20):

@@ -11,14 +11,13 @@ import pytest
 from pydantic import SecretStr
 
 from hotreload import Live, LiveSettings, Restart
-from hotreload.config.redact import Redactor
-from hotreload.config.scrubbing import KEPT
+from hotreload.config.document import parse
+from hotreload.config.secrets import KEPT, Redactor
 from hotreload.config.settings import SettingsModel
 from hotreload.config.store import SnapshotStore
 from hotreload.lifecycle import Lifecycle, Phase
 from hotreload.reload.attempt import Draft, Flow
 from hotreload.reload.coordinator import ReloadCoordinator
-from hotreload.reload.load import load
 from hotreload.reload.report import Outcome, Trigger, TriggerKind
 from hotreload.reload.validate import Source, build_candidate, first_snapshot
 
@@ -39,7 +38,7 @@ async def test_the_secrets_that_run_are_known_after_any_number_of_dry_runs(tmp_p
     path = tmp_path / "ov.conf"
     path.write_text(json.dumps(secrets(1)))
     source = Source(path=path, model=SettingsModel(Conf, environ={}))
-    first = build_candidate(await load(path), source)
+    first = build_candidate(parse(path, path.read_bytes()), source)
     redactor = Redactor(b"k" * 32)
     redactor.learn(first.leaves, source.rule, generation=1)
     snapshots, lifecycle = SnapshotStore(first_snapshot(first, redactor)), Lifecycle()
@@ -58,6 +57,6 @@ async def test_the_secrets_that_run_are_known_after_any_number_of_dry_runs(tmp_p
     assert redactor.scrub("key number 1, password number 1") == "***, ***"  # jobs may still read generation 1
     redactor.release([2])
     for number in range(1000, 1000 + KEPT):
-        redactor.learn(secrets(number), source.rule)
+        redactor.learn({(name,): value for name, value in secrets(number).items()}, source.rule)
     assert redactor.scrub("key number 2, password number 1") == "***, ***"  # the password waits for the restart
     assert redactor.scrub("key number 1, password number 3") == "key number 1, password number 3"

@@ -20,11 +20,12 @@ from hotreload.config.store import Snapshot, SnapshotStore
 from hotreload.lifecycle import Window
 from hotreload.queue.job import Backoff, NewJob
 from hotreload.queue.sqlite import SqliteQueue
-from hotreload.workers.execution import Execution, runner
+from hotreload.workers.execution import Execution
 from hotreload.workers.job import Surroundings
 from hotreload.workers.kind import Kind
 from hotreload.workers.limits import Limit
 from hotreload.workers.pool import Pool
+from hotreload.workers.runners import runner
 from tests.counts import counted, patience_s
 
 pytestmark = pytest.mark.anyio
@@ -96,7 +97,7 @@ async def bench(
     moving = Limit(limit)
     pool = Pool(name="texts", queue=store, execution=execution, limit=moving, window=around.window)
     made = Bench(store, pool, moving, snapshots, running)
-    pool.on_ended(lambda _queue, outcome: made.outcomes.append(outcome))
+    pool.on_ended(lambda end: made.outcomes.append(end.outcome))
     wake = asyncio.get_running_loop().call_soon_threadsafe
     store.on_ready(lambda _queue: wake(pool.wake) and None)
     try:

@@ -21,14 +21,15 @@ from pydantic import BaseModel, TypeAdapter
 
 from hotreload import Job, LeaseLost, QueueDraining, SyncJob
 from hotreload.lifecycle import Window
+from hotreload.queue.contract import JobView
 from hotreload.queue.job import Done, Failed, Interrupted, JobState, NewJob
-from hotreload.queue.people import JobView
 from hotreload.queue.sqlite import SqliteQueue
-from hotreload.workers.execution import Execution, runner
+from hotreload.workers.execution import Execution
 from hotreload.workers.job import Surroundings
 from hotreload.workers.kind import Kind
 from hotreload.workers.limits import Limit, SharedLimit
 from hotreload.workers.pool import Pool
+from hotreload.workers.runners import runner
 
 from .test_pool import snapshot
 
@@ -152,7 +153,7 @@ async def _retry_now(one: Shop) -> Any:
 async def test_a_thread_is_told_to_stop_at_its_next_checkpoint(tmp_path: Path) -> None:
     async with shop(tmp_path, endless) as one:
         await one.store.enqueue([NewJob("endless", None)])
-        await one.until(lambda: any(entry.job and entry.job.cursor for entry in one.pools["endless"].hand.all()))
+        await one.until(lambda: any(entry.job and entry.job.cursor for entry in one.pools["endless"].active.all()))
         one.pools["endless"].quiesce()
         with anyio.fail_after(10):
             await one.pools["endless"].interrupt()
@@ -180,7 +181,7 @@ async def test_a_thread_that_does_not_stop_is_fenced_and_named_with_its_stack(tm
 
     async with shop(tmp_path, deaf) as one:
         await one.store.enqueue([NewJob("deaf", None)])
-        await one.until(lambda: any(entry.job and entry.job.thread for entry in one.pools["deaf"].hand.all()))
+        await one.until(lambda: any(entry.job and entry.job.thread for entry in one.pools["deaf"].active.all()))
         one.pools["deaf"].quiesce()
         with anyio.move_on_after(0.1):
             await one.pools["deaf"].interrupt()
@@ -198,7 +199,7 @@ def counts(job: SyncJob[Any], settings: Any) -> Any:
     """Run in a child process: progress, follow-up work, settings, results."""
     for number in job.resume(range(3)):
         job.checkpoint(number)
-    followed = job.enqueue("counts", None, key="second") if job.payload else None
+    followed = job.enqueue("counts", None, key="second").id if job.payload else None
     print("this must not come between the frames")
     return {"cursor": job.cursor, "followed": followed, "settings": settings, "refreshed": job.refresh()}
 
@@ -279,7 +280,7 @@ async def test_idle_children_are_kept_up_to_the_limit(tmp_path: Path) -> None:
 async def test_a_process_that_hears_nothing_is_killed(tmp_path: Path) -> None:
     async with shop(tmp_path, spins, process=True) as one:
         await one.store.enqueue([NewJob("spins", None)])
-        await one.until(lambda: any(entry.job and entry.job.cursor for entry in one.pools["spins"].hand.all()))
+        await one.until(lambda: any(entry.job and entry.job.cursor for entry in one.pools["spins"].active.all()))
         one.pools["spins"].quiesce()
         with anyio.fail_after(10):
             await one.pools["spins"].interrupt()
@@ -389,7 +390,8 @@ async def test_follow_up_work_is_refused_in_a_drain(tmp_path: Path) -> None:
     async with shop(tmp_path, parent, child) as one:
         await one.store.enqueue([NewJob("parent", None)])
         await one.until(lambda: len(answers) == 3)
-    assert answers[1:] == [None, "refused"]
+    assert [answers[1].existing, *answers[2:]] == [JobState.RUNNING, "refused"]
+    assert answers[1].id == answers[0].id
 
 
 async def test_a_job_that_cannot_end_in_time_is_not_waited_for(tmp_path: Path) -> None:
@@ -400,7 +402,7 @@ async def test_a_job_that_cannot_end_in_time_is_not_waited_for(tmp_path: Path) -
 
     async with shop(tmp_path, slow) as one:
         await one.store.enqueue([NewJob("slow", None)])
-        await one.until(lambda: any(entry.needed_until for entry in one.pools["slow"].hand.all()))
+        await one.until(lambda: any(entry.needed_until for entry in one.pools["slow"].active.all()))
         now = time.monotonic()
         one.window = Window(grace_ends=now + 60, cut_at=now + 80)
         one.pools["slow"].quiesce()
@@ -420,7 +422,7 @@ async def test_a_job_that_needs_a_little_more_is_left_to_finish(tmp_path: Path) 
 
     async with shop(tmp_path, nearly, other) as one:
         await one.store.enqueue([NewJob("nearly", None), NewJob("other", None)])
-        await one.until(lambda: any(entry.needed_until for entry in one.pools["nearly"].hand.all()))
+        await one.until(lambda: any(entry.needed_until for entry in one.pools["nearly"].active.all()))
         now = time.monotonic()
         one.window = Window(grace_ends=now, cut_at=now + 5)
         flushed: list[Any] = []
@@ -442,7 +444,7 @@ async def test_needs_ends_the_job_where_the_drain_leaves_too_little(tmp_path: Pa
 
     async with shop(tmp_path, asks) as one:
         await one.store.enqueue([NewJob("asks", None)])
-        await one.until(lambda: any(entry.needed_until for entry in one.pools["asks"].hand.all()))
+        await one.until(lambda: any(entry.needed_until for entry in one.pools["asks"].active.all()))
         now = time.monotonic()
         one.pools["asks"].quiesce()
         one.window = Window(grace_ends=now + 1, cut_at=now + 2)

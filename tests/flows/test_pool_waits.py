@@ -116,7 +116,7 @@ async def test_a_job_that_says_again_what_it_needs_is_left_to_finish(tmp_path: P
 
     async with shop(tmp_path, longer, too_long) as one:
         await one.store.enqueue([NewJob("longer", 1), NewJob("longer", 2), NewJob("too_long", None)])
-        entries = [pool.hand for pool in one.pools.values()]
+        entries = [pool.active for pool in one.pools.values()]
         await one.until(lambda: sum(bool(entry.needed_until) for hand in entries for entry in hand.all()) == 3)
         now = time.monotonic()
         one.window = Window(grace_ends=now, cut_at=now + 5)

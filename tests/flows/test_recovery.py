@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -146,14 +147,22 @@ async def test_dead_jobs_are_told_left_alone_and_on_demand_tried_again(store: Sq
 async def test_damage_is_passed_over(store: SqliteQueue) -> None:
     tree = Tree(
         PassedOver("x", "Permission denied"),
-        *missing("bad\udcff"),
+        *missing("half\ud800"),
         Missing("no json", "empty", object()),
         *missing("good"),
     )
     found = await searched(store, tree)
     assert (found.queued, found.scanned, found.passed_over_count) == (1, 4, 3)
     assert found.to_dict()["passed_over"][0] == {"id": "x", "reason": "Permission denied"}
-    assert "bad\\udcff" in found.passed_over
+    assert "half\\ud800" in found.passed_over
+
+
+async def test_names_of_any_bytes_are_found_again(store: SqliteQueue) -> None:
+    name = os.fsdecode(b"folder/bad\xff")
+    first = await searched(store, Tree(*missing(name)))
+    again = await searched(store, Tree(*missing(name)))
+    assert (first.missing, first.queued) == ([("folder/bad\\udcff", "empty")], 1)
+    assert (again.missing, again.queued, again.in_hand) == ([], 0, 1)
 
 
 async def test_a_scan_that_fails_is_told_and_keeps_no_other_from_its_end(store: SqliteQueue) -> None:

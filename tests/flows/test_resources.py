@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio.abc import TaskGroup
 
 from hotreload.reload import apply
 from hotreload.reload.apply import PartFailed, commit, prepare, retire
-from hotreload.workers import resources
 from hotreload.workers.resources import Resource
 
 pytestmark = pytest.mark.anyio
@@ -24,13 +22,12 @@ class Bench:
     """A resource whose values are the settings, and what became of each."""
 
     resource: Resource
-    tasks: TaskGroup
     hangs: set[str] = field(default_factory=set)
     building: anyio.Event = field(default_factory=anyio.Event)
     alive: list[str] = field(default_factory=list)
 
     async def change(self, new: str) -> None:
-        ready = await prepare([self.resource], "old", new, ["vlm"], 2)
+        ready = await prepare([self.resource], "old", new, [("vlm",)], 2)
         await commit(ready, lambda: None)
         assert await retire(ready) == []
 
@@ -45,7 +42,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench() -> AsyncIterator[Bench]:
+async def bench(end_s: float = 30.0) -> AsyncIterator[Bench]:
     async def build(settings: str) -> AsyncGenerator[str]:
         made.alive.append(settings)
         try:
@@ -58,11 +55,10 @@ async def bench() -> AsyncIterator[Bench]:
         finally:
             made.alive.remove(settings)
 
-    async with anyio.create_task_group() as tasks:
-        made = Bench(Resource("client", build, ("vlm",)), tasks)
-        await made.resource.start(tasks, "first")
-        yield made
-        made.resource.close()
+    made = Bench(Resource("client", build, ("vlm",), end_s=end_s))
+    await made.resource.start("first")
+    yield made
+    await made.resource.close(5)
 
 
 async def test_a_change_ends_the_old_value_that_nobody_uses() -> None:
@@ -118,9 +114,8 @@ async def test_cancelled_while_it_is_built_it_leaves_no_task() -> None:
         assert one.held() == 1
 
 
-async def test_an_end_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(resources, "END_S", 0.05)
-    async with bench() as one:
+async def test_an_end_that_hangs_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench(end_s=0.05) as one:
         one.hangs.add("end first")
         await one.change("second")
         await one.until(["second"])
@@ -132,7 +127,7 @@ async def test_an_end_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, ca
 
 async def test_a_change_taken_back_puts_the_old_value_in_force_at_once() -> None:
     async with bench() as one:
-        ready = await prepare([one.resource], "old", "second", ["vlm"], 2)
+        ready = await prepare([one.resource], "old", "second", [("vlm",)], 2)
         [entry] = ready
         entry.prepared.commit()
         assert one.resource.current().value == "second"

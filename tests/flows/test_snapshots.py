@@ -14,7 +14,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from hotreload import Job, Live, LiveSettings
-from hotreload.config.redact import Redactor
+from hotreload.config.document import parse
+from hotreload.config.secrets import Redactor
 from hotreload.config.settings import SettingsModel
 from hotreload.config.store import SnapshotStore
 from hotreload.lifecycle import Lifecycle, Phase
@@ -22,16 +23,17 @@ from hotreload.queue.job import NewJob
 from hotreload.queue.sqlite import SqliteQueue
 from hotreload.reload.attempt import Flow
 from hotreload.reload.coordinator import ReloadCoordinator
-from hotreload.reload.load import load
 from hotreload.reload.report import Outcome, Trigger, TriggerKind
 from hotreload.reload.validate import Source, build_candidate, first_snapshot
-from hotreload.workers.execution import Execution, runner
+from hotreload.workers.active import JobEnd
+from hotreload.workers.execution import Execution
 from hotreload.workers.job import Surroundings
 from hotreload.workers.kind import Kind
 from hotreload.workers.limits import Limit
+from hotreload.workers.live import Follow
 from hotreload.workers.pool import Pool
-from hotreload.workers.resize import Resize
 from hotreload.workers.resources import Resource
+from hotreload.workers.runners import runner
 from tests.counts import counted, patience_s
 
 RELOADS = counted("SNAPSHOTS", 200)
@@ -95,7 +97,7 @@ async def test_no_job_ever_sees_a_mixture(tmp_path: Path, figures: Callable[[str
     save(0)
     source = Source(path=path, model=SettingsModel(Twins, environ={}))
     redactor = Redactor(b"k" * 32)
-    snapshots = SnapshotStore(first_snapshot(build_candidate(await load(path), source), redactor))
+    snapshots = SnapshotStore(first_snapshot(build_candidate(parse(path, path.read_bytes()), source), redactor))
     lifecycle = Lifecycle()
     lifecycle.move(Phase.RUNNING)
     store = SqliteQueue.open(tmp_path / "q.db")
@@ -114,14 +116,14 @@ async def test_no_job_ever_sees_a_mixture(tmp_path: Path, figures: Callable[[str
     outcomes: list[str] = []
     ended = anyio.Semaphore(0)
 
-    def tell(_queue: str, outcome: str) -> None:
-        outcomes.append(outcome)
+    def tell(end: JobEnd) -> None:
+        outcomes.append(end.outcome)
         ended.release()
 
     pool.on_ended(tell)
     wake = asyncio.get_running_loop().call_soon_threadsafe
     store.on_ready(lambda _queue: wake(pool.wake) and None)
-    resize = Resize("workers.reads", limit, lambda conf: 5 + conf.one % 40)
+    resize = Follow("workers.reads", limit, lambda conf: 5 + conf.one % 40)
     coordinator = ReloadCoordinator(
         Flow(source, snapshots, [resize, resource], redactor),
         lifecycle,
@@ -130,7 +132,7 @@ async def test_no_job_ever_sees_a_mixture(tmp_path: Path, figures: Callable[[str
     )
     jobs = 0
     async with anyio.create_task_group() as tasks:
-        await resource.start(tasks, snapshots.current.settings)
+        await resource.start(snapshots.current.settings)
         tasks.start_soon(coordinator.run, name="reloads")
         tasks.start_soon(pool.run, name="pool")
         for number in range(1, RELOADS + 1):

@@ -51,7 +51,7 @@ async def test_a_disk_that_fails_costs_no_job_an_attempt(
     with caplog.at_level(logging.WARNING):
         async with shop(tmp_path, steps, limit=4, opens=opener(disk)) as one:
             await one.store.enqueue([NewJob("steps", None, max_attempts=1)] * 6)
-            at_work = one.pools["steps"].hand.at_work
+            at_work = one.pools["steps"].active.at_work
             await one.until(lambda: sum(bool(entry.job and entry.job.cursor) for entry in at_work()) == 4)
             setattr(disk, where, kind)
             await one.until(lambda: one.store.trouble is not None)

@@ -76,5 +76,5 @@ async def server(running_server: Server, shared_model: Any) -> AsyncIterator[Ser
     (await running_server.admin("POST", "config/reload")).raise_for_status()
     shared_model.reset()
     yield running_server
-    shared_model.set(hang=False, latency_s=0.0, fail_status=0, accepted_keys=[])
+    shared_model.recover()
     await wait_until(running_server.idle, 60, "empty queues")

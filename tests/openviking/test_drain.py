@@ -109,3 +109,20 @@ def unacknowledged(home: Home) -> int:
     store = home.folder / "data" / "_system" / "queue" / "queue.db"
     with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as connection:
         return connection.execute("SELECT count(*) FROM queue_messages").fetchone()[0]
+
+
+async def test_openvikings_own_readiness_is_refused_from_the_first_moment_on(model: Any, home: Home) -> None:
+    home.write({"vlm": {"max_concurrent": 6}, "hotreload": {"drain_deadline_s": 20}})
+    async with running(home, home.ours) as server:
+        await hung_import(model, server)
+        assert not await refused(server)
+        server.signal(signal.SIGTERM)
+        await wait_until(lambda: refused(server), 10, "not ready")
+        model.set(hang=False)
+        assert await server.ended(30) == 0
+
+
+async def refused(server: Server) -> bool:
+    """Say whether the server answers that it is not ready."""
+    answer = await server.http.get("/ready")
+    return answer.status_code == 503 and answer.json()["reason"] == "draining"

@@ -5,7 +5,7 @@ from openviking_cli.utils.config.open_viking_config import OpenVikingConfig
 
 from hotreload.config.fields import Effect
 from hotreload.openviking import fields
-from hotreload.openviking.configuration import limit_problems
+from hotreload.openviking.configuration import limit_problems, log_problems
 
 LIVE = (
     "vlm.max_concurrent",
@@ -90,3 +90,9 @@ def test_good_limits_and_absent_ones_are_none() -> None:
 )
 def test_patterns(pattern: str, path: str, expected: bool) -> None:
     assert fields.matches(pattern, path) is expected
+
+
+@pytest.mark.parametrize(("level", "refused"), [("LOUD", True), (5, True), ("debug", False), ("WARNING", False)])
+def test_a_level_that_logging_does_not_know_is_refused(level: object, refused: bool) -> None:
+    assert bool(log_problems({"log": {"level": level}})) == refused
+    assert log_problems({}) == []

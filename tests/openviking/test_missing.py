@@ -133,7 +133,7 @@ async def test_one_call_for_each_folder_in_memories_and_skills_too(model: Any, h
         assert model.gauges.calls - calls <= len(expected) + 1  # a memory's own text is looked at too
         assert found((await reindex(server))[0]) == {}
         damage(home, ["deep"], random.Random(1))
-        model.set(fail_status=500)
+        model.set(fail_status=400)  # a refusal: what fails at the endpoint itself is held
         report, code = await reindex(server, "--wait")
         assert (code, [each["id"] for each in report["made"]["failed"]]) == (1, ["viking://resources/deep"])
         await server.add_document("unlucky")
@@ -333,10 +333,11 @@ async def test_damage_of_a_large_tree_is_passed_over_and_the_rest_is_found(
         looked, code = await reindex(server, "--dry-run")
         grown = max(0.0, memory_mb(server, "VmHWM") - before)
         assert (code, looked["error"], looked["scanned"] > 4 * FOLDERS) == (0, None, True)
-        assert found(looked) == {
+        assert {uri: reason for uri, reason in found(looked).items() if reason != "no vector"} == {
             "viking://resources/many0/n0": "damaged",
             "viking://resources/many0/n5": "no overview",
         }
+        assert looked["reasons"]["no vector"] >= FOLDERS - len(places)  # no import has made any of them
         (told,) = looked["passed_over"]
         assert told["id"] == "viking://resources/many0/n1"
         assert "directory" in told["reason"]
@@ -356,3 +357,31 @@ def memory_mb(server: Server, what: str) -> float:
 
 FOLDERS = counted("FOLDERS", 2_000, least=600)
 SIDECARS = (".abstract.md", ".overview.md")
+
+
+async def test_vectors_that_are_missing_are_named_and_made(model: Any, home: Home) -> None:
+    home.write({"hotreload": {"hold_s": 0, "recovery": "off"}, "embedding": {"max_retries": 0}})
+    async with running(home, home.ours) as server:
+        whole = await server.add_documents(2, "whole")
+        await server.finished(whole, 60)
+        await wait_until(lambda: idle(server), FINISH_S, "the first import is done")
+        model.set(embedding_fail_status=401)
+        names = await server.add_documents(3, "lost")
+        await server.finished(names, 60)
+        await wait_until(lambda: idle(server), FINISH_S, "the import is done")
+        looked, _ = await reindex(server, "--dry-run")
+        missing = found(looked)
+        assert {f"viking://resources/{name}" for name in names} <= missing.keys()
+        assert not [uri for uri in missing if "whole" in uri]
+        assert {reason for uri, reason in missing.items() if "lost" in uri} == {"no vector"}
+        model.set(embedding_fail_status=0)
+        calls = model.gauges.calls
+        report, code = await reindex(server, "--wait")
+        assert (report["made"]["failed"], code) == ([], 0), report
+        await wait_until(lambda: idle(server), FINISH_S, "all is made")
+        for name in names:
+            asked = {"uri": f"viking://resources/{name}"}
+            answer = await server.http.post("/api/v1/system/consistency", json=asked, headers=server.user)
+            assert answer.raise_for_status().json()["result"]["ok"], answer.text
+        assert model.gauges.calls == calls  # vectors alone cost no model call
+        assert found((await reindex(server, "--dry-run"))[0]) == {}

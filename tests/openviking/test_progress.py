@@ -18,6 +18,7 @@ from hotreload.openviking.progress import Progress, question
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 FILES = 24
 LIMIT = 4
+CHAT = "get_completion_async"
 
 
 async def add_folder(server: Server) -> None:
@@ -118,7 +119,7 @@ def test_a_damaged_file_is_begun_anew_and_a_failing_one_costs_calls_only(
 def test_a_question_is_all_that_shapes_its_answer() -> None:
     model = {"model": "m", "provider": "openai", "api_base": "http://a", "api_key": "k", "max_concurrent": 4}
 
-    def asked(account: str = "a", prompt: Any = "p", method: str = "get", **over: Any) -> bytes:
+    def asked(account: str = "a", prompt: Any = "p", method: str = CHAT, **over: Any) -> bytes | None:
         return question(account, SimpleNamespace(**model | over), method, [prompt], {})
 
     same = asked()
@@ -128,10 +129,10 @@ def test_a_question_is_all_that_shapes_its_answer() -> None:
         asked("b"),
         asked(prompt="q"),
         asked(prompt=b"p"),
-        asked(method="see"),
+        asked(method="get_vision_completion_async"),
         asked(model="n"),
         asked(thinking=True),
     ]
     assert len({same, *others}) == 1 + len(others)
-    with pytest.raises(TypeError):
-        asked(prompt=object())
+    assert asked(prompt=object()) is None
+    assert asked(method="get_media_completion_async") is None

@@ -48,11 +48,13 @@ class SmallQueue:
         self.peak = max(self.peak, self.running)
         try:
             if self.waits_for_children:
-                with parked():
+                with parked("its children"):
                     await self.go.wait()
             await self.go.wait()
         finally:
             self.running -= 1
+        if self.outcome == "cancelled":
+            raise asyncio.CancelledError
         if self.outcome == "error":
             raise RuntimeError(message["id"])
         return Result(self.outcome)
@@ -64,10 +66,10 @@ class SmallQueue:
 class Stage:
     """A worker that runs, its queue, and its stop event."""
 
-    def __init__(self, count: int, limit: int) -> None:
+    def __init__(self, count: int, limit: int, again_s: float = 0.01) -> None:
         self.queue = SmallQueue(count)
         self.outcomes: list[str] = []
-        self.worker = QueueWorker("Some", limit, self.outcomes.append)
+        self.worker = QueueWorker("Some", limit, self.outcomes.append, again_s=again_s)
         self.stop = threading.Event()
         self.nodes_cancelled = 0
         self.task = asyncio.ensure_future(self.worker.run(self.queue, self.stop, 0.01, self._cancel_nodes))
@@ -137,12 +139,29 @@ async def test_a_fenced_handler_that_ends_late_acknowledges_nothing(stage: Stage
     assert stage.queue.acked == []
 
 
-async def test_a_failing_handler_leaves_its_message_in_the_queue(stage: Stage) -> None:
+async def test_a_message_whose_handler_fails_or_is_cancelled_is_delivered_again(stage: Stage) -> None:
     stage.queue.outcome = "error"
     await stage.running(3)
     stage.queue.go.set()
-    await wait_until(lambda: len(stage.outcomes) == 10, 2)
-    assert stage.outcomes == ["failed"] * 10
+    await wait_until(lambda: len(stage.outcomes) >= 12, 2)
+    assert set(stage.outcomes) == {"failed"}
+    assert stage.queue.acked == []
+    stage.queue.outcome = "cancelled"
+    await wait_until(lambda: "interrupted" in stage.outcomes, 2)
+    stage.queue.outcome = "success"
+    await wait_until(lambda: len(stage.queue.acked) == 10, 2)
+    assert sorted(stage.queue.acked) == [str(number) for number in range(10)]
+
+
+async def test_a_message_that_failed_keeps_no_place_while_it_waits() -> None:
+    stage = Stage(count=2, limit=1, again_s=3600.0)
+    stage.queue.outcome = "error"
+    stage.queue.go.set()
+    await wait_until(lambda: len(stage.outcomes) == 2, 2)
+    assert stage.worker.active == 0
+    stage.stop.set()
+    stage.worker.release()
+    await stage.task
     assert stage.queue.acked == []
 
 

@@ -49,16 +49,18 @@ def test_an_unknown_source_switches_off_its_feature_and_what_stands_on_it(
         "configuration": True,
         "recovery": True,
         "progress": False,
+        "hold": False,
+        "locks": True,
         "settings": True,
         "server": True,
     }
     assert "_worker_async_concurrent" in str(probes["limits"])
-    assert len(caplog.records) == 3
+    assert len(caplog.records) == 4
     model = OpenVikingModel(["limits", "draining"])
-    assert model.rule("vlm.max_concurrent").effect is Effect.RESTART
-    assert model.rule("vlm.model").effect is Effect.LIVE
-    assert model.rule("log.level").effect is Effect.LIVE
-    assert OpenVikingModel(["settings"]).rule("log.level").effect is Effect.RESTART
+    assert model.rule(("vlm", "max_concurrent")).effect is Effect.RESTART
+    assert model.rule(("vlm", "model")).effect is Effect.LIVE
+    assert model.rule(("log", "level")).effect is Effect.LIVE
+    assert OpenVikingModel(["settings"]).rule(("log", "level")).effect is Effect.RESTART
 
 
 def test_progress_goes_off_alone(changed: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from hotreload.openviking import tree as module
-from hotreload.openviking.in_hand import InHand, parents
+from hotreload.openviking.messages import PendingWork, parents
 from hotreload.openviking.tree import Tree, needed
 
 pytestmark = pytest.mark.anyio
 ACME = "acme"
 
 
-def in_hand(queue: str, **payload: Any) -> InHand:
-    found = InHand()
+def in_hand(queue: str, **payload: Any) -> PendingWork:
+    found = PendingWork()
     found.take(queue, {"id": "1", "data": json.dumps({"account_id": ACME, **payload})})
     return found
 
@@ -41,7 +41,7 @@ def test_a_recursive_message_or_an_import_holds_what_is_below() -> None:
 
 def test_a_session_holds_the_memories_of_its_user_and_embedding_holds_nothing() -> None:
     payload = {"session_uri": "viking://user/alice/sessions/s1", "user": {"account_id": ACME}}
-    found = InHand()
+    found = PendingWork()
     found.take("SessionCommit", {"data": payload})
     assert found.holds(ACME, "viking://user/alice/memories/facts")
     assert not found.holds(ACME, "viking://user/bob/memories")
@@ -127,7 +127,7 @@ def _never(uri: str, reason: str) -> None:
 async def faults(files: dict[str, bytes]) -> dict[str, str | None]:
     tree = Tree(Files(files), None)
     parts = [part async for part in tree.read(None, _never)]
-    assert sum(part.entries for part in parts) == len(files)
+    assert sum(len(part.entries) for part in parts) == len(files)
     found = {uri: await tree.fault(uri) for part in parts for uri in part.suspicious}
     return {uri.removeprefix("viking://"): fault for uri, fault in found.items()}
 

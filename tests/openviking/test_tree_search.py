@@ -14,7 +14,7 @@ from openviking.service.task_tracker import set_task_tracker
 from openviking_cli.exceptions import NotFoundError, OpenVikingError
 
 from hotreload.errors import SearchRefused
-from hotreload.openviking import in_hand, missing
+from hotreload.openviking import messages, missing
 from hotreload.openviking.missing import TreeSearch
 from hotreload.recovery.findings import Findings, Wanted
 
@@ -29,6 +29,8 @@ class Service:
     def __init__(self, files: dict[str, bytes]) -> None:
         self.viking_fs = self
         self._async_agfs = self
+        self._vikingdb_manager = self
+        self.without_vectors: set[str] = set()
         self.files = {f"viking://{name}": body for name, body in files.items()}
         self.refusals: list[str] = []
         self.asked: list[dict[str, Any]] = []
@@ -37,6 +39,10 @@ class Service:
     async def ls(self, _path: str) -> list[dict[str, Any]]:
         """List the accounts."""
         return [{"name": "acme", "isDir": True}, {"name": "_system", "isDir": True}]
+
+    async def filter(self, *, filter: Any, **_options: Any) -> list[dict[str, Any]]:  # noqa: A002 - its name there
+        """Return the vectors of a file or folder."""
+        return [] if filter.value in self.without_vectors else [{"level": level} for level in (0, 1, 2)]
 
     async def stat(self, uri: str, **_options: Any) -> dict[str, Any]:
         """Tell whether it is a file or a folder."""
@@ -136,10 +142,10 @@ def tracker() -> Tracker:
 def service(monkeypatch: pytest.MonkeyPatch, tracker: Tracker) -> Iterator[Service]:
     """A service of one damaged folder, with nothing in its queues."""
 
-    async def idle() -> in_hand.InHand:
-        return in_hand.InHand()
+    async def idle() -> messages.PendingWork:
+        return messages.PendingWork()
 
-    monkeypatch.setattr(in_hand, "look", idle)
+    monkeypatch.setattr(messages, "look", idle)
     set_task_tracker(tracker)
     before = get_service_or_none()
     made = Service({"resources/a/a.md": b"x", "resources/a/.abstract.md": b"", "resources/a/.overview.md": WHOLE})
@@ -221,6 +227,47 @@ async def test_what_fails_is_queued_again_though_nobody_asks(
             await tracker.all_told.wait()
         tasks.cancel_scope.cancel()
     assert len(service.asked) >= 2
+
+
+async def test_what_is_given_up_is_told_and_tried_again_later(
+    service: Service, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missing, "FOLLOW_S", 0.01)
+    search = TreeSearch(STARTED_S, again_s=0.05)
+    found = await searched(search)
+    tracker.ends = ["failed"] * 4
+    while (await search.making(found)).left:
+        pass
+    assert search.given_up() == {"viking://resources/a": "bound to a different event loop"}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(search.follow)
+        with anyio.fail_after(5):
+            await tracker.all_told.wait()  # tried once more, and failed
+            service.files["viking://resources/a/.abstract.md"] = WHOLE
+            while search.given_up():  # noqa: ASYNC110 - the search tells nobody
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    assert len(service.asked) == 4
+    assert (await search.making(found)).to_dict() == {"left": 0, "done": 1, "failed": []}
+
+
+async def test_what_others_work_on_is_waited_for_and_failed_where_they_leave_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_it = messages.PendingWork()
+    at_it.take("Semantic", {"data": {"uri": "viking://resources/a", "account_id": "acme"}})
+    looks = [at_it] * 3
+
+    async def look() -> messages.PendingWork:
+        return looks.pop() if looks else messages.PendingWork()
+
+    monkeypatch.setattr(messages, "look", look)
+    search = TreeSearch(STARTED_S)
+    found = await searched(search)
+    assert (found.in_hand, service.asked) == (1, [])
+    assert (await search.making(found)).left == 1
+    left = {"viking://resources/a": "left by work that was under way: empty"}
+    assert ((await search.making(found)).left, (await search.making(found)).failed) == (0, left)
 
 
 async def test_zombies_are_ended_before_anything_is_queued(service: Service, tracker: Tracker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import warnings
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,7 +14,6 @@ from urllib.parse import quote
 from pydantic import model_validator
 
 from hotreload import Job, Live, Missing, PassedOver, Service, SyncJob
-from hotreload.host.parts import Parts
 from hotreload.host.start import Started
 from tests.process.sample import Sample
 
@@ -62,6 +62,7 @@ class Part:
         self._fail("prepare")
         if self.place == "print":
             log.warning("connecting with %s", self.told)
+            warnings.warn(f"connected with {self.told}", stacklevel=1)
         return self
 
     def _fail(self, *places: str) -> None:
@@ -88,13 +89,13 @@ class Part:
 class LeakyService(Service):
     """A service that may fail in ways of its own before it runs."""
 
-    def _parts(self, started: Started) -> Parts:
+    def _work(self, started: Started) -> Any:
         conf = started.snapshots.current.settings
         if conf.place == "defect":
             raise LookupError(told(conf))
         if conf.place == "system":
             raise ConnectionError(told(conf))
-        return super()._parts(started)
+        return super()._work(started)
 
 
 service = LeakyService("sample", settings=Leaky, version="1")

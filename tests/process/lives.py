@@ -10,10 +10,13 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,8 @@ from typing import Any
 import apsw
 import httpx
 
-from hotreload.cli import run_verb
-from hotreload.host import cut
+from hotreload.cli import main, run_verb
+from hotreload.host import interrupted
 from hotreload.queue.job import NewJob
 from hotreload.queue.sqlite import SqliteQueue
 
@@ -67,11 +70,17 @@ BEGIN INSERT INTO moves VALUES (new.id, old.state, new.state, new.lease_seq); EN
 
 
 def read(store: Path, sql: str) -> list[Any]:
-    connection = apsw.Connection(str(store), flags=apsw.SQLITE_OPEN_READONLY)
-    try:
-        return [list(row) for row in connection.execute(sql)]
-    finally:
-        connection.close()
+    """Read from a copy of the files: no other program may open those of a running service."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / store.name
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                shutil.copy(f"{store}{suffix}", f"{copy}{suffix}")
+        connection = apsw.Connection(str(copy))
+        try:
+            return [list(row) for row in connection.execute(sql)]
+        finally:
+            connection.close()
 
 
 class Home:
@@ -89,8 +98,8 @@ class Home:
 
     def open(self) -> SqliteQueue:
         """Own the store, as the next start does."""
-        note = cut.read_note(self.state)
-        return SqliteQueue.open(self.state / "hotreload.db", cut=note, report_cut=cut.reconstruct)
+        note = interrupted.read_note(self.state)
+        return SqliteQueue.open(self.state / "hotreload.db", cut=note, report_cut=interrupted.reconstruct)
 
     def add(self, jobs: Sequence[NewJob]) -> None:
         """Put jobs into the queue, with nobody running."""
@@ -166,7 +175,7 @@ class Life:
             os.dup2(log, 1)
             os.dup2(log, 2)
             arguments = ["--config", str(home.folder / "ov.conf"), "--socket", self._socket]
-            os._exit(run_verb(["run", "tests.process.odd_jobs:service", *arguments, *more]))
+            main(["run", "tests.process.odd_jobs:service", *arguments, *more])
         self._pidfd = os.pidfd_open(self.pid)
 
     def until(self, reached: Callable[[], bool], within_s: float = 20.0) -> None:

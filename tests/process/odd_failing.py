@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from hotreload import Service
-from hotreload.host.parts import Parts
 from hotreload.host.start import Started
+from hotreload.host.work import Ended
 from tests.process import odd_jobs
 
 
 class Failing(Service):
     """Its work raises when it is told to."""
 
-    def _parts(self, started: Started) -> Parts:
-        parts = super()._parts(started)
+    def _work(self, started: Started) -> Any:
+        work = super()._work(started)
+        start = work.start
 
-        async def start(tasks: Any, ended: Any) -> None:
-            await parts.start(tasks, ended)
+        async def start_and_fail(tasks: TaskGroup, ended: Ended) -> None:
+            await start(tasks, ended)
             tasks.start_soon(_fail, started.source.path.with_name("fail"))
 
-        return replace(parts, start=start)
+        work.start = start_and_fail
+        return work
 
 
 async def _fail(pipe: Path) -> None:

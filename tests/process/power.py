@@ -59,7 +59,7 @@ class Disk(apsw.VFS):
         self.left = operations
         self.files: dict[str, Platter] = {}
         self.turn = threading.Lock()
-        super().__init__(self.name, base="")
+        super().__init__(self.name, base="unix-excl")
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
         return _File(self, name, flags)
@@ -89,7 +89,7 @@ class _File(apsw.VFSFile):
         text = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
         there = Path(text).read_bytes() if Path(text).exists() else b""  # left by an earlier life
         self.platter = disk.files.setdefault(text, Platter(bytearray(there)))
-        super().__init__("", name, flags)
+        super().__init__("unix-excl", name, flags)
 
     def xWrite(self, data: Any, offset: int) -> None:
         with self.disk.turn:
@@ -117,7 +117,7 @@ class FailingDisk(apsw.VFS):
         self.name = f"failing{next(_names)}"
         self.write_error: type[apsw.Error] | None = None
         self.sync_error: type[apsw.Error] | None = None
-        super().__init__(self.name, base="")
+        super().__init__(self.name, base="unix-excl")
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
         return _FailingFile(self, name, flags)
@@ -132,7 +132,7 @@ class FailingDisk(apsw.VFS):
 class _FailingFile(apsw.VFSFile):
     def __init__(self, disk: FailingDisk, name: Any, flags: list[int]) -> None:
         self.disk = disk
-        super().__init__("", name, flags)
+        super().__init__("unix-excl", name, flags)
 
     def xWrite(self, data: Any, offset: int) -> None:
         if self.disk.write_error is not None:

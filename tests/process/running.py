@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -82,6 +83,12 @@ class Spoken:
         """Return once nobody holds the other end any more."""
         while not self.ended:
             await self._more.wait()
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 @asynccontextmanager
@@ -254,15 +261,15 @@ class Summaries:
         except httpx.TransportError:
             pass  # the process is gone
 
-    async def next_reload(self, since: int, kind: str) -> dict[str, Any]:
-        """Return the first report after the first `since` that `kind` of trigger asked for."""
+    async def next_reload(self, since: int, kind: str | None = None, *, id: str | None = None) -> dict[str, Any]:  # noqa: A002
+        """Return the first report after the first `since` that `kind` of trigger asked for, or the one with this id."""
         with anyio.move_on_after(15):
             while True:
                 for report in self.reloads[since:]:
-                    if report["trigger"]["kind"] == kind:
+                    if kind == report["trigger"]["kind"] or id == report["id"]:
                         return report
                 await self._heard.wait()
-        raise AssertionError(f"no reload by {kind}:\n" + "\n".join(self.spoken.lines))
+        raise AssertionError(f"no reload by {kind or id}:\n" + "\n".join(self.spoken.lines))
 
     async def ask(self, way: str, text: str) -> tuple[dict[str, Any], int]:
         """Make `text` the configuration, ask for it in one way; return the report and the exit code or HTTP status.
@@ -279,7 +286,7 @@ class Summaries:
             self.process.send_signal(signal.SIGHUP)
             return await self.next_reload(since, "signal"), 0
         report, code = await (self._post() if way == "http" else self._client())
-        assert await self.next_reload(since, way) == report
+        assert await self.next_reload(since, id=report["id"]) == report  # the watch may have been first, and share it
         return report, code
 
     async def _post(self) -> tuple[dict[str, Any], int]:

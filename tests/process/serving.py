@@ -114,6 +114,10 @@ def put(path: Path, **conf: Any) -> None:
     new.replace(path)
 
 
+UNMEASURED = ("env", "-u", "COVERAGE_PROCESS_CONFIG")
+"""Put before a service whose last instants count: to write down what was covered takes longer than they last."""
+
+
 @asynccontextmanager
 async def serving(
     folder: Path,
@@ -123,8 +127,13 @@ async def serving(
     before: tuple[str, ...] = (),
     target: str = TARGET,
 ) -> AsyncIterator[Running]:
-    """Start the sample service on `conf` (made where it is missing) and follow its reloads until the end."""
+    """Start the sample service on `conf` (made where it is missing) and follow its reloads until the end.
+
+    The state of a service whose `conf` is in another folder is not moved with that.
+    """
     conf = conf or folder / "ov.conf"
+    if conf.parent != folder:
+        environ = {"STATE_DIRECTORY": str(folder / "state"), **(environ or {})}
     if not conf.exists():
         put(conf)
     socket = folder / "run" / "s.sock"

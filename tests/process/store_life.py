@@ -24,10 +24,10 @@ from pathlib import Path
 import apsw
 
 from hotreload.errors import LeaseLost, StoreUnavailable
-from hotreload.queue.claims import Claim
-from hotreload.queue.database import connect
 from hotreload.queue.job import Done, Failed, Interrupted, JobRow, JobState, NewJob
 from hotreload.queue.sqlite import SqliteQueue
+from hotreload.queue.sqlite.connection import connect
+from hotreload.queue.sqlite.statements import Claim
 from tests.contracts.stores import counters_agree
 
 STEPS = 3
@@ -79,7 +79,7 @@ async def every_verb(queue: SqliteQueue, tell: Tell) -> None:
     for row in done.rows:
         tell(f"K {row.id} {row.lease_seq}")
         await queue.settle(row, Interrupted(0.001))
-    queue._unclaim(await queue._writer.run(queue._claims.claim, Claim("b", 1)))
+    queue._unclaim(await queue._writer.run(queue._statements.claim, Claim("b", 1)))
     for verb in (queue.retry, queue.discard):
         [failing] = await _claim(queue, "b", 1, tell)
         tell(f"f {failing.id}")

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from hotreload.admin.events import STREAMS
-from hotreload.host.feed import BUFFER, Feed
+from hotreload.admin.feed import BUFFER, Feed
 from tests.process.serving import put, serving
 
 pytestmark = pytest.mark.anyio

@@ -27,7 +27,7 @@ TARGET = "tests.process.steady:service"
 QUEUES = ("loop", "thread", "process")
 DISK_KB = 4_096
 DEADLINE_S = 4.0
-TMPFS = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size={DISK_KB}k tmpfs "$0" && exec "$@"')
+TMPFS = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o mode=700,size={DISK_KB}k tmpfs "$0" && exec "$@"')
 
 
 def may_mount() -> bool:
@@ -92,7 +92,7 @@ async def add(service: Running, count: int) -> None:
 
 
 async def degraded(service: Running) -> str | None:
-    return (await service.http.get("/readyz")).json()["degraded"]
+    return (await service.status())["degraded"]
 
 
 async def depths(service: Running) -> dict[str, int]:

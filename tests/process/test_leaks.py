@@ -47,7 +47,7 @@ def held(service: Running) -> dict[str, int]:
 def flat(now: dict[str, int], first: dict[str, int]) -> bool:
     """Tell whether there is no more of anything; a connection more or less, and its task, is the test's own."""
     near = {"tasks": 1, "sockets": 2}
-    return all(abs(now[kind] - first[kind]) <= near.get(kind, 0) for kind in first)
+    return all(now[kind] - first[kind] <= near.get(kind, 0) for kind in first)
 
 
 def memory(service: Running) -> int:

@@ -60,7 +60,7 @@ async def test_make_run_serves_writes_and_drains_on_ctrl_c(short_path: Path) -> 
     assert stat.S_IMODE(conf.parent.stat().st_mode) == 0o700
     assert len(json.loads(conf.read_text())["hotreload"]["root_key"]) >= 32
     assert any("hotreload status --watch --socket .run/hotreload.sock" in line for line in spoken.lines)
-    assert any("draining" in line and "stopped" in line for line in spoken.lines), "\n".join(spoken.lines)
+    assert any("drained (SIGINT)" in line for line in spoken.lines), "\n".join(spoken.lines)
 
 
 async def _ready(http: httpx.AsyncClient) -> bool:

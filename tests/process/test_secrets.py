@@ -200,6 +200,7 @@ async def test_no_secret_is_in_any_output(short_path: Path, figures: Callable[[s
     figures(f"{len(plants.made)} secrets planted, none in {sum(map(len, outputs)):,} characters of output")
     assert any("reload.part_failed" in output and "Traceback" in output for output in outputs)
     assert any("STATUS=" in output for output in outputs)
+    assert any("UserWarning: connected with" in output for output in outputs)
     assert any("ended early: ConnectionError" in output for output in outputs)
 
 

@@ -18,6 +18,7 @@ from tests.counts import counted, patience_s
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.deadline
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize(("way", "usual"), [("kills", 12), ("restarts", 8), ("drains", 17), ("idle", 5), ("killer", 1)])
 def test_lives(short_path: Path, figures: Callable[[str], None], way: str, usual: int) -> None:

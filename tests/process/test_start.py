@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,38 @@ async def test_an_unsafe_folder_of_the_control_socket_is_exit_4(short_path: Path
     assert code == 4
     assert lines[-1].startswith("hotreload: cannot start: "), lines
     assert str(short_path / "run") in lines[-1]
+
+
+@pytest.mark.parametrize("wrong", ["writable by all", "a link", "a linked store"])
+async def test_a_state_folder_that_others_may_change_is_exit_78(short_path: Path, wrong: str) -> None:
+    state, elsewhere = short_path / ".hotreload", short_path / "elsewhere"
+    elsewhere.mkdir()
+    if wrong == "a link":
+        state.symlink_to(elsewhere)
+    else:
+        state.mkdir()
+        state.chmod(0o777 if wrong == "writable by all" else 0o700)
+    if wrong == "a linked store":
+        (state / "hotreload.db").symlink_to(elsewhere / "store")
+    code, lines = await run(write(short_path))
+    assert code == 78
+    assert lines[-1].startswith("hotreload: cannot start: hotreload.state_dir: the state folder: "), lines
+    assert list(elsewhere.iterdir()) == []
+
+
+async def test_a_store_that_others_could_read_is_made_private(short_path: Path) -> None:
+    write(short_path)
+    assert (await run(short_path, "--until-idle"))[0] == 0
+    kept = sorted((short_path / ".hotreload").iterdir())
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in kept}
+    (short_path / ".hotreload").chmod(0o755)
+    (short_path / ".hotreload" / "notes of the operator").touch()
+    (short_path / ".hotreload" / "notes of the operator").chmod(0o644)
+    for path in kept:
+        path.chmod(0o644)
+    assert (await run(short_path, "--until-idle"))[0] == 0
+    assert {path: stat.S_IMODE(path.stat().st_mode) for path in kept} == modes
+    assert stat.S_IMODE((short_path / ".hotreload" / "notes of the operator").stat().st_mode) == 0o644
 
 
 async def test_a_store_in_use_is_exit_4(short_path: Path) -> None:

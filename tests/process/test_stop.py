@@ -11,7 +11,7 @@ import pytest
 
 from tests.process.running import Endpoint, Home, Summaries, endpoint, library_files, summaries, until_idle, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.deadline]
 JOBS = 16
 DEADLINE_S = 3.0
 """Nothing here resists its cancellation: the process leaves by itself before this, it is not ended at it."""

@@ -29,7 +29,7 @@ Figures = Callable[[str], None]
 IN_A_ROW = 3
 KILLS = counted("KILLS", 25)
 LOSSES = counted("LOSSES", 40)
-TIMEOUT_S = max(patience_s(100, KILLS, 25), patience_s(100, LOSSES, 40))
+TIMEOUT_S = max(patience_s(400, KILLS, 25), patience_s(400, LOSSES, 40))
 
 
 def lives(way: str, folder: Path, count: int) -> str:
@@ -48,6 +48,7 @@ def test_killed_at_random_instants(tmp_path: Path, figures: Figures) -> None:
     figures(said.strip())
 
 
+@pytest.mark.deadline
 @pytest.mark.timeout(TIMEOUT_S)
 def test_killed_before_every_statement(tmp_path: Path, figures: Figures) -> None:
     said = lives("statements", tmp_path, 0)

@@ -1,6 +1,6 @@
 """The watch shows how it does, makes good what it missed, follows secrets, and obeys its settings while it runs."""
 
-# ruff: noqa: ASYNC240
+# ruff: noqa: ASYNC221, ASYNC230, ASYNC240
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -17,8 +18,10 @@ import anyio
 import pytest
 
 from hotreload.config.settings import HotreloadSettings
-from hotreload.reload.inotify import Inotify
-from hotreload.reload.route import Survey, survey
+from hotreload.reload.folder_watch import FolderWatch
+from hotreload.reload.load import Reader
+from hotreload.reload.reading import Reading, Version, read_file
+from hotreload.reload.route import Route, survey
 from hotreload.reload.triggers import FileWatch
 from tests.process.running import hotreload, wait_until
 from tests.process.serving import TARGET, Running, put, serving, text
@@ -52,6 +55,14 @@ async def becomes(service: Running, wanted: tuple[bool, str, int], within_s: flo
     await wait_until(is_so, within_s, f"watch is {wanted}")
 
 
+def versions(conf: Path) -> dict[Path, Version]:
+    return {conf: read_file(conf).version}
+
+
+def route_to(conf: Path) -> Route:
+    return survey([conf], Reader().read).route
+
+
 def flood(folder: Path, events: int) -> None:
     """Cause more events than the kernel keeps; the same twice in a row would be one."""
     for number in range(events // 2):
@@ -70,7 +81,7 @@ def another_tree(folder: Path, **conf: int) -> None:
 
 async def test_an_overflow_is_counted_and_nothing_is_missed(short_path: Path, conf: Path) -> None:
     async with serving(short_path, conf=conf) as service:
-        assert await watch(service) == (True, "inotify", 0)
+        await becomes(service, (True, "inotify", 0))
         service.process.send_signal(signal.SIGSTOP)
         await anyio.to_thread.run_sync(flood, conf.parent, int(QUEUED.read_text()) + 1000)
         put(conf, value=1)
@@ -85,6 +96,7 @@ async def test_an_overflow_is_counted_and_nothing_is_missed(short_path: Path, co
 
 async def test_a_watch_that_went_deaf_is_made_good_by_the_next_look(short_path: Path, conf: Path) -> None:
     async with serving(short_path, conf=conf) as service:
+        await becomes(service, (True, "inotify", 0))
         another_tree(short_path, value=1)
         await service.applied(1, within_s=3)
         assert (await watch(service))[::2] == (False, 1)
@@ -104,43 +116,99 @@ async def test_a_folder_that_is_away_is_unhealthy_until_it_is_back(short_path: P
         assert len(service.reloads) == 1
 
 
-async def test_what_was_saved_after_it_was_read_and_before_anybody_watched_is_found(conf: Path) -> None:
+async def test_what_was_saved_after_it_was_read_and_before_it_is_watched_is_found(conf: Path) -> None:
     gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
-    seen = survey([conf]).versions
+    seen = versions(conf)
     put(conf, value=1)
-    watched = FileWatch(lambda: [conf], HotreloadSettings, seen)
+    watched = FileWatch(lambda: [conf], HotreloadSettings, seen, Reader())
     async with aclosing(watched.changes()) as changes:
         with anyio.fail_after(5):
             await anext(changes)
     put(conf, value=2)
-    watched.taken(survey([conf]).versions)
+    watched.taken(versions(conf))
     with anyio.move_on_after(0.2) as waiting:
         async for _ in watched.changes():
             pass
     assert waiting.cancelled_caught, "what a reload has read is no news"
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    await wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, 5, "all is given back")
 
 
-async def test_where_nothing_can_be_watched_the_file_is_looked_at(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_options: object) -> None:
-        raise OSError(24, "Too many open files")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("hotreload.reload.inotify._libc.inotify_init1", refuse)
-        watched = FileWatch(lambda: [conf], lambda: HotreloadSettings(poll_s=0.05), survey([conf]).versions)
-        with anyio.move_on_after(0.2):
-            await anext(watched.changes())
-        assert (watched.health.healthy, watched.health.backend) == (False, "poll")
-        put(conf, value=1)
-        async with aclosing(watched.changes()) as changes:
+async def test_a_look_that_is_faster_than_the_watch_finds_no_fault_with_it(conf: Path) -> None:
+    watched = FileWatch(lambda: [conf], lambda: HotreloadSettings(poll_s=0.05), versions(conf), Reader())
+    async with aclosing(watched.changes()) as changes:
+        for value in range(1, 21):
+            put(conf, value=value)
             with anyio.fail_after(5):
                 await anext(changes)
-    assert watched.health.overflows == 0
-    with anyio.move_on_after(1):
-        await anext(watched.changes())
-    assert (watched.health.healthy, watched.health.backend) == (True, "inotify"), "it is tried again"
+            assert (watched.health.healthy, watched.health.overflows) == (True, 0), value
+            watched.taken(versions(conf))
+
+
+async def test_what_a_reload_could_not_read_is_still_news(conf: Path) -> None:
+    watched = FileWatch(lambda: [conf], lambda: HotreloadSettings(poll_s=0.05), versions(conf), Reader())
+    put(conf, value=1)
+    async with aclosing(watched.changes()) as changes:
+        with anyio.fail_after(5):
+            await anext(changes)
+            await anext(changes)
+            watched.taken(versions(conf))
+            with anyio.move_on_after(0.2) as waiting:
+                await anext(changes)
+    assert waiting.cancelled_caught
+
+
+async def news(watched: FileWatch, within_s: float) -> bool:
+    """Return whether there is news within a time."""
+    async with aclosing(watched.changes()) as changes:
+        with anyio.move_on_after(within_s):
+            await anext(changes)
+            return True
+    return False
+
+
+async def test_a_file_that_is_only_opened_is_no_news_and_one_that_was_unfinished_is_once_closed(conf: Path) -> None:
+    watched = FileWatch(lambda: [conf], lambda: HotreloadSettings(poll_s=0.05), versions(conf), Reader())
+    with conf.open("r+") as file:
+        assert not await news(watched, 0.2)
+        file.write(" ")
+        file.flush()
+        assert await news(watched, 5)
+        watched.taken(versions(conf))
+        assert not await news(watched, 0.2)
+    assert await news(watched, 5)
+
+
+WITHOUT_INSTANCES = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$0" "$@"'
+
+
+async def test_where_nothing_can_be_watched_the_file_is_looked_at(short_path: Path, conf: Path) -> None:
+    before = ("unshare", "--user", "--map-root-user", "sh", "-c", WITHOUT_INSTANCES)
+    if subprocess.run([*before, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no user namespace can be had here")
+    async with serving(short_path, conf=conf, before=before) as service:
+        await becomes(service, (False, "poll", 0))
+        put(conf, value=1)
+        await service.applied(1)
+        again = "echo 8 > /proc/sys/user/max_inotify_instances"
+        await anyio.run_process(["nsenter", "-U", "-t", str(service.process.pid), "sh", "-c", again])
+        await becomes(service, (True, "inotify", 0))
+        put(conf, value=2)
+        await service.applied(2)
+        assert sum("watch.failed" in line for line in service.spoken.lines) == 1
+
+
+async def test_a_name_that_is_not_utf8_in_the_folder_is_made_good(short_path: Path, conf: Path) -> None:
+    async with serving(short_path, conf=conf) as service:
+        odd = os.fsencode(conf.parent) + b"/\xff\xfe"
+        for value in (1, 2):
+            with open(odd, "w"):
+                pass
+            os.unlink(odd)
+            put(conf, value=value)
+            await service.applied(value)
+        await becomes(service, (True, "inotify", 0))
 
 
 async def test_a_way_that_changes_twice_in_one_save_is_followed_to_its_end(short_path: Path) -> None:
@@ -151,7 +219,7 @@ async def test_a_way_that_changes_twice_in_one_save_is_followed_to_its_end(short
         put(place)
     link.symlink_to(places[0])
     settings = HotreloadSettings(poll_s=60)
-    watched = FileWatch(lambda: [link], lambda: settings, survey([link]).versions)
+    watched = FileWatch(lambda: [link], lambda: settings, versions(link), Reader())
 
     def retarget(place: Path) -> None:
         (short_path / "new").symlink_to(place)
@@ -162,9 +230,8 @@ async def test_a_way_that_changes_twice_in_one_save_is_followed_to_its_end(short
         async def twice() -> None:
             await wait_until(lambda: watched.health.healthy, 5, "it watches")
             retarget(places[1])
-            await anyio.sleep(0.015)  # inside the time for which a save must rest
             retarget(places[2])
-            watched.taken(survey([link]).versions)  # a reload that somebody else asked for has read it
+            watched.taken(versions(link))  # a reload that was asked for otherwise has read it
             watched.nudge()
             await anyio.sleep(0.2)
             put(places[2], value=7)
@@ -176,26 +243,26 @@ async def test_a_way_that_changes_twice_in_one_save_is_followed_to_its_end(short
 
 
 async def test_a_file_system_that_hangs_is_unhealthy_and_costs_one_thread(
-    conf: Path, monkeypatch: pytest.MonkeyPatch
+    conf: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hangs, looks = threading.Event(), 0
 
-    def hanging(files: Sequence[Path]) -> Survey:
+    def hanging(path: Path) -> Reading:
         nonlocal looks
         looks += 1
         if looks == 3:
             hangs.wait()
-        return survey(files)
+        return read_file(path)
 
-    monkeypatch.setattr("hotreload.reload.triggers.survey", hanging)
-    monkeypatch.setattr("hotreload.reload.triggers.LOOK_S", 0.05)
-    watched = FileWatch(lambda: [conf], lambda: HotreloadSettings(poll_s=0.05), survey([conf]).versions)
+    settings = HotreloadSettings(poll_s=0.05)
+    watched = FileWatch(lambda: [conf], lambda: settings, versions(conf), Reader(read=hanging), look_s=0.05)
     async with aclosing(watched.changes()) as changes, anyio.create_task_group() as tasks:
 
         async def recovers() -> None:
             await wait_until(lambda: looks == 3 and not watched.health.healthy, 5, "it hangs")
+            threads = threading.active_count()
             await anyio.sleep(0.3)
-            assert looks == 3
+            assert (looks, threading.active_count()) == (3, threads)
             hangs.set()
             await wait_until(lambda: watched.health.healthy, 5, "it is well")
             put(conf, value=1)
@@ -203,28 +270,54 @@ async def test_a_file_system_that_hangs_is_unhealthy_and_costs_one_thread(
         tasks.start_soon(recovers)
         with anyio.fail_after(5):
             await anext(changes)
+    assert caplog.text.count("watch.look_failed") == 1
 
 
 async def test_what_changes_between_two_waits_is_told_by_the_next(conf: Path) -> None:
-    watcher = Inotify()
+    watcher = FolderWatch()
     try:
-        assert watcher.arm(survey([conf]).route) is False
+        assert await watcher.arm(route_to(conf)) is False
+        assert watcher.failure is None
         assert await watcher.wait(0.05) is False
         put(conf, value=1)
         await anyio.sleep(0.1)
         assert await watcher.wait(5) is True
-        (conf.parent / "another").write_text("nobody's")
+        (conf.parent / "another").write_text("not ours")
         assert await watcher.wait(0.1) is False
-        watcher.wake()
+        watcher.ring()
         assert await watcher.wait(5) is True
         with anyio.move_on_after(0.05) as left:
             await watcher.wait(60)
         assert left.cancelled_caught
-        assert watcher.arm(survey([conf]).route) is True
+        assert await watcher.arm(route_to(conf)) is True
         put(conf, value=2)
         assert await watcher.wait(5) is True
     finally:
         watcher.close()
+
+
+async def test_a_folder_that_was_replaced_since_the_look_is_not_watched(conf: Path) -> None:
+    route = route_to(conf)
+    conf.parent.rename(conf.parent.with_name("old"))
+    conf.parent.mkdir()
+    watcher = FolderWatch()
+    assert await watcher.arm(route) is False
+    assert "was replaced meanwhile" in (watcher.failure or "")
+    conf.parent.rmdir()
+    assert await watcher.arm(route) is False
+    assert "No such file" in (watcher.failure or "")
+
+
+async def test_a_watch_left_behind_does_not_disturb_the_end_of_the_interpreter(conf: Path) -> None:
+    script = (
+        "import anyio, sys\nfrom pathlib import Path\nfrom hotreload.reload.folder_watch import FolderWatch\n"
+        "from tests.process.test_watching import route_to\n"
+        "async def main():\n watch = FolderWatch()\n await watch.arm(route_to(Path(sys.argv[1])))\n"
+        " print(watch.failure, flush=True)\nanyio.run(main)\n"
+    )
+    for _ in range(3):
+        done = await anyio.run_process([sys.executable, "-c", script, str(conf)], stderr=subprocess.STDOUT)
+        assert done.stdout == b"None\n"
 
 
 async def test_a_rotated_secret_is_a_reload(short_path: Path, conf: Path) -> None:

@@ -28,12 +28,10 @@ SYSTEMD = {"bookworm": 252, "trixie": 257}
 PACKAGES = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,util-linux,procps,iproute2"
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 OPTIONS = (
-    "--mode=root", "--variant=minbase", "--quiet", f"--include={PACKAGES}",
+    "--mode=root", "--variant=minbase", "--quiet",
     *(f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT),
     '--aptopt=Acquire::Check-Valid-Until "false"',
 )  # fmt: skip
-KEY = hashlib.sha256("\n".join(OPTIONS).encode()).hexdigest()[:12]
-"""A base made otherwise is another one."""
 NOT_ROOT = "only root can boot a container"
 PROGRAMS = ("mmdebstrap", "systemd-nspawn", "nsenter")
 OF_THE_BOX = ("ld-linux", "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libutil.so", "libresolv.so")
@@ -53,17 +51,27 @@ def cache() -> Path:
     return Path(home) / "hotreload-tests"
 
 
-def base(release: str) -> Path:
-    """Return the folder of a Debian, made where it is missing."""
+def bootstrap(release: str, packages: str = PACKAGES) -> Path:
+    """Return the folder of a Debian with these packages, made where it is missing."""
     cache().mkdir(parents=True, exist_ok=True)
-    made = cache() / f"{release}-{KEY}"
+    options = [*OPTIONS, f"--include={packages}"]
+    made = cache() / f"{release}-{hashlib.sha256(' '.join(options).encode()).hexdigest()[:12]}"
     with _locked(cache() / f"{release}.lock"):
         if not made.is_dir():
             new = cache() / f"{release}.new"
-            shutil.rmtree(new, ignore_errors=True)
-            _install(release, new)
+            _clear(new)
+            _install(release, options, new)
             new.rename(made)
     return made
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an installation that was killed left; first what it had mounted there, as this machine's `/proc`."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for place in reversed(mounted):
+        if Path(place).is_relative_to(folder):
+            subprocess.run(["umount", place], check=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -73,9 +81,9 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _install(release: str, folder: Path) -> None:
+def _install(release: str, options: list[str], folder: Path) -> None:
     done = subprocess.run(
-        ["mmdebstrap", *OPTIONS, release, folder, _mirror()], capture_output=True, text=True, check=False
+        ["mmdebstrap", *options, release, folder, _mirror()], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -96,9 +104,13 @@ class Python:
     """
 
     def __init__(self, folder: Path, packages: Path) -> None:
-        """Make the skeleton in `folder`; `packages` is the site-packages that boxes see."""
+        """`folder` holds the skeleton, see `make`; `packages` is the site-packages that boxes see."""
         self._folder = folder
         self._packages = packages
+
+    def make(self) -> None:
+        """Make the skeleton."""
+        folder, packages = self._folder, self._packages
         for part in ("bin", f"lib/{PYTHON}", "shared", "app", "packages"):
             (folder / part).mkdir(parents=True)
         (folder / "bin" / PYTHON).touch()
@@ -135,20 +147,29 @@ class Python:
         return [f"--bind-ro={outside}:{place}" for outside, place in inside.items()]
 
 
-def build_python(folder: Path) -> Python:
-    """Make this interpreter fit for boxes; its application is this library, the examples and the tests' service."""
-    python = Python(folder, Path(sysconfig.get_path("purelib")))
+def shared_python(folder: Path) -> Python:
+    """Return this interpreter fit for boxes, made in `folder` by the first of the processes that ask."""
+    python = Python(folder / "interpreter", Path(sysconfig.get_path("purelib")))
+    with _locked(folder / "interpreter.lock"):
+        if not (folder / "interpreter.made").exists():
+            _build(python, folder / "interpreter")
+            (folder / "interpreter.made").touch()
+    return python
+
+
+def _build(python: Python, folder: Path) -> None:
+    """Make the skeleton; its application is this library, the examples and the tests' service."""
+    python.make()
     for package in ("hotreload", "examples"):
         shutil.copytree(ROOT / package, folder / "app" / package, ignore=shutil.ignore_patterns("__pycache__"))
     for program in (*(f"tests/systemd/{name}.py" for name in PROGRAMS_INSIDE), "examples/openviking/endpoint.py"):
         shutil.copy(ROOT / program, folder / "app")
     compileall.compile_dir(folder / "app", quiet=1)
-    return python
 
 
 def _libraries(executable: Path, extensions: Path, packages: Path) -> set[Path]:
     """Return the shared libraries of this machine that Python and the packages used here are linked with."""
-    names = ("apsw", "pydantic_core", "watchfiles", "tree_sitter", "tree_sitter_json")
+    names = ("apsw", "pydantic_core", "watchfiles")
     folders = [packages / name for name in names if importlib.util.find_spec(name)]
     objects = [executable, *extensions.glob("*.so"), *(file for folder in folders for file in folder.rglob("*.so"))]
     listed = subprocess.run(["ldd", *objects], capture_output=True, text=True, check=False).stdout
@@ -166,7 +187,7 @@ def main() -> None:
     if os.geteuid() != 0 or lacking():
         sys.exit(NOT_ROOT if os.geteuid() != 0 else f"not installed: {', '.join(lacking())}")
     with ThreadPoolExecutor() as side_by_side:
-        for folder in side_by_side.map(base, SYSTEMD):
+        for folder in side_by_side.map(bootstrap, SYSTEMD):
             print(folder)
 
 

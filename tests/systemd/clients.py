@@ -1,35 +1,35 @@
 """Clients that never stop asking: some on new connections, some on one kept alive, one of those that thinks for long.
 
 Each line on standard input asks for a round: once every client was answered since the line came (`answers` times, the
-one that thinks once), what all of them got and lost is printed as JSON. A client opens a new connection after an answer
-that said `Connection: close`, and where it finds its own closed before it asks; whatever else keeps a request from its
-whole answer is a loss.
+one that thinks once), what all of them got and lost is printed as JSON. A client that keeps its connection opens a new
+one after an answer that said `Connection: close`, and only then; whatever keeps a request from its whole answer is a
+loss.
 """
 
 from __future__ import annotations
 
 import json
-import select
 import socket
 import sys
 import threading
 from collections import Counter
 
 REQUEST = b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
-TIMEOUT_S = 120.0
+TIMEOUT_S = 600.0
+"""When a client is taken for one that hangs: a connection that waits for the next process is not lost."""
 THINKS_S = 1.0
 
 
 class Clients:
     """What they share: where to ask, and what they were answered."""
 
-    def __init__(self, port: int, path: str, pause_s: float) -> None:
+    def __init__(self, port: int, path: str, pause_s: float, each: int) -> None:
         self._port = port
         self._path = path.encode()
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._counts = Counter[str]()
-        kinds = [(kind, pause_s) for kind in ("new", "kept") for _ in range(4)] + [("kept, thinking", THINKS_S)]
+        kinds = [(kind, pause_s) for kind in ("new", "kept") for _ in range(each)] + [("kept, thinking", THINKS_S)]
         self._answered = [0] * len(kinds)
         self._needed = [1 if pause == THINKS_S else 0 for _, pause in kinds]
         self._threads = [
@@ -57,9 +57,6 @@ class Clients:
     def _ask(self, number: int, kind: str, pause_s: float) -> None:
         connection: socket.socket | None = None
         while not self._stop.wait(pause_s):
-            if connection is not None and select.select([connection], [], [], 0)[0]:
-                connection.close()
-                connection = None
             try:
                 connection = connection or socket.create_connection(("127.0.0.1", self._port), timeout=TIMEOUT_S)
                 usable = self._answer(connection, b"Connection: close\r\n" if kind == "new" else b"")
@@ -100,9 +97,9 @@ def _more(connection: socket.socket) -> bytes:
     return read
 
 
-def main(port: str, path: str, pause_s: str, answers: str) -> None:
-    """Run 4 clients of each kind, and the one that thinks, until standard input ends."""
-    clients = Clients(int(port), path, float(pause_s))
+def main(port: str, path: str, pause_s: str, answers: str, each: str) -> None:
+    """Run so many clients of each kind, and the one that thinks, until standard input ends."""
+    clients = Clients(int(port), path, float(pause_s), int(each))
     clients.start()
     for _ in sys.stdin:
         print(json.dumps(clients.round(int(answers))), flush=True)

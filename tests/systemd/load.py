@@ -30,17 +30,12 @@ class Load:
 
 
 @contextmanager
-def load(box: Box, port: int, path: str, *, pause_s: float = 0.01, answers: int = 10) -> Iterator[Load]:
-    """Have 4 clients ask on new connections, 4 on kept ones, and one that thinks for a second in between."""
-    process = box.start(PYTHON, f"{APP}/clients.py", str(port), path, str(pause_s), str(answers))
+def load(box: Box, port: int, path: str, *, pause_s: float = 0.05, answers: int = 5, each: int = 16) -> Iterator[Load]:
+    """Have `each` clients ask on new connections, as many on kept ones, and one that thinks for a second in between."""
+    process = box.start(PYTHON, f"{APP}/clients.py", *map(str, (port, path, pause_s, answers, each)))
     try:
         yield Load(process)
         process.communicate("", timeout=60)
     finally:
         process.kill()
         process.wait()
-
-
-def losses(counts: dict[str, int]) -> dict[str, int]:
-    """Return what was counted beside answers."""
-    return {kind: count for kind, count in counts.items() if not kind.endswith("answered")}

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
+from tests.counts import counted, patience_s
 from tests.systemd.conftest import BOTH_MANAGERS
 from tests.systemd.unit import HOTRELOAD, NAME, Served
 
-IN_A_ROW = 100
-AT_ONCE_S = 3.0
-"""Beside what a reload takes that finds nothing new: a client's start, on however busy a machine."""
+USUAL = 10
+IN_A_ROW = counted("SYSTEMD_RELOADS", USUAL)
 CLIENT_S = 2
 
 pytestmark = BOTH_MANAGERS
@@ -30,14 +30,11 @@ def test_the_exit_code_is_the_verdict(served: Served) -> None:
     assert "generation 2, reload applied" in served.status
     assert "value 0 → 3" in served.status
 
-    unchanged = served.systemctl("reload")
-    assert unchanged.code == 0
+    assert served.systemctl("reload").code == 0
     assert "generation 2, reload unchanged" in served.status
 
     served.write('{"hotreload": {"watch": false},\n "value": -7}')
-    refused = served.systemctl("reload")
-    assert refused.code != 0
-    assert refused.took_s < unchanged.took_s + AT_ONCE_S
+    assert served.systemctl("reload").code != 0
     assert "generation 2, reload rejected" in served.status
     assert served.show("StatusErrno", "ActiveState") == {"StatusErrno": "22", "ActiveState": "active"}
     shown = served.systemctl("status", "--no-pager").out
@@ -69,15 +66,12 @@ def _every_reload_was_ended(served: Served) -> int:
 def test_a_part_that_hangs_fails_the_reload_within_its_limit(served: Served) -> None:
     served.install()
     served.start()
-    unchanged = served.systemctl("reload")
     served.configure(value=1, build_s=600)
-    done = served.systemctl("reload")
-    assert done.code != 0
-    assert 5 < done.took_s < 5 + unchanged.took_s + AT_ONCE_S
+    assert served.systemctl("reload").code != 0
     assert served.active == "active"
     assert "generation 1, reload rolled_back" in served.status
     assert "within 5 s" in served.status
-    assert _every_reload_was_ended(served) == 2
+    assert _every_reload_was_ended(served) == 1
 
 
 def test_a_client_that_waits_for_too_long_leaves_the_reload_going(served: Served) -> None:
@@ -96,14 +90,19 @@ def test_a_client_that_waits_for_too_long_leaves_the_reload_going(served: Served
     assert _every_reload_was_ended(served) == 1
 
 
-@pytest.mark.timeout(400)
-def test_a_hundred_in_a_row(served: Served) -> None:
+@pytest.mark.timeout(patience_s(120, IN_A_ROW, USUAL))
+def test_many_in_a_row(served: Served) -> None:
     served.install()
     served.start()
     path = f"{served.manager.configuration(NAME)}/ov.conf"
     reload = shlex.join(map(str, served.manager.systemctl("reload", served.unit)))
     one = f'printf \'{{"hotreload": {{"watch": false}}, "value": %d}}\' $value > {path} && {reload}'
-    done = served.box.run("sh", "-c", f"for value in $(seq {IN_A_ROW}); do {one} || exit 1; done", within_s=380)
+    done = served.box.run(
+        "sh",
+        "-c",
+        f"for value in $(seq {IN_A_ROW}); do {one} || exit 1; done",
+        within_s=patience_s(100, IN_A_ROW, USUAL),
+    )
     assert done.code == 0, done.out + done.err
     assert f"generation {IN_A_ROW + 1}, reload applied" in served.status
     assert _every_reload_was_ended(served) == IN_A_ROW
@@ -119,7 +118,8 @@ def test_during_the_start_and_during_another_reload(served: Served) -> None:
     during_start = served.systemctl("reload")
     assert starting.wait(30) == 0
     assert during_start.code == 0, during_start.err
-    assert served.show("ActiveState", "NRestarts") == {"ActiveState": "active", "NRestarts": "0"}
+    served.until_active()  # the signal's reload may come after the one that was asked for
+    assert served.show("NRestarts") == {"NRestarts": "0"}
 
     served.configure(value=2, build_s=2.0)
     first = served.box.start(*served.manager.systemctl("reload", served.unit))
@@ -134,10 +134,9 @@ def test_during_the_start_and_during_another_reload(served: Served) -> None:
 
 
 def test_during_a_drain(served: Served) -> None:
-    served.install(jobs=1, manner="hang")
+    served.install(jobs=1, manner="hang", hotreload={"drain_deadline_s": 8.0})
     served.start()
     served.until_steps(0, 2)
-    began = time.monotonic()
     assert served.systemctl("stop", "--no-block").code == 0
     served.until_told("STOPPING=1")
     asked = served.ask("reload")
@@ -145,5 +144,4 @@ def test_during_a_drain(served: Served) -> None:
     assert "draining" in asked.err
     assert served.systemctl("reload").code != 0
     served.until_told("Deactivated successfully")
-    assert time.monotonic() - began < 25 + AT_ONCE_S
     assert served.show("Result", "ActiveState") == {"Result": "success", "ActiveState": "inactive"}

@@ -65,8 +65,15 @@ def test_a_file_mounted_alone_is_warned_about(served: Served) -> None:
     served.until_written("mounted as a single file")
 
 
-def test_the_folders_are_private(served: Served) -> None:
+def test_the_folders_are_private_and_systemd_s_own_default_is_good_enough(served: Served) -> None:
+    shown = ("stat", "-c", "%U %a", f"/run/{NAME}", f"/run/{NAME}/hotreload.sock", f"/var/lib/{NAME}")
     served.install()
     served.start()
-    told = served.box.ok("stat", "-c", "%U %a", f"/run/{NAME}", f"/run/{NAME}/hotreload.sock", f"/var/lib/{NAME}")
-    assert told.split("\n")[:3] == [f"{NAME} 700", f"{NAME} 600", f"{NAME} 700"]
+    assert served.box.ok(*shown).split("\n")[:3] == [f"{NAME} 700", f"{NAME} 600", f"{NAME} 700"]
+
+    served.install("RuntimeDirectoryMode=0755")
+    served.box.ok("systemctl", "daemon-reload")
+    assert served.systemctl("restart").code == 0
+    assert served.box.ok(*shown).split("\n")[:2] == [f"{NAME} 755", f"{NAME} 600"]
+    assert served.systemctl("reload").code == 0
+    assert served.ask("status").code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ NAME = "served"
 UNIT = f"{NAME}.service"
 USER = "ov"
 HOME = f"/home/{USER}"
-BADLY = ("timed out", "Failed with result", "Watchdog timeout")
-"""What a manager writes of a unit that did not end by itself and well."""
+BADLY = ("timed out", "Failed with result", "Watchdog timeout", "Killing process")
+"""What a manager writes of a unit that did not end by itself and well, with all that it had started."""
 _printed: dict[tuple[str, ...], str] = {}
 
 
@@ -140,6 +141,11 @@ class Unit:
         lines = self.box.ok(*self.manager.systemctl("show", self.unit, *wanted)).splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
+    def until_active(self, within_s: float = 30) -> None:
+        """Return once the unit is active, and neither starts nor reloads; a shell inside looks."""
+        asked = shlex.join(self.manager.systemctl("show", self.unit, "--property=ActiveState", "--value"))
+        self.box.ok("sh", "-c", f'until [ "$({asked})" = active ]; do sleep 0.05; done', within_s=within_s)
+
     def ask(self, *arguments: str) -> Done:
         """Run the command `hotreload` for this service."""
         return self.box.run(*self.manager.command(HOTRELOAD, *arguments, "--name", self.name))
@@ -174,14 +180,18 @@ class Unit:
         """
         self.box.until(text, within_s=within_s)
 
-    def ended_well(self) -> None:
-        """Assert that the manager never had to end it, and what it kept of the last drain.
+    def left_nothing(self) -> None:
+        """Assert that the manager never had to end it, nor a process of its.
 
         `Result` alone says nothing after a restart: the start has reset it.
         """
         told = self.box.journal("-o", "cat", f"{self.manager.told_by}={self.unit}")
         badly = [line for line in told.splitlines() if any(bad in line for bad in BADLY)]
         assert badly == []
+
+    def ended_well(self) -> None:
+        """Assert `left_nothing`, and what it kept of the last drain."""
+        self.left_nothing()
         drained = self.last_drain()
         assert (drained["lost"], drained["reconstructed"], drained["forced"]) == (0, False, False), drained
 

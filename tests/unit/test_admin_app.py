@@ -26,6 +26,16 @@ from tests.control import FakeControl, Settings, drain_report, report
 
 pytestmark = pytest.mark.anyio
 KEY = "k" * 32
+OPEN = {
+    ("GET", "/admin"): 307,
+    ("GET", "/admin/"): 200,
+    ("GET", "/admin/page.js"): 200,
+    ("GET", "/admin/page.css"): 200,
+    ("GET", "/admin/session"): 200,
+    ("POST", "/admin/session"): 400,
+    ("DELETE", "/admin/session"): 204,
+}
+"""What the page needs before a person has signed in; nothing of the process is in it."""
 
 
 def as_local(app: ASGIApp) -> ASGIApp:
@@ -82,7 +92,7 @@ async def test_every_admin_route_is_guarded_and_no_other() -> None:
         for route in app.routes:
             path, method = route.path, next(iter(route.methods - {"HEAD"}))  # pyright: ignore
             answer = await client.request(method, path)
-            assert answer.status_code == (401 if path.startswith("/admin") else 200), path
+            assert answer.status_code == OPEN.get((method, path), 401 if path.startswith("/admin") else 200), path
             if answer.status_code == 401:
                 assert answer.headers["www-authenticate"] == "Bearer"
         rebound = await client.get("/admin/status", headers={"Host": "evil.example", "X-API-Key": KEY})
@@ -216,7 +226,8 @@ async def test_readiness_says_degraded_and_ends_with_the_first_moment_of_a_drain
     control = FakeControl(degraded="last-known-good")
     async with client_of(control, local=False) as client:
         answer = await client.get("/readyz")
-        assert (answer.status_code, answer.json()["degraded"]) == (200, "last-known-good")
+        assert (answer.status_code, answer.json()["degraded"]) == (200, True)
+        assert "last-known-good" not in answer.text  # why may hold configuration values
         control.ready, control.phase = False, Phase.QUIESCING
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["phase"]) == (503, "quiescing")

@@ -196,7 +196,7 @@ def test_duplicate_keys_are_errors_with_the_place_of_the_second() -> None:
 
 
 def test_duplicate_keys_can_be_warnings_and_the_last_counts() -> None:
-    document = read('{"a": 1, "a": 2}', duplicates="warn")
+    document = read('{"a": 1, "a": 2}', dialect="openviking")
     assert document.data == {"a": 2}
     assert [(each.path, each.column) for each in document.warnings] == [("a", 10)]
     assert document.locate(["a"]) == (1, 15)
@@ -248,6 +248,41 @@ def test_an_unset_variable_stays_and_is_warned_about() -> None:
     assert "UNSET" in warning.message
 
 
+@pytest.mark.parametrize(
+    ("text", "value", "warned"),
+    [
+        ('{"a": "pa$$HOME$$$HOME"}', "pa$HOME$/h", []),
+        ('{"a": "$$$$"}', "$$", []),
+        ('{"a": "$2b$12$ABCDEFGHIJKLMNOPQRSTUV./x"}', "$2b$12$ABCDEFGHIJKLMNOPQRSTUV./x", []),
+        ('{"a": "$6$SALT$HASH", "b": "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$x"}', "$6$SALT$HASH", []),
+        ('{"a": "^a.*z$", "$schema": "./x", "$id": "$5 or $lower or ${9}"}', "^a.*z$", []),
+        ('{"a": "$HOME:$HOST:$PORT"}', "/h:$HOST:$PORT", [(14, "$HOST is not set"), (20, "$PORT is not set")]),
+        ('{"a": "${host}"}', "${host}", [(8, "$host is not set and stays as written")]),
+        ('{"a": "${A:-secret}"}', "${A:-secret}", [(8, "${A:…} stays as written: only $NAME and ${NAME}")]),
+        ('{"a": "${A-b}${HOME}"}', "${A-b}/h", [(8, "${A-…} stays as written")]),
+    ],
+)
+def test_a_dollar_is_what_it_was_meant_to_be(text: str, value: str, warned: list[tuple[int, str]]) -> None:
+    document = read(text, environ={"HOME": "/h"})
+    assert document.data["a"] == value
+    assert [each.column for each in document.warnings] == [column for column, _ in warned]
+    assert all(says in each.message for each, (_, says) in zip(document.warnings, warned, strict=True))
+    assert "secret" not in str(document.warnings)
+
+
+def test_stock_openviking_knows_no_escape() -> None:
+    environ = {"HOME": "/h"}
+    assert read('{"a": "$$HOME"}', environ=environ, dialect="openviking").data == {"a": "$/h"}
+
+
+@given(st.text('$AB{}_:-"x é', max_size=20))
+def test_every_place_of_an_expanded_text_is_found_again(text: str) -> None:
+    expanded = expand(text, {"A": "one", "B": ""}, escapes=True)
+    for _, offset in expanded.unset:
+        assert expanded.written_offset(expanded.text_offset(offset)) == offset
+    assert all(text[offset] == "$" for offset, _ in expanded.not_replaced())
+
+
 def test_a_value_that_breaks_the_json_is_blamed_and_not_shown() -> None:
     found = problem('{"a": "x$SECRET"}', environ={"SECRET": 'hunter"2'})
     assert (found.line, found.column) == (1, 9)
@@ -292,7 +327,13 @@ def test_a_cut_or_damaged_file_is_placed(tree: dict[str, Any], data: st.DataObje
 
 @pytest.mark.parametrize(
     "entry",
-    ['"é{n}": "$UNSET"', '"é{n}": {n}, "é{n}": 1', '"é{n}": [NaN, 1e999]', '"é{n}": "\\\\ud83d"'],
+    [
+        '"é{n}": "$UNSET"',
+        '"{n}": [[[[{}], "$UNSET"]]]',
+        '"é{n}": {n}, "é{n}": 1',
+        '"é{n}": [NaN, 1e999]',
+        '"é{n}": "\\\\ud83d"',
+    ],
 )
 def test_a_large_file_is_read_in_bounded_time(entry: str) -> None:
     entries = ", ".join(entry.replace("{n}", str(n)) for n in range(20_000))
@@ -300,6 +341,31 @@ def test_a_large_file_is_read_in_bounded_time(entry: str) -> None:
     problems = found("{" + entries + "}")
     assert len(problems) in (0, 100, 200)
     assert time.perf_counter() - began < 10
+
+
+FULL = json.dumps({f"k{i:05}": {"n": i} for i in range(45_000)})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FULL[:-1],
+        FULL[:-1] + ",}",
+        FULL[: len(FULL) // 2],
+        FULL.replace(" ", "\n")[:-1],
+        '{"a": ' + '"' * 1_000_000,
+        '{"a": "' + "\\" * 1_000_000,
+        '{"a": ' + "[" * 1_000_000,
+        '{"a": ' + "[" * 500_000 + "]" * 500_000 + "}",
+        '{"a": "' + "${" * 500_000,
+        '{"a": "' + "$A" * 500_000,
+        '{"a": "' + "$" * 1_000_000,
+    ],
+)
+def test_a_large_broken_file_is_refused_in_bounded_time(text: str) -> None:
+    began = time.process_time()
+    assert len(found(text)) == 1
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, Field, RootModel, SecretBytes, SecretStr
+from typing_extensions import TypeAliasType
 
 from hotreload.config.allowed import allowed
+from hotreload.config.document import Keys
 from hotreload.config.fields import (
     Effect,
-    FieldRule,
     Live,
     Mark,
     Public,
@@ -23,6 +24,7 @@ from hotreload.config.fields import (
     leaf_rules,
     leaves,
     rule_for,
+    tree,
     unmarked_secrets,
 )
 
@@ -62,6 +64,9 @@ class Model(BaseModel):
     use_token: bool = False
     review_tokens: int = 0
     max_tokens: int = 5
+    key_0: int = 1
+    dbpassword: str = ""
+    api_key_number: float = 0
     api_key: Annotated[str, Public] = ""
     hidden: Annotated[str, Secret] = ""
     headers: dict[str, SecretStr] = {}
@@ -91,10 +96,13 @@ RULES = leaf_rules(Model)
         ("use_token", Effect.RESTART, False),
         ("review_tokens", Effect.RESTART, False),
         ("max_tokens", Effect.RESTART, False),
+        ("key_0", Effect.RESTART, False),
+        ("dbpassword", Effect.RESTART, True),
+        ("api_key_number", Effect.RESTART, True),
         ("api_key", Effect.RESTART, False),
         ("hidden", Effect.RESTART, True),
         ("headers", Effect.RESTART, True),
-        ("users", Effect.RESTART, True),
+        ("users.*.pin", Effect.RESTART, True),
         ("names", Effect.RESTART, False),
         ("tree.name", Effect.LIVE, False),
         ("tree.child", Effect.LIVE, False),
@@ -112,22 +120,74 @@ def test_sections_are_no_leaves_and_a_reason_is_inherited() -> None:
 
 
 def test_a_secret_by_name_alone_is_named() -> None:
-    assert unmarked_secrets(Model) == ["token", "password"]
+    assert unmarked_secrets(Model) == ["token", "password", "dbpassword", "api_key_number"]
 
 
 @pytest.mark.parametrize(
-    ("path", "expected"),
+    ("path", "effect", "secret"),
     [
-        ("inner.plain", FieldRule("inner.plain", Effect.LIVE)),
-        ("headers.Authorization", FieldRule("headers.Authorization", Effect.RESTART, secret=True)),
-        ("inner", FieldRule("inner", Effect.RESTART, secret=True)),
-        ("tree", FieldRule("tree", Effect.LIVE)),
-        ("nobody.knows", FieldRule("nobody.knows")),
-        ("nobody.api_key", FieldRule("nobody.api_key", secret=True)),
+        (("inner", "plain"), Effect.LIVE, False),
+        (("headers", "Authorization"), Effect.RESTART, True),
+        (("inner",), Effect.RESTART, True),
+        (("users", 3, "pin"), Effect.RESTART, True),
+        (("tree",), Effect.LIVE, False),
+        (("unknown", "knows"), Effect.RESTART, False),
+        (("unknown", "api_key"), Effect.RESTART, True),
     ],
 )
-def test_a_rule_is_found_for_any_path(path: str, expected: FieldRule) -> None:
-    assert rule_for(RULES, path) == expected
+def test_a_rule_is_found_for_any_path(path: Keys, effect: Effect, secret: bool) -> None:
+    found = rule_for(tree(Model), path)
+    assert (found.effect, found.secret) == (effect, secret)
+
+
+class Entry(BaseModel):
+    rpm: Annotated[int, Live] = 1
+    size: Annotated[int, Refused] = 8
+    device: Annotated[str, Restart] = "cpu"
+    note: str = ""
+
+
+class Entries(RootModel[dict[str, Entry]]):
+    pass
+
+
+class Marked(BaseModel):
+    unmarked: dict[str, Entry] = {}
+    live: Annotated[dict[str, Entry], Live] = {}
+    many: Annotated[list[Entry] | None, Live] = None
+    deep: Annotated[dict[str, list[Entry]], Live] = {}
+    pair: Annotated[tuple[int, Entry], Live] = (1, Entry())
+    root: Annotated[Entries, Live] = Entries({})
+    plain: dict[str, Annotated[int, Refused]] = {}
+
+
+@pytest.mark.parametrize(
+    ("path", "effect"),
+    [
+        (("unmarked", "a.b", "rpm"), Effect.LIVE),
+        (("unmarked", "a", "size"), Effect.REFUSED),
+        (("unmarked", "a", "note"), Effect.RESTART),
+        (("unmarked", "a"), Effect.RESTART),
+        (("live", "a", "rpm"), Effect.LIVE),
+        (("live", "a", "size"), Effect.REFUSED),
+        (("live", "a", "device"), Effect.RESTART),
+        (("live", "a", "note"), Effect.LIVE),
+        (("live", "a"), Effect.LIVE),
+        (("live",), Effect.LIVE),
+        (("many", 0, "note"), Effect.LIVE),
+        (("many", 0, "size"), Effect.REFUSED),
+        (("many",), Effect.REFUSED),
+        (("deep", "a", 0, "device"), Effect.RESTART),
+        (("deep", "a"), Effect.LIVE),
+        (("pair", 1, "size"), Effect.REFUSED),
+        (("pair", 0), Effect.LIVE),
+        (("root", "a", "size"), Effect.REFUSED),
+        (("root", "a", "note"), Effect.LIVE),
+        (("plain", "a"), Effect.REFUSED),
+    ],
+)
+def test_marks_inside_containers_count(path: Keys, effect: Effect) -> None:
+    assert rule_for(tree(Marked), path).effect is effect
 
 
 def test_a_type_that_holds_a_secret_inside_is_secret() -> None:
@@ -181,4 +241,48 @@ class Limits(BaseModel):
     ],
 )
 def test_what_a_field_takes_is_said_in_plain_words(name: str, text: str | None) -> None:
-    assert allowed(leaves(Limits)[name].info) == text
+    assert allowed(leaves(Limits)[(name,)].info) == text
+
+
+MarkedCount = TypeAliasType("MarkedCount", Annotated[int, Live] | None)  # pyright: ignore[reportGeneralTypeIssues]
+Chosen = TypeAliasType("Chosen", Inner | Other)
+
+
+class Pages(RootModel[list[Entry]]):
+    """A root that is a list of sections."""
+
+
+class Recursive(RootModel[list["Recursive"]]):
+    """A root that holds itself and no section."""
+
+
+class Loop(BaseModel):
+    again: dict[str, Loops] = Field(default_factory=dict)
+
+
+class Kids(BaseModel):
+    kids: list[Kids] = Field(default_factory=list)
+
+
+class Loops(RootModel[list[Loop]]):
+    """A root whose sections hold it again."""
+
+
+class Aliased(BaseModel):
+    count: MarkedCount = None
+    chosen: Chosen = Inner()
+    pages: dict[str, Pages] = Field(default_factory=dict)
+    nested: dict[str, Recursive] = Field(default_factory=dict)
+    names: dict[str, Names] = Field(default_factory=dict)
+    loops: dict[str, Loops] = Field(default_factory=dict)
+    kids: list[Kids] = Field(default_factory=list)
+
+
+def test_aliases_of_types_and_roots_inside_containers_are_looked_through() -> None:
+    found = tree(Aliased)
+    assert rule_for(found, ("count",)).effect is Effect.LIVE
+    assert rule_for(found, ("chosen", "slow")).effect is Effect.RESTART
+    assert rule_for(found, ("pages", "a", 0, "anything")).effect is Effect.RESTART
+    assert rule_for(found, ("kids", 0, "kids", 0)).effect is Effect.RESTART
+    assert rule_for(found, ("loops", "a", 0, "again", "b")).effect is Effect.RESTART
+    assert rule_for(found, ("nested", "a")).effect is rule_for(found, ("names", "a")).effect is Effect.RESTART

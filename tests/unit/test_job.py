@@ -26,8 +26,8 @@ NOW_MS = 1_800_000_000_000
 ROW = JobRow(
     id="7",
     queue="semantic",
-    payload={"uri": "a"},
-    cursor=None,
+    payload_json='{"uri":"a"}',
+    cursor_json=None,
     lease_seq=3,
     attempts=0,
     max_attempts=5,
@@ -129,18 +129,18 @@ def test_a_delay_overrides_the_backoff() -> None:
 
 @given(st.integers(min_value=1, max_value=5000), jitters)
 def test_backoff_grows_within_its_bounds(failures_so_far: int, jitter: float) -> None:
-    backoff = Backoff(first_s=1, factor=2, most_s=60)
+    backoff = Backoff(first_s=1, power=4, most_s=60)
     delay_ms = backoff.delay_ms(failures_so_far, jitter)
     assert 500 <= delay_ms <= 60_000
     assert backoff.delay_ms(failures_so_far + 1, jitter) >= delay_ms
 
 
 def test_backoff_beyond_any_float_is_the_most() -> None:
-    assert Backoff(most_s=60).delay_ms(5_000, 1.0) == 60_000
+    assert Backoff(power=1e3, most_s=60).delay_ms(5_000, 1.0) == 60_000
 
 
-@pytest.mark.parametrize(("failures_so_far", "jitter", "delay_ms"), [(1, 0.0, 500), (2, 0.0, 1000), (3, 0.5, 3000)])
-def test_backoff_doubles(failures_so_far: int, jitter: float, delay_ms: int) -> None:
+@pytest.mark.parametrize(("failures_so_far", "jitter", "delay_ms"), [(1, 0.0, 500), (2, 0.0, 8000), (3, 0.5, 60750)])
+def test_backoff_is_the_fourth_power(failures_so_far: int, jitter: float, delay_ms: int) -> None:
     assert Backoff().delay_ms(failures_so_far, jitter) == delay_ms
 
 
@@ -169,10 +169,16 @@ def test_progress_clears_the_suspicion_of_the_next_crash() -> None:
     assert (to.state, to.suspect, to.crashes) == (JobState.READY, False, 5)
 
 
-@given(rows)
-def test_only_one_that_was_alone_is_parked(row: JobRow) -> None:
-    to = after_crash(row)
-    parked = row.suspect and row.alone_crashes + 1 >= CRASHES_ALONE_TO_PARK
+def test_a_machine_that_ended_raises_no_suspicion() -> None:
+    row = replace(ROW, crashes=4, stalled_crashes=1, suspect=False)
+    to = after_crash(row, machine_ended=True)
+    assert (to.state, to.suspect, to.crashes, to.stalled_crashes) == (JobState.READY, False, 5, 1)
+
+
+@given(rows, st.booleans())
+def test_only_one_that_was_alone_is_parked(row: JobRow, only_suspect: bool) -> None:
+    to = after_crash(row, only_suspect=only_suspect)
+    parked = row.suspect and only_suspect and row.alone_crashes + 1 >= CRASHES_ALONE_TO_PARK
     assert (to.state is JobState.DEAD) == parked
     assert to.suspect == (not parked and row.stalled_crashes + 1 >= CRASHES_TO_SUSPECT)
     assert (to.attempts, to.interruptions, to.run_at_ms) == (row.attempts, row.interruptions, row.run_at_ms)

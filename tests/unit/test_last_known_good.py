@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from hotreload.config.last_known_good import NAME, LastKnownGood
 from hotreload.config.settings import LiveSettings, SettingsModel
 from hotreload.errors import ConfigError, ConfigInvalid
-from hotreload.host.last_known_good import NAME, LastKnownGood
 from hotreload.host.start import RunOptions, Started, start
 from hotreload.reload.validate import Source
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import re
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from hotreload import logs
 from hotreload.config.fields import FieldRule
-from hotreload.config.scrubbing import Scrubber
-from hotreload.host import logs
+from hotreload.config.secrets import Scrubber
 
 SECRET = 'hunter2 "and" \\more'
 
@@ -96,9 +100,19 @@ def test_what_is_printed_as_an_error_holds_none(handler: Kept) -> None:
     assert logs.scrub(f"{SECRET}!") == "***!"
 
 
+def test_a_warning_is_logged_without_secrets(handler: Kept) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logs.configure()
+        warnings.warn(f"deprecated: {SECRET!r}", FutureWarning, stacklevel=1)
+    text = handler.text.getvalue()
+    assert "FutureWarning: deprecated: '***'" in text
+    assert "hunter2" not in text
+
+
 def test_the_hook_of_somebody_else_is_left_alone() -> None:
     code = (
-        "import sys\nfrom hotreload.host import logs\nhook = lambda *met: print('mine')\n"
+        "import sys\nfrom hotreload import logs\nhook = lambda *met: print('mine')\n"
         "sys.excepthook = hook\nlogs.configure()\nassert sys.excepthook is hook\n1 / 0\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -108,7 +122,8 @@ def test_the_hook_of_somebody_else_is_left_alone() -> None:
 def test_what_nobody_caught_holds_none() -> None:
     code = f"""
 import threading
-from hotreload.host import logs
+import warnings
+from hotreload import logs
 logs.configure()
 logs.scrub_with(lambda text: text.replace({SECRET!r}, "***"))
 def fail():
@@ -121,6 +136,7 @@ class Odd:
         fail()
 odd = Odd()
 del odd
+warnings.warn("connecting with " + {SECRET!r})
 fail()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -128,4 +144,65 @@ fail()
     assert done.stderr.count("RuntimeError: connecting with ***") == 3
     assert done.stderr.count("Traceback (most recent call last)") == 3
     assert "Exception ignored in: <function Odd.__del__" in done.stderr
+    assert "UserWarning: connecting with ***" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+def _as_json(message: str, *arguments: object, **options: Any) -> dict[str, Any]:
+    options = {"exc_info": None, "extra": {}, **options}
+    record = logging.getLogger("a.service").makeRecord(
+        "a.service", logging.WARNING, "here.py", 1, message, arguments, options["exc_info"], extra=options["extra"]
+    )
+    return json.loads(logs.JsonFormatter().format(record))
+
+
+def test_a_json_line_has_what_the_message_names_and_what_was_given_beside_it() -> None:
+    said = _as_json("job.fenced job=%s lease_seq=%d (%d%%)", "12", 7, 50, extra={"queue": "mail", "level": "mine"})
+    assert said.pop("at").endswith("Z")
+    assert said == {
+        "level": "warning",
+        "logger": "a.service",
+        "message": "job.fenced job=12 lease_seq=7 (50%)",
+        "job": "12",
+        "lease_seq": 7,
+        "queue": "mail",
+    }
+
+
+def test_a_json_line_tells_an_exception_and_no_secret() -> None:
+    known = Scrubber()
+    known.learn({"password": SECRET}, lambda path: FieldRule(path, secret=True))
+    logs.scrub_with(known.scrub)
+    try:
+        raise ConnectionError(SECRET)
+    except ConnectionError:
+        said = _as_json("refused", exc_info=sys.exc_info(), extra={"with": SECRET})
+    finally:
+        logs.scrub_with(logs.mask_text)
+    assert said["exception"].startswith("Traceback")
+    assert said["exception"].endswith("ConnectionError: ***")
+    assert said["with"] == "***"
+
+
+@pytest.mark.parametrize("written", ["text", "json"])
+def test_a_level_holds_from_then_on_and_text_has_dates(written: str) -> None:
+    code = (
+        "import logging\nfrom hotreload import logs\n"
+        f"logs.configure({written!r}, 'warning')\nlog = logging.getLogger('a')\n"
+        "log.info('one'); logs.set_level('debug'); log.debug('two')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    if written == "json":
+        assert (json.loads(line)["message"], json.loads(line)["level"]) == ("two", "debug")
+    else:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} DEBUG   two", line), line
+
+
+def test_what_was_not_set_up_here_keeps_its_level() -> None:
+    code = (
+        "import logging\nfrom hotreload import logs\nlogging.basicConfig(level='ERROR')\n"
+        "logs.configure('json', 'debug'); logs.set_level('debug')\nprint(logging.getLogger().level)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{logging.ERROR}\n"

@@ -26,15 +26,17 @@ def test_the_runtime_directory_of_systemd_comes_first(tmp_path: Path) -> None:
 def test_the_first_place_that_fits_is_made(places: Places, tmp_path: Path) -> None:
     if os.geteuid() == 0:
         assert places.to_create("docs") == tmp_path / "run" / "docs" / "hotreload.sock"
-    (tmp_path / "run" / "docs").mkdir(mode=0o755)
+    (tmp_path / "run" / "docs").mkdir()
+    (tmp_path / "run" / "docs").chmod(0o775)
     assert places.to_create("docs") == tmp_path / "user" / "hotreload" / "docs.sock"
-    (tmp_path / "run" / "docs").chmod(0o700)
+    (tmp_path / "run" / "docs").chmod(0o755)
     assert places.to_create("docs") == tmp_path / "run" / "docs" / "hotreload.sock"
     assert replace(places, uid=4242).to_create("docs") != tmp_path / "run" / "docs" / "hotreload.sock"
     (tmp_path / "run" / "docs").rmdir()
     (tmp_path / "run" / "docs").symlink_to(tmp_path / "user")
     assert places.to_create("docs") == tmp_path / "user" / "hotreload" / "docs.sock"
-    (tmp_path / "user" / "hotreload").mkdir(mode=0o755)
+    (tmp_path / "user" / "hotreload").mkdir()
+    (tmp_path / "user" / "hotreload").chmod(0o770)
     assert places.to_create("docs") == tmp_path / "tmp" / "hotreload-0" / "docs.sock"
     assert replace(places, user=None).to_create("docs") == tmp_path / "tmp" / "hotreload-0" / "docs.sock"
 
@@ -49,7 +51,7 @@ def test_what_is_made_is_found(places: Places) -> None:
 
 @pytest.mark.parametrize("name", ["", "..", ".x", "a/b", "a b", "-x", "x" * 65, "a\n"])
 def test_a_name_is_no_path(places: Places, name: str) -> None:
-    with pytest.raises(ValueError, match="no service name"):
+    with pytest.raises(ValueError, match="is not a service name"):
         places.of_name(name)
 
 

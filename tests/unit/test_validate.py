@@ -8,20 +8,20 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
-from hotreload.config.document import Document, parse
+from hotreload.config.document import Document, Keys, parse
 from hotreload.config.fields import FieldRule, Live, Refused
 from hotreload.config.model import Merged, Validated
-from hotreload.config.redact import Redactor
+from hotreload.config.secrets import Redactor
 from hotreload.config.settings import LiveSettings, SettingsModel
 from hotreload.config.store import Snapshot
 from hotreload.errors import ConfigInvalid, Problem
 from hotreload.reload.validate import (
     Candidate,
+    Resolved,
     Source,
     build_candidate,
     first_snapshot,
-    pinned_snapshot,
-    plan_for,
+    resolve,
 )
 
 REDACTOR = Redactor(b"k" * 32)
@@ -80,27 +80,33 @@ def running(text: str) -> Snapshot[OvConf]:
     return first_snapshot(candidate(text), REDACTOR)
 
 
+def resolved(before: Snapshot[OvConf], text: str) -> Resolved[OvConf]:
+    new = build_candidate(document(text), source(), running=before)
+    return resolve(new, before, source(), REDACTOR, lambda path: "part")
+
+
 def reload(before: Snapshot[OvConf], text: str) -> Snapshot[OvConf]:
-    new = candidate(text)
-    plan = plan_for(new, before, source(), REDACTOR)
-    return pinned_snapshot(new, before, plan, source(), REDACTOR)
+    made = resolved(before, text)
+    assert made.snapshot is not None
+    return made.snapshot
 
 
 def test_a_candidate_holds_the_targets_settings_and_our_section() -> None:
     made = candidate('{"vlm": {"max_concurrent": 8}, "hotreload": {"poll_s": 5}}')
     assert made.target.settings.vlm.max_concurrent == 8
     assert made.own.poll_s == 5
-    assert made.leaves["vlm.max_concurrent"] == 8
-    assert made.leaves["hotreload.poll_s"] == 5
-    assert made.leaves["hotreload.history"] == 50
-    assert made.merged.provenance == {"vlm.max_concurrent": "file", "hotreload.poll_s": "file"}
+    assert made.leaves["vlm", "max_concurrent"] == 8
+    assert made.leaves["hotreload", "poll_s"] == 5
+    assert made.leaves["hotreload", "history"] == 50
+    first, paths = first_snapshot(made, REDACTOR), (("vlm", "max_concurrent"), ("hotreload", "poll_s"), ("low",))
+    assert [source().origin(first, path) for path in paths] == ["file", "file", "default"]
     assert made.merged.data == {"vlm": {"max_concurrent": 8}, "hotreload": {"poll_s": 5}}
 
 
 def test_options_of_the_command_line_are_above_the_file() -> None:
     made = build_candidate(document('{"hotreload": {"poll_s": 5}}'), source(poll_s=9.0))
     assert made.own.poll_s == 9
-    assert made.merged.provenance["hotreload.poll_s"] == "option"
+    assert made.merged.provenance["hotreload", "poll_s"].source == "option"
 
 
 def test_problems_of_both_come_at_once_with_their_places_in_order() -> None:
@@ -187,7 +193,7 @@ def test_a_wrong_credential_names_its_file(tmp_path: Path, monkeypatch: pytest.M
 
 def test_warnings_of_all_stages_have_their_places() -> None:
     text = '{"vlm": {"max_conc": "$UNSET"}, "low": 1, "low": 2, "hotreload": {"pol_s": 1}}'
-    made = build_candidate(document(text, duplicates="warn"), source({"OVCONF__HIGHH": "1"}))
+    made = build_candidate(document(text, dialect="openviking"), source({"OVCONF__HIGHH": "1"}))
     assert [(each.path, each.column) for each in made.warnings] == [
         ("vlm.max_conc", 10),
         ("vlm.max_conc", 23),
@@ -208,8 +214,9 @@ def test_the_first_snapshot() -> None:
 
 def test_restart_fields_keep_their_running_value_until_the_edit_is_taken_back() -> None:
     before = running('{"high": 9, "low": 1}')
-    new = candidate('{"high": 20, "low": 5, "storage": {"workspace": "new", "size": 3}}')
-    plan = plan_for(new, before, source(), REDACTOR, lambda path: "part")
+    text = '{"high": 20, "low": 5, "storage": {"workspace": "new", "size": 3}}'
+    made = resolved(before, text)
+    plan, after = made.plan, made.snapshot
     assert [(c.path, c.old, c.new, c.owner) for c in plan.changes] == [
         ("low", 1, 5, "part"),
         ("storage.size", 1, 3, "part"),
@@ -218,33 +225,27 @@ def test_restart_fields_keep_their_running_value_until_the_edit_is_taken_back() 
         ("high", 9, 20),
         ("storage.workspace", "/etc/service/of the whole section", "/etc/service/new"),
     ]
-    after = pinned_snapshot(new, before, plan, source(), REDACTOR)
+    assert after is not None
     assert (after.generation, after.settings.high, after.settings.low) == (2, 9, 5)
     assert after.settings.storage == Storage(workspace=Path("/etc/service/of the whole section"), size=3)
-    assert after.leaves["high"] == 9
-    again = plan_for(new, after, source(), REDACTOR)
+    assert after.leaves[("high",)] == 9
+    again = resolved(after, text).plan
     assert again.changes == ()
-    assert again.pinned == ("high", "storage.workspace")
+    assert again.pinned == (("high",), ("storage", "workspace"))
     back = reload(after, '{"high": 9, "low": 5, "storage": {"size": 3, "workspace": "of the whole section"}}')
     assert back.fingerprint == after.fingerprint
 
 
 def test_a_mixture_that_only_the_restart_can_keep_is_refused() -> None:
     before = running('{"low": 1}')
-    new = candidate('{"low": 15, "high": 20}')
-    plan = plan_for(new, before, source(), REDACTOR)
-    with pytest.raises(ConfigInvalid) as caught:
-        pinned_snapshot(new, before, plan, source(), REDACTOR)
-    (found,) = caught.value.problems
+    (found,) = resolved(before, '{"low": 15, "high": 20}').errors
     assert found.message == "low must not be above high"
     assert "high" in (found.hint or "")
 
 
 def test_refused_fields_have_their_place() -> None:
     before = running("{}")
-    with pytest.raises(ConfigInvalid) as caught:
-        reload(before, '{"vlm": {\n"space": "b"}}')
-    (found,) = caught.value.problems
+    (found,) = resolved(before, '{"vlm": {\n"space": "b"}}').errors
     assert (found.path, found.line, found.column) == ("vlm.space", 2, 10)
 
 
@@ -257,24 +258,26 @@ def test_our_own_restart_fields_are_pinned_too() -> None:
 
 def test_secrets_are_shown_by_fingerprint_only() -> None:
     before = running('{"vlm": {"api_key": "hunter2"}, "hotreload": {"root_key": "hunter3"}}')
-    new = candidate('{"vlm": {"api_key": "hunter4"}, "hotreload": {"root_key": "hunter5"}}')
-    plan = plan_for(new, before, source(), REDACTOR)
+    made = resolved(before, '{"vlm": {"api_key": "hunter4"}, "hotreload": {"root_key": "hunter5"}}')
+    plan = made.plan
     assert [change.path for change in plan.changes] == ["hotreload.root_key", "vlm.api_key"]
     assert all(str(change.new).startswith("secret:hmac:") for change in plan.changes)
-    assert "hunter" not in repr((plan, new))
+    assert "hunter" not in repr(made)
 
 
 def test_the_provenance_of_a_pinned_field_is_that_of_its_running_value() -> None:
     before = first_snapshot(candidate("{}", {"OVCONF__HIGH": "8"}), REDACTOR)
     after = reload(before, '{"high": 20}')
-    assert after.provenance["high"] == "environment"
+    assert after.provenance[("high",)].source == "environment"
     assert after.settings.high == 8
 
 
 class Foreign:
     """A model of another library: no relative paths, one setting."""
 
-    def rule(self, path: str) -> FieldRule:
+    tree = None
+
+    def rule(self, path: Keys) -> FieldRule:
         return FieldRule(path)
 
     def merge(self, file_data: Any, beside: Any = None) -> Merged:
@@ -285,15 +288,15 @@ class Foreign:
     def validate(self, data: Any, folder: Path) -> Validated[int]:
         if "a" not in data:
             raise ConfigInvalid([Problem("a.b", "is missing")])
-        return Validated(data["a"], {"a": data["a"]})
+        return Validated(data["a"], {("a",): data["a"]})
 
 
 def test_any_model_will_do() -> None:
-    foreign: Source[int] = Source(CONF, Foreign(), duplicates="warn")
+    foreign: Source[int] = Source(CONF, Foreign(), dialect="openviking")
     made = build_candidate(document('{"a": 5, "hotreload": {}}'), foreign)
     assert made.target.settings == 5
-    assert foreign.rule("a") == FieldRule("a")
-    assert foreign.rule("hotreload.root_key").secret
+    assert foreign.rule(("a",)) == FieldRule(("a",))
+    assert foreign.rule(("hotreload", "root_key")).secret
     with pytest.raises(ConfigInvalid) as caught:
         build_candidate(document('{"b": 5}'), foreign)
     assert [(each.path, each.line, each.column) for each in caught.value.problems] == [("a.b", 1, 1)]

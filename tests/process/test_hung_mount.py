@@ -1,0 +1,165 @@
+"""A mount that does not answer, under the file, its folder or the folder above, costs nothing but news of the file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.abc import Process
+
+from tests.process.running import hotreload, started, wait_until
+from tests.process.serving import Running, put, serving
+
+pytestmark = pytest.mark.anyio
+LATE_S = 0.1
+"""What the service promises for /livez."""
+
+
+@dataclass
+class Mounted:
+    """A file system that is served by another process."""
+
+    point: Path
+    source: Path
+    process: Process
+
+    def hang(self) -> None:
+        """Stop answering."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Answer what was asked meanwhile."""
+        self.process.send_signal(signal.SIGCONT)
+
+
+@asynccontextmanager
+async def mounted(source: Path, point: Path) -> AsyncIterator[Mounted]:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK) or os.geteuid() != 0:
+        pytest.skip("/dev/fuse cannot be used here")
+    async with started(sys.executable, "-m", "tests.process.fuse", str(source), str(point)) as (process, spoken):
+        await spoken.line("mounted")
+        try:
+            yield Mounted(point, source, process)
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+                await process.wait()
+
+
+async def delays(service: Running, count: int) -> float:
+    """Return the longest time that /livez took to answer, asked one after another on one connection."""
+    longest = 0.0
+    for _ in range(count):
+        began = anyio.current_time()
+        assert (await service.http.get("/livez")).status_code == 200
+        longest = max(longest, anyio.current_time() - began)
+        await anyio.sleep(0.01)
+    return longest
+
+
+def the_folder(root: Path) -> tuple[Path, Path, Path]:
+    return root / "source", root / "etc", root / "etc" / "ov.conf"
+
+
+def the_parent(root: Path) -> tuple[Path, Path, Path]:
+    (root / "source" / "etc").mkdir(parents=True)
+    return root / "source", root / "parent", root / "parent" / "etc" / "ov.conf"
+
+
+def the_file(root: Path) -> tuple[Path, Path, Path]:
+    (root / "etc").mkdir()
+    (root / "etc" / "ov.conf").symlink_to(root / "far" / "ov.conf")
+    return root / "source", root / "far", root / "etc" / "ov.conf"
+
+
+@pytest.mark.deadline
+@pytest.mark.parametrize("place", [the_folder, the_parent, the_file])
+async def test_the_service_lives_while_its_mount_hangs(
+    short_path: Path, place: Callable[[Path], tuple[Path, Path, Path]]
+) -> None:
+    source, point, conf = place(short_path)
+    source.mkdir(exist_ok=True)
+    point.mkdir()
+    real = source / conf.parent.relative_to(point) if conf.is_relative_to(point) else source
+    put(real / "ov.conf")
+    environ = {"STATE_DIRECTORY": str(short_path / "state")}
+    (short_path / "state").mkdir()
+    async with mounted(source, point) as mount, serving(short_path, conf=conf, environ=environ) as service:
+        await wait_until(lambda: _healthy(service, True), 5, "it watches")
+        put(real / "ov.conf", value=1)
+        await service.applied(1)
+        mount.hang()
+        put(real / "ov.conf", value=2)
+        service.process.send_signal(signal.SIGHUP)
+        longest = await delays(service, 100)
+        await wait_until(lambda: _healthy(service, False), 15, "it says so")
+        report = await service.reload()
+        assert report["outcome"] == "rejected"
+        assert "took longer" in report["errors"][0]["message"]
+        longest = max(longest, await delays(service, 20))
+        mount.go_on()
+        await service.applied(2)
+        await wait_until(lambda: _healthy(service, True), 5, "it watches again")
+        assert longest < LATE_S
+        assert sum("watch.look_failed" in line for line in service.spoken.lines) == 1
+
+
+async def _healthy(service: Running, wanted: bool) -> bool:
+    return (await service.status())["watch"]["healthy"] is wanted
+
+
+@pytest.mark.deadline
+async def test_a_mount_that_hangs_delays_no_drain(short_path: Path) -> None:
+    source, point, conf = the_folder(short_path)
+    source.mkdir()
+    point.mkdir()
+    (short_path / "state").mkdir()
+    put(source / "ov.conf")
+    environ = {"STATE_DIRECTORY": str(short_path / "state")}
+    async with mounted(source, point) as mount, serving(short_path, conf=conf, environ=environ) as service:
+        mount.hang()
+        service.process.send_signal(signal.SIGHUP)
+        await wait_until(lambda: _healthy(service, False), 15, "it hangs")
+        began = anyio.current_time()
+        service.process.terminate()
+        assert await service.process.wait() == 0
+        assert anyio.current_time() - began < 3.0 + LATE_S
+
+
+async def test_a_mount_that_is_gone_and_back_is_taken_up(short_path: Path) -> None:
+    source, point, conf = the_folder(short_path)
+    source.mkdir()
+    point.mkdir()
+    (short_path / "state").mkdir()
+    put(source / "ov.conf")
+    environ = {"STATE_DIRECTORY": str(short_path / "state")}
+    async with mounted(source, point) as mount, serving(short_path, conf=conf, environ=environ) as service:
+        await wait_until(lambda: _healthy(service, True), 5, "it watches")
+        mount.process.kill()  # from now on: ENOTCONN
+        await mount.process.wait()
+        await wait_until(lambda: _healthy(service, False), 5, "it is gone")
+        put(source / "ov.conf", value=1)
+        await anyio.run_process(["umount", str(point)])
+        async with mounted(source, point):
+            await service.applied(1)
+            await wait_until(lambda: _healthy(service, True), 5, "it watches again")
+
+
+async def test_a_start_on_a_mount_that_hangs_says_why_it_ends(short_path: Path) -> None:
+    source, point, conf = the_folder(short_path)
+    source.mkdir()
+    point.mkdir()
+    put(source / "ov.conf")
+    async with mounted(source, point) as mount:
+        mount.hang()
+        done = await hotreload("check", "tests.process.sample:service", "--config", str(conf))
+        assert done.returncode == 1
+        assert b"reading it took longer than 5 s" in done.stdout + done.stderr
