@@ -100,8 +100,9 @@ async def started(
     What it wrote is heard to its end: a pipe left open is complained about by whatever is collected later.
     """
     spoken = Spoken()
+    environ = {"PYTHONFAULTHANDLER": "1", **os.environ, **(environ or {})}  # one that dies of a fault says where
     process = await anyio.open_process(
-        command, cwd=cwd, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env={**os.environ, **(environ or {})}
+        command, cwd=cwd, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=environ
     )
     assert process.stdout is not None
     async with anyio.create_task_group() as hearing:
