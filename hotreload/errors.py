@@ -98,7 +98,7 @@ class QueueDraining(QueueError):
 
 
 class LeaseLost(QueueError):
-    """A write was refused: the job was claimed anew, requeued or settled since this claim."""
+    """A write was refused: the job was claimed again, requeued or settled since this claim."""
 
     def __init__(self, job_id: str, lease_seq: int) -> None:
         self.job_id = job_id

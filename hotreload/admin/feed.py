@@ -22,7 +22,7 @@ class Feed:
 
     @property
     def wanted(self) -> bool:
-        """True while somebody listens."""
+        """True while there are listeners."""
         return bool(self._subscribers)
 
     @asynccontextmanager

@@ -142,7 +142,7 @@ class _Registry(CollectorRegistry):
 
 
 class _StatusCollector(Collector):
-    """Turns the status document into gauges, anew at each scrape."""
+    """Turns the status document into gauges at each scrape."""
 
     def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
         self._status = status

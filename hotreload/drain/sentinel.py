@@ -33,7 +33,7 @@ STARTS_MOST = 4
 class Sentinel:
     """This process' side; `start`, `tend` and `close` on the main thread, the rest from any, signal handlers included.
 
-    Without Linux' memfd and pidfd, outside the main thread, or where somebody has the wake-up descriptor already,
+    Without Linux' memfd and pidfd, outside the main thread, or where the wake-up descriptor is taken already,
     nothing is started and every call does nothing; `impaired` says so. In a forked child as well.
     """
 
@@ -102,7 +102,7 @@ class Sentinel:
     def tend(self, ends: float | None) -> None:
         """See that it works, now and then; `ends` is that of a drain that runs, None without one.
 
-        A sentinel that is gone is started anew. A signal that came and asked for no drain was somebody else's: it is
+        A sentinel that is gone is started again. A signal that came and asked for no drain was meant for others: it is
         forgotten. The wake-up descriptor is taken back where it was given up, and left where it was taken.
         """
         if self._process is None or self._shared is None:

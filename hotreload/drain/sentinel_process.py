@@ -59,7 +59,7 @@ def watch(pipe: int, shared: Shared, pid: int, note: Note) -> None:
         if asked and not shared.get(ARRIVED):
             shared.put(ARRIVED, time.monotonic())
             note.leave(asked[0], shared)
-        ends = _ends(shared)  # a signal that was somebody else's is forgotten meanwhile
+        ends = _ends(shared)  # a signal meant for others is forgotten meanwhile
         if not ready and ends is not None and time.monotonic() >= ends:
             signal.pidfd_send_signal(process, signal.SIGKILL)
             break

@@ -1,7 +1,7 @@
 """Say of every ov.conf path whether it is live, needs a restart or is refused. Data, no code.
 
 The first pattern that matches wins; a path none matches needs a restart. Live is only what the parts of this
-package apply today: the limits, by our own workers, and what OpenViking reads anew after one published
+package apply today: the limits, by our own workers, and what OpenViking reads again after one published
 configuration.
 """
 
@@ -66,7 +66,7 @@ PARSERS = (
 )
 """Sections below `parsers`; OpenViking keeps each as a field of its own."""
 PARSED = ("markdown", "text")
-"""Sections below `parsers` whose parsers are made anew."""
+"""Sections below `parsers` whose parsers are made again."""
 SERVED = ("server.temp_upload", "server.user_config_defaults")
 """What the routes read of the server's configuration at each request."""
 PUBLISHED: tuple[str, ...] = (

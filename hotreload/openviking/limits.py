@@ -77,7 +77,7 @@ class QueueWorkers:
             worker.nudge()
 
     def quiesce(self, spared: str) -> None:
-        """Let no worker but the spared one claim; OpenViking starts a thread anew where it misses one."""
+        """Let no worker but the spared one claim; OpenViking starts another thread where it misses one."""
         with self._lock:
             self._quiesced = True
             for worker in self._workers.values():

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 MODE: Final = "semantic_and_vectors"
 VECTORS: Final = "vectors_only"
 LOCKED_S: Final = 60.0
-"""How long a folder that somebody holds a lock on is tried again."""
+"""How long a locked folder is tried again."""
 RETRY_S: Final = 0.5
 ATTEMPTS: Final = 3
 """How often a folder is queued: locks shared by event loops make OpenViking's own work fail now and then."""
@@ -237,6 +237,6 @@ async def _ended(queued: _Queued) -> tuple[bool, str | None]:
 
 
 def _taken(error: Exception) -> bool:
-    """Say whether somebody else is at a folder: a lock, or a reindex under way."""
+    """Say whether a folder is taken by others: a lock, or a reindex under way."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return "LockError" in kinds or str(getattr(error, "code", "")).upper() in TAKEN

@@ -3,7 +3,7 @@
 OpenViking keeps no progress inside a message: a document of many model calls that is stopped near its end makes
 all of them again. Here each answer is in a small SQLite file of its own before the message goes on, is given again
 to the same question of the message's next delivery, and is forgotten once the message is acknowledged, so that a
-reindex always asks anew. What is asked is the whole prompt (it holds content, template and language), the account
+reindex always asks again. What is asked is the whole prompt (it holds content, template and language), the account
 and all that shapes the answer of its model; keys and limits do not count.
 """
 
@@ -55,7 +55,7 @@ class Progress:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, made where there is none; a damaged one is begun anew. `apsw.Error` where that fails too."""
+        """Open the file, made where there is none; a damaged one is begun again. `apsw.Error` where that fails too."""
         self._lock = threading.Lock()
         self._behind = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hotreload-progress")
         self._failed = False

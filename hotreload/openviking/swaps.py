@@ -1,4 +1,4 @@
-"""Apply what OpenViking keeps in objects made at its start: their attributes are set anew, and set back.
+"""Apply what OpenViking keeps in objects made at its start: their attributes are set again, and set back.
 
 Each part follows one published configuration; what it sets was built while everything could still be refused.
 """

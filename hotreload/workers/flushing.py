@@ -60,5 +60,5 @@ def _flushed(back: PutBack, held: Sequence[Held]) -> Flushed:
         requeued=list(dict.fromkeys([*requeued, *again])),
         abandoned=[entry.row.id for entry in left],
         stuck=[entry.stuck() for entry in left],
-        lost=len(gone.difference(*(part.settled for part in held))),  # what was settled, somebody may have removed
+        lost=len(gone.difference(*(part.settled for part in held))),  # what was settled may have been removed since
     )

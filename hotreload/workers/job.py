@@ -66,7 +66,7 @@ class AnyJob(Generic[P, S]):
         """Yield the items after the last checkpoint made inside this loop, or none where one was made after its end.
 
         Items are known by their place: the iterable must yield the same order each time. Two loops one after the
-        other need two names (ValueError); one inside another begins anew with each item of the outer. Loops of one
+        other need two names (ValueError); one inside another starts over with each item of the outer. Loops of one
         job belong to one task.
         """
         if self._places is None:

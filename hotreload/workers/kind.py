@@ -30,7 +30,7 @@ class Kind:
 
     A payload of another version is migrated, or the job is parked where there is no `migrate` or it raises. A
     cursor of another version, or one that does not fit its type, is migrated by `migrate_cursor`, or thrown away:
-    the job begins anew. Neither is ever read as if it were of today's version: of the old version's loops and steps
+    the job starts over. Neither is ever read as if it were of today's version: of the old version's loops and steps
     nothing stays in force, so the migrated cursor must say all there is to know.
     """
 

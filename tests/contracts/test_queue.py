@@ -570,9 +570,9 @@ async def test_documents_are_kept_to_a_count(queue: Any) -> None:
     for number in range(5):
         await queue.put_document("reload", str(number), {"n": number}, keep=3)
     queue.put_document_sync("drain", "d", [1])
-    await queue.put_document("reload", "3", "anew", keep=3)
+    await queue.put_document("reload", "3", "again", keep=3)
     assert [(found.id, found.body) for found in await queue.documents("reload")] == [
-        ("3", "anew"),
+        ("3", "again"),
         ("4", {"n": 4}),
         ("2", {"n": 2}),
     ]

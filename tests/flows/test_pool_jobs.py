@@ -329,7 +329,7 @@ async def test_a_cursor_of_another_version_is_migrated_or_thrown_away(
 ) -> None:
     async def read(job: Job[Any], _settings: Any) -> None:
         seen.append((job.cursor, next(iter(job.resume(range(4))))))
-        assert await job.step("old", lambda: "run anew") == "run anew"
+        assert await job.step("old", lambda: "run again") == "run again"
         await job.checkpoint(Place(page=9))
 
     seen: list[Any] = []

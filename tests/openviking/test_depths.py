@@ -1,4 +1,4 @@
-"""The depths of the queues: shown as last seen while nobody can say them, and seen anew afterwards."""
+"""The depths of the queues: shown as last seen while nobody can say them, and seen again afterwards."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Finished model calls over a stop: those in flight are made again, no others; a reindex asks anew."""
+"""Finished model calls over a stop: those in flight are made again, no others; a reindex asks again."""
 
 import sqlite3
 import zipfile
@@ -68,7 +68,7 @@ async def test_a_stop_repeats_only_the_calls_in_flight(
         calls = model.gauges.calls
         asked = {"uri": "viking://resources/folder", "mode": "semantic_and_vectors", "wait": False, "force": True}
         await server.http.post("/api/v1/content/reindex", json=asked, headers=server.user)
-        await wait_until(lambda: model.gauges.calls >= calls + FILES, 30, "a forced reindex asks anew")
+        await wait_until(lambda: model.gauges.calls >= calls + FILES, 30, "a forced reindex asks again")
         await wait_until(server.idle, 30, "empty queues")
 
 

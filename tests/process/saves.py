@@ -192,7 +192,7 @@ async def checked_out(conf: Path, text: str) -> None:
 
 
 def recreated(after_s: float) -> Save:
-    """Delete it, and make it anew later."""
+    """Delete it, and make it again later."""
 
     async def save(conf: Path, text: str) -> None:
         conf.unlink()

@@ -173,7 +173,7 @@ async def test_a_hangup_while_a_reload_runs_is_served_after_it(short_path: Path)
 
 
 async def _hang_up_in_between(service: Running, value: int) -> None:
-    """Ask, save anew while that is served, hang up: the newest is there in the end."""
+    """Ask, save again while that is served, hang up: the newest is there in the end."""
     async with anyio.create_task_group() as asking:
         asking.start_soon(service.reload)
         await anyio.sleep(0.001 * (value % 5))

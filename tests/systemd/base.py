@@ -3,7 +3,7 @@
     python -m tests.systemd.base
 
 makes those that are missing. The packages come from the mirror in this machine's own apt sources. Nothing here is
-removed by the tests: delete the cache folder to have it made anew.
+removed by the tests: delete the cache folder to have it made again.
 """
 
 from __future__ import annotations

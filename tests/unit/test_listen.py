@@ -53,7 +53,7 @@ def test_a_listening_socket_is_taken(monkeypatch: pytest.MonkeyPatch, listener: 
     assert handed.listener.getsockname() == listener.getsockname()
     assert not handed.listener.getblocking()
     handed.listener.close()
-    assert handed_over()[0].name == "openviking.socket", "the descriptor itself stays for a process executed anew"
+    assert handed_over()[0].name == "openviking.socket", "the descriptor itself stays for a process executed again"
 
 
 @pytest.mark.parametrize(
