@@ -161,7 +161,7 @@ class Remaking:
         if error is not None and queued.attempts < ATTEMPTS:
             try:
                 queued.task_id = await _reindex(queued.fault, deep=queued.attempts == ATTEMPTS - 1)
-            except Exception as refused:  # noqa: BLE001 - told to whoever follows
+            except Exception as refused:  # noqa: BLE001 - told to the one who follows
                 if _taken(refused):
                     return  # at the next look
                 error = f"{error}; not queued again: {refused}"
@@ -231,7 +231,7 @@ async def _ended(queued: _Queued) -> tuple[bool, str | None]:
         left = await tree.fault(fault.uri) or await tree.vector_fault(fault.uri)
         if left == NO_VECTOR and (await messages.look()).holds_vectors(fault.account, fault.uri):
             return False, None
-    except Exception as error:  # noqa: BLE001 - told to whoever follows
+    except Exception as error:  # noqa: BLE001 - told to the one who follows
         left = repr(error)
     return True, None if left is None else f"made, and still: {left}"
 

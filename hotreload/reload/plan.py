@@ -51,12 +51,12 @@ class Plan:
     pinned: tuple[Keys, ...] = ()
 
 
-def nobody(_path: Keys) -> None:
+def no_owner(_path: Keys) -> None:
     """Name no owner."""
 
 
 def make_plan(
-    changed: Sequence[Difference], waiting: Sequence[Difference], rule: Rules, show: Show, owner: Owner = nobody
+    changed: Sequence[Difference], waiting: Sequence[Difference], rule: Rules, show: Show, owner: Owner = no_owner
 ) -> Plan:
     """Return the plan that changes some paths and lets others wait for a restart."""
     changes: list[Change] = []

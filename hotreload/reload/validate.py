@@ -21,7 +21,7 @@ from hotreload.config.sources import Beside
 from hotreload.config.store import Snapshot
 from hotreload.config.trees import ABSENT, assign, copied, find, locate, pin
 from hotreload.errors import ConfigInvalid, Problem
-from hotreload.reload.plan import Difference, Owner, Plan, differences, is_below, joined, make_plan, nobody
+from hotreload.reload.plan import Difference, Owner, Plan, differences, is_below, joined, make_plan, no_owner
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -156,7 +156,7 @@ def first_snapshot(candidate: Candidate[S], redactor: Redactor) -> Snapshot[S]:
 
 
 def resolve(
-    candidate: Candidate[S], running: Snapshot[S], source: Source[S], redactor: Redactor, owner: Owner = nobody
+    candidate: Candidate[S], running: Snapshot[S], source: Source[S], redactor: Redactor, owner: Owner = no_owner
 ) -> Resolved[S]:
     """Compare a candidate with the running snapshot, and keep the running value of what needs a restart.
 

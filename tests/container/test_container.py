@@ -131,7 +131,9 @@ async def test_a_swapped_config_map_is_followed_by_the_running_pod(podman: Podma
 def test_a_manifest_is_what_the_api_takes(name: str) -> None:
     import kubernetes_validate
 
-    for document in yaml.safe_load_all((MANIFESTS / name).read_text()):
+    documents = list(yaml.safe_load_all((MANIFESTS / name).read_text()))
+    assert documents
+    for document in documents:
         kubernetes_validate.validate(document, "1.30", strict=True)
 
 
