@@ -117,5 +117,6 @@ def _prose(section: Section) -> str:
 def _first_sentence(text: str | None) -> str:
     if not text or not text.strip():
         return ""
+    text = text.replace("\0", "�")  # an escape in a docstring; a summary with NUL in it is taken for damage
     sentence = " ".join(_SENTENCE_END.split(text.strip(), maxsplit=1)[0].partition("# noqa")[0].split())
     return sentence if len(sentence) <= SENTENCE_CHARS else f"{sentence[: SENTENCE_CHARS - 1]}…"

@@ -215,3 +215,10 @@ def test_a_source_changed_while_it_was_summarised_is_stale(tmp_path: Path) -> No
     os.utime(source.source, ns=(seen + 1_000_000, seen + 1_000_000))
     workspace.write(tmp_path / "w", "it.py", abstract="a", overview="b", mtime_ns=seen)
     assert workspace.missing(tmp_path / "w", source) == "stale"
+
+
+def test_a_docstring_that_spells_nul_makes_no_damaged_summary() -> None:
+    sections = split(".py", 'class Prober:\n    """Looks for [\\0] bytes."""\n')
+    notes = [extract.note(section) for section in sections]
+    assert "Looks for [�] bytes." in extract.merge("prober.py", notes)
+    assert all("\0" not in note for note in notes)
