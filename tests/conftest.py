@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -36,6 +38,11 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if INHERITED.match(name)]:
         del os.environ[name]
     os.umask(0o022)
+
+
+def pytest_unconfigure() -> None:
+    """End a run whose interpreter cannot: it waits for every thread, and a test that failed may leave one that stays."""
+    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
 
 
 @pytest.fixture(scope="session")

@@ -127,12 +127,13 @@ class Elsewhere:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
-        self.leave = threading.Semaphore(0)
+        self.leaves: dict[object, asyncio.Event] = {}
 
     async def _call(self, log: list[object], name: object) -> None:
+        self.leaves[name] = leave = asyncio.Event()
         async with self.gate:
             log.append(name)
-            await asyncio.to_thread(self.leave.acquire)
+            await leave.wait()
 
     def come(self, log: list[object], name: object) -> Future[None]:
         waiting, running = self.gate.waiting, self.gate.running
@@ -140,6 +141,9 @@ class Elsewhere:
         while (self.gate.waiting, self.gate.running) == (waiting, running):
             self.turn()
         return call
+
+    def leave(self, name: object) -> None:
+        self.loop.call_soon_threadsafe(self.leaves[name].set)
 
     def turn(self) -> None:
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result(5)
@@ -167,7 +171,7 @@ def test_one_limit_over_two_loops_first_come_first_served(two_loops: tuple[Gate,
     assert (gate.running, gate.waiting) == (3, 7)
     for step in range(10):
         assert log == list(range(3 + step))[:10]
-        (one, other)[step % 2].leave.release()
+        (one, other)[step % 2].leave(step)
         calls[step].result(5)
         for loop in (one, other, one, other):
             loop.turn()
@@ -183,9 +187,9 @@ def test_a_loop_that_closed_takes_no_place(two_loops: tuple[Gate, Elsewhere, Els
     other.come(log, "gone with its loop")
     last = one.come(log, "last")
     other.close()
-    one.leave.release()
+    one.leave("inside")
     inside.result(5)
-    one.leave.release()
+    one.leave("last")
     last.result(5)
     assert log == ["inside", "last"]
     assert (gate.running, gate.waiting) == (0, 0)
