@@ -204,8 +204,13 @@ async def _in_its_own_task(entry: ActiveJob, execution: Execution) -> Verdict:
     """Run a job as a pool does, in a task and scope of its own; cancelled, so is the job."""
 
     async def run() -> Verdict:
-        with anyio.CancelScope() as entry.scope:
-            return await execution.run(entry)
+        timer = execution.limit_time(entry, ActiveJob.interrupt)
+        try:
+            with anyio.CancelScope() as entry.scope:
+                return await execution.run(entry)
+        finally:
+            if timer is not None:
+                timer.cancel()
         raise AssertionError("a job's run raises nothing")
 
     entry.task = asyncio.get_running_loop().create_task(run())
@@ -277,8 +282,9 @@ async def run_job(
     """Run one job of a worker (its handle or its queue's name) and return what became of it.
 
     `attempt` is the try it counts as (from 1); `interrupt_after` interrupts it, as a drain does, once it has kept that
-    many checkpoints and steps; `resume` is an earlier run whose progress it goes on from. Settings and resources as
-    `inline`. ValueError where the payload does not fit the worker.
+    many checkpoints and steps; `resume` is an earlier run whose progress it goes on from. The worker's `timeout_s`
+    holds; code that does not stop then is waited for. Settings and resources as `inline`. ValueError where the payload
+    does not fit the worker.
     """
     async with inline(service, settings=settings, resources=resources) as jobs:
         return await jobs.run(worker, payload, attempt=attempt, interrupt_after=interrupt_after, resume=resume)

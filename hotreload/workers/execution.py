@@ -97,6 +97,19 @@ class Execution:
         verdict = verdict_on(error)
         return self.failed(entry, verdict) if isinstance(verdict, Failed) else verdict
 
+    def limit_time(self, entry: ActiveJob, stop: Callable[[ActiveJob], None]) -> asyncio.TimerHandle | None:
+        """Have `stop` called once a job's time is over, if it has a limit; one that is interrupted goes back as it is."""
+        timeout_s = None if self.policy is None else self.policy.timeout_s
+        if timeout_s is None:
+            return None
+
+        def over() -> None:
+            if not entry.stopping:
+                entry.timed_out_s = timeout_s
+                stop(entry)
+
+        return asyncio.get_running_loop().call_later(timeout_s, over)
+
     def failed(self, entry: ActiveJob, failed: Failed) -> Failed:
         """Return a failure as it is kept: scrubbed, with what the policy says of the next attempt."""
         failures = entry.row.attempts + 1

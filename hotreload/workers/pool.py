@@ -203,7 +203,7 @@ class Pool:
     async def _run_one(self, entry: ActiveJob) -> None:
         """Run one job to its verdict; awaits nothing after its code ended, so that nothing it left can come between."""
         verdict: Verdict | None = None
-        timer = self._timer(entry)
+        timer = self._execution.limit_time(entry, self._stop)
         try:
             with anyio.CancelScope() as entry.scope:
                 verdict = Interrupted() if entry.stopping else await self._execution.run(entry)
@@ -225,17 +225,6 @@ class Pool:
         else:
             self.active.end(entry, verdict)
         self._wake.set()
-
-    def _timer(self, entry: ActiveJob) -> asyncio.TimerHandle | None:
-        timeout_s = self._execution.policy.timeout_s if self._execution.policy else None
-        if timeout_s is None:
-            return None
-        return asyncio.get_running_loop().call_later(timeout_s, self._time_out, entry, timeout_s)
-
-    def _time_out(self, entry: ActiveJob, timeout_s: float) -> None:
-        if not entry.stopping:  # else it is interrupted already, and goes back as it is
-            entry.timed_out_s = timeout_s
-            self._stop(entry)
 
     def cancel(self, job_id: str) -> None:
         """Stop a job that the store has cancelled already; of one that is not active nothing is done."""

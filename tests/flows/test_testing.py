@@ -65,6 +65,12 @@ async def count(job: Job[Text, Settings], conf: Settings, client: Client) -> str
     return f"{name} {total}"
 
 
+@service.worker("waits", limit=1, timeout_s=lambda conf: 0.05 * conf.factor, max_attempts=1)
+async def waits(job: Job[str], conf: Settings) -> None:
+    """Wait for what never comes."""
+    await anyio.sleep_forever()
+
+
 @service.worker("length", limit=1)
 def length(job: SyncJob[int], conf: Settings) -> int:
     """Say how long a number is."""
@@ -111,6 +117,11 @@ async def test_a_verdict_is_that_of_the_service(word: str, attempt: int, outcome
     if outcome == "failed":
         assert ran.retry_in_s is not None
         assert 0.5 <= ran.retry_in_s <= 1
+
+
+async def test_a_job_that_takes_too_long_has_failed() -> None:
+    ran = await run_job(service, waits, "long")
+    assert (ran.outcome, ran.reason) == ("dead", "timed out after 0.05 s")
 
 
 async def test_a_queue_is_run_until_it_is_idle() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from pydantic import BaseModel
 
@@ -31,7 +34,8 @@ from hotreload import (
     SyncJob,
 )
 from tests.live import live
-from tests.process.running import wait_until
+from tests.process.running import ROOT_KEY, free_port, wait_until
+from tests.process.serving import put, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -167,6 +171,28 @@ async def test_every_policy_follows_a_reload_while_jobs_run() -> None:
         go.set()
         found = await one.until(job, "dead")
         assert (found["attempts"], found["max_attempts"], tried) == (2, 2, [1, 2])
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+async def test_the_policy_of_a_thread_or_process_follows_a_reload_while_it_runs(kind: str, short_path: Path) -> None:
+    from tests.process import workers_service
+
+    pipe = short_path / "pipe"
+    os.mkfifo(pipe)
+
+    def tell() -> None:
+        pipe.write_text("not today")
+
+    handle = {"thread": workers_service.in_thread, "process": workers_service.in_process}[kind]
+    async with live(workers_service.service, attempts=25, wait_s=3600) as one:
+        job = await handle.enqueue(pipe)
+        await one.until(job, "running")
+        assert (await one.reload(attempts=2, wait_s=0.01))["outcome"] == "applied"
+        for _attempt in range(2):
+            with anyio.fail_after(40):
+                await anyio.to_thread.run_sync(tell, abandon_on_cancel=True)
+        found = await one.until(job, "dead", within_s=40)
+        assert (found["attempts"], found["max_attempts"], found["reason"]) == (2, 2, "ValueError: not today")
 
 
 @pytest.mark.parametrize(
@@ -449,6 +475,47 @@ async def test_other_processes_add_jobs_and_wait_for_results() -> None:
             go.set()
     with pytest.raises(ServiceUnreachable):
         Client(socket=one.socket)
+
+
+@pytest.mark.parametrize("way", ["socket", "url"])
+async def test_both_clients_over_the_socket_and_over_a_url_with_its_key(way: str, short_path: Path) -> None:
+    key_file, port = short_path / "key", free_port()
+    key_file.write_text(f"{ROOT_KEY}\n")
+    put(short_path / "ov.conf", hotreload={"root_key": ROOT_KEY})
+    reached: dict[str, Any] = {
+        "socket": {"socket": short_path / "run" / "s.sock"},
+        "url": {"url": f"http://127.0.0.1:{port}", "key_file": key_file},
+    }[way]
+
+    def blocking() -> list[Any]:
+        with Client(**reached) as client:
+            one, two = client.enqueue_many("echo", ["a", "b"], keys=["a", "b"])
+            found = [client.result(each, timeout_s=20) for each in (one, two, client.enqueue("echo", "c"))]
+            return [*found, client.job(one)["state"], client.status()["name"], client.cancel(two)]
+
+    expected = ["a", "b", "c", "done", "spinning", []]
+    target = "tests.process.workers_service:service"
+    async with serving(short_path, "--http", f"127.0.0.1:{port}", target=target) as service:
+        assert await anyio.to_thread.run_sync(blocking) == expected
+        async with AsyncClient(**reached) as client:
+            one, two = await client.enqueue_many("echo", ["a", "b"], keys=["a", "b"])
+            found = [await client.result(each, timeout_s=20) for each in (one, two, await client.enqueue("echo", "c"))]
+            rest = [(await client.job(one))["state"], (await client.status())["name"], await client.cancel(two)]
+            assert [*found, *rest] == expected
+            with pytest.raises(ValueError, match="no worker serves the queue 'ehco'"):
+                await client.enqueue("ehco", "a")
+        if way == "url":
+            key_file.write_text("another-key")
+            with Client(**reached) as client, pytest.raises(PermissionError):
+                await anyio.to_thread.run_sync(client.status)
+            key_file.write_text(ROOT_KEY)
+        service.process.terminate()
+        await service.process.wait()
+        with pytest.raises(ServiceUnreachable):
+            await anyio.to_thread.run_sync(blocking)
+        with pytest.raises(ServiceUnreachable):
+            async with AsyncClient(**reached) as client:
+                await client.status()
 
 
 async def test_done_jobs_are_kept_as_long_as_the_policy_in_force_says() -> None:

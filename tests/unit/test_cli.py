@@ -177,13 +177,29 @@ def test_a_target_that_cannot_be_loaded_is_exit_2(ask: Ask, target: str, reason:
         assert reason in err.splitlines()[0]
 
 
-def test_a_target_that_raises_shows_where(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken_target.py").write_text("x = 1\nraise ValueError('half\\nway')\n")
+@pytest.mark.parametrize(
+    ("name", "code", "first"),
+    [
+        ("raises", "raise ValueError('half\\nway')", ":2: ValueError: half way"),
+        ("exits", "raise SystemExit(0)", ":2: SystemExit: 0"),
+        ("calls_exit", "import sys; sys.exit()", ":2: SystemExit: "),
+        ("is_interrupted", "raise KeyboardInterrupt", ":2: KeyboardInterrupt: "),
+        ("is_no_python", "def (:", ":2: SyntaxError: invalid syntax"),
+        ("lacks_a_module", "import no_such_module_at_all", ":2: ModuleNotFoundError: No module named 'no_such_mod"),
+        ("lacks_a_name", "from os import no_such_name", ":2: ImportError: cannot import name 'no_such_name'"),
+        ("raises_a_group", "raise BaseExceptionGroup('two', [SystemExit(1), ValueError()])", ":2: BaseExceptionGroup"),
+    ],
+)
+def test_a_target_that_raises_shows_where(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str, first: str
+) -> None:
+    (tmp_path / f"target_that_{name}.py").write_text(f"x = 1\n{code}\n")
     monkeypatch.chdir(tmp_path)
-    code, _, err = ask("run", "broken_target:service")
-    assert code == Exit.USAGE
-    assert "broken_target.py:2: ValueError: half way" in err.splitlines()[0]
-    assert 'broken_target.py", line 2' in err
+    for verb in ("run", "check", "schema"):
+        exit_code, _, err = ask(verb, f"target_that_{name}:service")
+        assert exit_code == Exit.USAGE
+        assert f"target_that_{name}.py{first}" in err.splitlines()[0]
+        assert "/hotreload/" not in err.replace("/tests/", "")
 
 
 # --- run and check ----------------------------------------------------------------------------------------------
