@@ -41,7 +41,7 @@ def pytest_configure() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """End a run whose interpreter cannot: it waits for every thread, and a test that failed may leave one that stays."""
+    """End a run whose interpreter waits for a thread that a failed test left behind."""
     faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
 
 

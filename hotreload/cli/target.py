@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,7 +111,8 @@ def load_target(text: str) -> Runnable:
 
 def _not_imported(error: BaseException, module_name: str, attribute: str) -> Failure:
     """Return what an import ended with: the user's line first, the traceback from there on below."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _of_user(frame.filename)]
+    every = [frame for frame in traceback.extract_tb(error.__traceback__) if _of_a_module(frame.filename)]
+    frames = [frame for frame in every if not _installed(frame.filename)] or every
     missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
     if missing:
         return Failure(Exit.USAGE, f"cannot import {module_name}: {error}", [f"looked in {p}" for p in sys.path])
@@ -125,5 +127,11 @@ def _not_imported(error: BaseException, module_name: str, attribute: str) -> Fai
     return Failure(Exit.USAGE, told, "".join(traceback.format_list(frames)).splitlines())
 
 
-def _of_user(filename: str) -> bool:
+def _installed(filename: str) -> bool:
+    """Say whether a file is one of a library; the user's own lines are what can be mended."""
+    folders = sysconfig.get_paths()
+    return any(filename.startswith(folders[name] + os.sep) for name in ("stdlib", "purelib", "platlib"))
+
+
+def _of_a_module(filename: str) -> bool:
     return not (filename.startswith("<") or filename == __file__ or f"{os.sep}importlib{os.sep}" in filename)

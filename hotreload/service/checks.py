@@ -11,11 +11,13 @@ from types import FunctionType
 from typing import Annotated, Any, Final, NoReturn, cast, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from hotreload.config.fields import alternatives
 from hotreload.errors import DeclarationError
 from hotreload.workers.job import Job, SyncJob
 from hotreload.workers.kind import ANYTHING
+from hotreload.workers.policy import Policy, PolicyOf
 from hotreload.workers.runners import Handler, is_async
 
 NAME_MOST: Final = 128
@@ -23,6 +25,7 @@ KEYWORDS: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KE
 VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 RIGHT: Final = "async def handler(job: Job[Payload], conf: Settings)"
+NOT_FROM_JSON: Final = ("CallableSchema", "IsInstanceSchema", "IsSubclassSchema", "GeneratorSchema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ def checked_name(place: Place, name: object) -> str:
 def names(place: Place, option: str, given: object) -> tuple[str, ...]:
     """Return the names an option lists; a lone text is not a list of its letters."""
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-        place.refuse(f"{option} is {given!r}", f"it lists names, as {option}=({given!r},)" if given else "")
+        one = given if isinstance(given, str) and given else "name"
+        place.refuse(f"{option} is {_shown(given)}", f"it is a list or tuple of names, as {option}=({one!r},)")
     listed = tuple(cast("Sequence[object]", given))
     for name in listed:
         if not isinstance(name, str):
@@ -108,6 +112,16 @@ def asked(place: Place, option: str, given: object, check: Callable[[Any], objec
     if not _takes_one(given):
         place.refuse(f"{option} does not take one argument", f"it is asked with the settings: {option}=lambda conf: …")
     return given
+
+
+def policy(place: Place, max_attempts: object, backoff: object, timeout_s: object, keep_done_s: object) -> PolicyOf:
+    """Return what a worker declares of its policy."""
+    return PolicyOf(
+        max_attempts=asked(place, "max_attempts", max_attempts, lambda value: Policy(max_attempts=value)),
+        backoff=asked(place, "backoff", backoff, lambda value: Policy(backoff=value)),
+        timeout_s=asked(place, "timeout_s", timeout_s, lambda value: Policy(timeout_s=value)),
+        keep_done_s=asked(place, "keep_done_s", keep_done_s, lambda value: Policy(keep_done_s=value)),
+    )
 
 
 def _takes_one(function: Callable[..., Any]) -> bool:
@@ -149,17 +163,22 @@ def adapter(place: Place, what: str, kind: Any) -> TypeAdapter[Any]:
         made = TypeAdapter[Any](kind)
     except Exception as error:  # noqa: BLE001 - pydantic raises several
         place.refuse(f"its {what} {_shown(kind)} cannot be validated: {str(error).splitlines()[0]}")
-    if _holds_secret(made):
+    schema = _schema_of(place, what, made)
+    if '"writeOnly": true' in schema:
         place.refuse(f"its {what} {_shown(kind)} holds a secret", "it is stored in clear; keep a name of it, not it")
     return made
 
 
-def _holds_secret(made: TypeAdapter[Any]) -> bool:
+def _schema_of(place: Place, what: str, made: TypeAdapter[Any]) -> str:
+    """Return the JSON Schema of a payload or cursor, "" where its own code validates it and says nothing more."""
     try:
-        schema = json.dumps(made.json_schema(mode="validation"))
-    except Exception:  # noqa: BLE001 - a type without a JSON schema may still be stored
-        return False
-    return '"writeOnly": true' in schema
+        return json.dumps(made.json_schema(mode="validation"))
+    except PydanticInvalidForJsonSchema as error:
+        if any(kind in str(error) for kind in NOT_FROM_JSON):
+            place.refuse(f"its {what} holds what no JSON value becomes: {error.message}", "store a name of it, not it")
+        return ""
+    except Exception:  # noqa: BLE001 - a type whose own code makes the schema
+        return ""
 
 
 # --- handlers -----------------------------------------------------------------------------------------------------
@@ -261,6 +280,10 @@ def _payload(place: Place, handler: Handler, hint: Any, settings: type) -> Any:
 
 
 def _check_settings(place: Place, hint: Any, settings: type) -> None:
+    if (get_origin(hint) or hint) in (Job, SyncJob):
+        place.refuse(
+            "its second parameter is the job", f"the job is the first, a method is that of an instance: {RIGHT}"
+        )
     if hint is not Any and isinstance(hint, type) and not issubclass(settings, hint):
         right = f"the settings of this service are {settings.__name__}"
         place.refuse(f"its settings are annotated {hint.__name__}", right)

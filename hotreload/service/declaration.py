@@ -39,6 +39,7 @@ from hotreload.service.checks import (
     migration,
     names,
     paths,
+    policy,
     version_of,
 )
 from hotreload.service.checks import listener as check_listener
@@ -49,7 +50,7 @@ from hotreload.service.work import ServiceWork
 from hotreload.workers.deaths import DeadJob
 from hotreload.workers.kind import Kind, Migrate
 from hotreload.workers.limits import checked_limit, checked_rate
-from hotreload.workers.policy import KEEP_DONE_S, Delays, Policy, PolicyOf
+from hotreload.workers.policy import KEEP_DONE_S, Delays
 from hotreload.workers.resources import Factory, Resource
 from hotreload.workers.runners import is_async
 
@@ -143,12 +144,6 @@ class Service(Generic[S]):
                 migrate=migrate,
                 migrate_cursor=migrate_cursor,
             )
-            policy = PolicyOf(
-                max_attempts=asked(place, "max_attempts", max_attempts, lambda value: Policy(max_attempts=value)),
-                backoff=asked(place, "backoff", backoff, lambda value: Policy(backoff=value)),
-                timeout_s=asked(place, "timeout_s", timeout_s, lambda value: Policy(timeout_s=value)),
-                keep_done_s=asked(place, "keep_done_s", keep_done_s, lambda value: Policy(keep_done_s=value)),
-            )
             self._declared.workers[queue] = DeclaredWorker(
                 kind=kind,
                 handler=handler,
@@ -156,7 +151,7 @@ class Service(Generic[S]):
                 shape=shape,
                 limit=asked(place, "limit", limit, checked_limit),
                 shares=names(place, "shares", shares),
-                policy=policy,
+                policy=policy(place, max_attempts, backoff, timeout_s, keep_done_s),
             )
             return Worker(self, queue, handler)
 
@@ -272,6 +267,8 @@ class Service(Generic[S]):
         """
         name = getattr(part, "name", None)
         place = Place(f"part {name!r}", getattr(part, "prepare", None))
+        if isinstance(part, type):
+            place.refuse(f"it is the class {part.__name__}", f"an instance: service.reloadable({part.__name__}())")
         checked_name(place, name)
         if not is_async(getattr(part, "prepare", None) or place.refuse("it has no `prepare`", "see `Reloadable`")):
             place.refuse("its `prepare` is not async", "async def prepare(self, transition)")

@@ -98,7 +98,7 @@ class Execution:
         return self.failed(entry, verdict) if isinstance(verdict, Failed) else verdict
 
     def limit_time(self, entry: ActiveJob, stop: Callable[[ActiveJob], None]) -> asyncio.TimerHandle | None:
-        """Have `stop` called once a job's time is over, if it has a limit; one that is interrupted goes back as it is."""
+        """Have `stop` called once a job's time is over, if it has a limit and is not interrupted already."""
         timeout_s = None if self.policy is None else self.policy.timeout_s
         if timeout_s is None:
             return None

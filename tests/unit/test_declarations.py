@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from hotreload import DeclarationError, Job, Live, LiveSettings, Missing, Service, SyncJob
 
@@ -49,6 +49,14 @@ class Odd:
     """Not a type that pydantic knows."""
 
 
+class Opaque(BaseModel):
+    """A payload with an object that only code can make."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    odd: Odd
+
+
 def fresh() -> Service[Settings]:
     return Service("declared", settings=Settings)
 
@@ -73,6 +81,8 @@ def yields_too(job: SyncJob[Text], conf: Settings) -> Iterator[int]:
 
 async def odd(job: Job[Odd], conf: Settings) -> None: ...
 async def secret(job: Job[Holds], conf: Settings) -> None: ...
+async def of_function(job: Job[Callable[[], int]], conf: Settings) -> None: ...
+async def of_object(job: Job[Opaque], conf: Settings) -> None: ...
 async def unknown_type(job: Job[Fraction], conf: Settings) -> None: ...
 async def with_client(job: Job[Text], conf: Settings, client: int) -> None: ...
 def with_client_too(job: SyncJob[Text], conf: Settings, client: int) -> None: ...
@@ -115,6 +125,16 @@ class Part:
     async def prepare(self, transition: Any) -> None: ...
 
 
+class Callable_:
+    """An object that is called."""
+
+    async def __call__(self, job: Job[Text], conf: Settings) -> int:
+        return 1
+
+    async def method(self, job: Job[Text], conf: Settings) -> int:
+        return 1
+
+
 class Unprepared:
     """Has no prepare."""
 
@@ -153,6 +173,9 @@ WRONG: list[tuple[str, Callable[[Service[Settings]], object], str]] = [
     ("handler: a builtin", worker(max), "signature"),
     ("payload: no such type", worker(odd), "cannot be validated"),
     ("payload: a secret", worker(secret), "holds a secret"),
+    ("payload: a function", worker(of_function), "no JSON value becomes"),
+    ("payload: an object", worker(of_object), "no JSON value becomes"),
+    ("handler: a method of the class", worker(Callable_.method), "its second parameter is the job"),
     ("payload: imported for types only", worker(unknown_type), "cannot be read"),
     ("resource: not declared", worker(with_client), "no resource has that name"),
     ("process: async", worker(good, process=True), "a plain function"),
@@ -203,6 +226,8 @@ WRONG: list[tuple[str, Callable[[Service[Settings]], object], str]] = [
     ("part: a typo", lambda s: s.reloadable(Part(("vlm.cals",))), "did you mean 'vlm.calls'?"),
     ("part: a text of paths", lambda s: s.reloadable(Part("vlm")), "('vlm',)"),
     ("part: without a name", lambda s: s.reloadable(Part(("vlm",), None)), "a name is a text"),
+    ("part: a class", lambda s: s.reloadable(Part), "an instance: service.reloadable(Part())"),  # type: ignore[arg-type]
+    ("shares: a set", worker(shares={"calls"}), "a list or tuple of names"),
     ("part: without prepare", lambda s: s.reloadable(Unprepared()), "`prepare`"),
     ("part: twice", twice(*[lambda s: s.reloadable(Part(("vlm",)))] * 2), "declared already"),
     ("scan: of an unknown queue", lambda s: s.recovers("wrok")(scan), "no worker serves that queue"),
@@ -226,16 +251,6 @@ def test_what_is_declared_wrongly_is_one_line(declare: Callable[[Service[Setting
     line = str(refused.value)
     assert right in line
     assert "\n" not in line
-
-
-class Callable_:
-    """An object that is called."""
-
-    async def __call__(self, job: Job[Text], conf: Settings) -> int:
-        return 1
-
-    async def method(self, job: Job[Text], conf: Settings) -> int:
-        return 1
 
 
 def forgets_async(function: Callable[..., Any]) -> Callable[..., Any]:
