@@ -54,7 +54,7 @@ async def filled(folder: Path) -> None:
         [report] = (await service.http.get("/admin/config/history")).json()
         service.process.terminate()
         await service.process.wait()
-    [store] = folder.rglob("*.db")
+    [store] = folder.rglob("*.db")  # noqa: ASYNC240 - nothing else runs here
     fill(store, report)
     conf = json.loads((folder / "ov.conf").read_text())
     conf["hotreload"]["history"] = RELOADS
@@ -97,5 +97,5 @@ async def test_every_view_works_with_a_million_jobs_and_ten_thousand_reloads(sho
         await expect(page.locator("main")).to_contain_text("no model")
         await page.get_by_role("button", name="Retry").click()
         await expect(page.locator("main")).to_contain_text("ready")
-        assert len((await listed(service, f"/admin/config/history?from={RELOADS - 20}&limit=100"))) == 20
+        assert len(await listed(service, f"/admin/config/history?from={RELOADS - 20}&limit=100")) == 20
         assert visited.foreign(service.url) == visited.errors == []
