@@ -1,4 +1,7 @@
-"""Pictures for the README, of a running example: `python -m tests.page.screenshots FOLDER` (or `make screenshots`)."""
+"""Pictures for the README, of a running example: `python -m tests.page.screenshots FOLDER` (or `make screenshots`).
+
+The page, the terminal, and what the dashboard asks of Prometheus, drawn by Prometheus' own graphs.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,38 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import anyio
-from playwright.async_api import expect
+import httpx
+from playwright.async_api import Browser, expect
 from rich.console import Console
 
 from hotreload.cli.client import Client
 from hotreload.cli.dashboard import RELOADS, dashboard
 from hotreload.client.find import Wanted, find
+from tests.monitoring.test_monitoring import expressions, prometheus
+from tests.page.browser import browser, visit
 from tests.process.running import HOTRELOAD, ROOT, started
-
-from .browser import browser, visit
 
 KEY = "root-key-of-the-pictures-0123456789"
 COLUMNS = 100
+DRAWN = ("Running jobs and limits A", "Running jobs and limits B", "Jobs ended per second A", "Generation A")
+"""The expressions of the dashboard that are drawn, by panel and letter."""
+ONLY_GRAPHS = """
+nav, .form-inline, .eval_stats, .spinner, .nav-tabs, .graph_container > .clearfix:first-child, .text-right,
+form > .form-row:has([name=remove]), #graph_container ~ *, .history-container, .custom-control { display: none !important; }
+.graph_wrapper { width: 48%; float: left; margin: 0 1%; } .col-lg-10 { max-width: 100%; flex: 0 0 100%; }
+textarea { border: 0 !important; font-size: 80% !important; }
+"""
+STYLED = """
+addEventListener("DOMContentLoaded", () => {
+  const style = document.createElement("style");
+  style.textContent = %s;
+  document.head.append(style);
+});
+"""
 
 
 async def pictures(folder: Path, home: Path) -> None:
@@ -34,7 +55,10 @@ async def pictures(folder: Path, home: Path) -> None:
         browser() as chromium,
     ):
         url = "http://" + (await spoken.line("listening on http://")).rpartition("http://")[2].strip()
-        async with visit(chromium, f"{url}/admin/", viewport={"width": 1100, "height": 760}) as visited:
+        async with (
+            prometheus(home, [url.removeprefix("http://")]) as scraping,
+            visit(chromium, f"{url}/admin/", viewport={"width": 1100, "height": 760}) as visited,
+        ):
             await visited.sign_in(KEY)
             for limit in (12, -3, 8):
                 settings["vlm"]["max_concurrent"] = limit
@@ -43,7 +67,21 @@ async def pictures(folder: Path, home: Path) -> None:
                 await anyio.sleep(4)  # the line of the pool is drawn while it moves
             await expect(visited.page.locator("[data-pool] .legend")).to_contain_text("of 8")
             await visited.page.screenshot(path=folder / "page.png")
+            await graphs(chromium, scraping, folder / "dashboard.png")
         terminal(socket, folder / "terminal.svg")
+
+
+async def graphs(chromium: Browser, scraping: httpx.AsyncClient, picture: Path) -> None:
+    """Picture a minute of what some panels of the dashboard ask, as Prometheus draws it."""
+    asked = expressions()
+    query: dict[str, Any] = {}
+    for number, name in enumerate(DRAWN):
+        query |= {f"g{number}.expr": asked[name], f"g{number}.tab": 0, f"g{number}.range_input": "15s"}
+    page = await chromium.new_page(viewport={"width": 1400, "height": 1120})
+    await page.add_init_script(STYLED % json.dumps(ONLY_GRAPHS))
+    await page.goto(f"{scraping.base_url}/classic/graph?{urlencode(query)}")
+    await expect(page.locator("svg path.path, svg path").nth(len(DRAWN) - 1)).to_be_attached()
+    await page.screenshot(path=picture, clip={"x": 0, "y": 104, "width": 1400, "height": 1016})
 
 
 def terminal(socket: Path, picture: Path) -> None:
