@@ -27,7 +27,7 @@ _ATTEMPTS: Final = (1, 2, 3, 5, 10, 25)
 _RECOVERY: Final = {
     "scanned": "were looked at",
     "queued": "were missing and queued",
-    "in_hand": "were missing and in hand already",
+    "already_queued": "were missing and queued already",
     "passed_over": "could not be looked at",
 }
 _DRAIN_OUTCOMES: Final = ("finished", "requeued", "checkpointed", "abandoned")

@@ -49,7 +49,7 @@ class TreeSearch:
         faults = [fault for account in places for fault in await look.through(account)]
         after = await messages.look()
         busy = [fault for fault in faults if any(is_worked_on(fault, work) for work in (before, after))]
-        findings.in_hand = len(busy)
+        findings.already_queued = len(busy)
         free = [fault for fault in faults if fault not in busy and await still(fault)]
         for fault in free:
             findings.miss(fault.uri, fault.reason)

@@ -1,6 +1,6 @@
 """Searches for missing work, one at a time: the one after the start, and those that are asked for.
 
-request → scan → compare with what is in hand → queue → report
+request → scan → compare with the queue → queue → report
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Making:
 class Findings:
     """What one search found; complete once `ended` is set.
 
-    `missing` are the entries nobody is at, with their reasons; `in_hand` counts those that are being made or
+    `missing` are the entries nobody is at, with their reasons; `already_queued` counts those that are being made or
     wait for it; `dead` those of `missing` whose job failed for good and was left so; `refused` those that could not
     be queued, with the reason. `zombies` are tasks nobody works on, which a repair ends. `error` says why a search
     did not come to its end, `unknown` that what it was asked about does not exist.
@@ -69,7 +69,7 @@ class Findings:
     began: float = field(default_factory=time.monotonic)
     scanned: int = 0
     queued: int = 0
-    in_hand: int = 0
+    already_queued: int = 0
     dead: int = 0
     passed_over: dict[str, str] = field(default_factory=dict[str, str])
     passed_over_count: int = 0
@@ -139,7 +139,7 @@ class Findings:
             "missing": self.reasons.total(),
             "reasons": dict(self.reasons),
             "queued": self.queued,
-            "in_hand": self.in_hand,
+            "already_queued": self.already_queued,
             "dead": self.dead,
             "passed_over": self.passed_over_count,
             "refused": self.refused_count,
@@ -165,7 +165,7 @@ class Findings:
 
     def line(self) -> str:
         """Return the figures in one line, for people."""
-        return f"{self.scanned} scanned, {self.reasons.total()} missing, {self.queued} queued, {self.in_hand} in hand"
+        return f"{self.scanned} scanned, {self.reasons.total()} missing, {self.queued} queued, {self.already_queued} already queued"
 
 
 def _listed(reasons: Mapping[str, str]) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 A scan is an asynchronous generator written by whoever knows what should exist. It yields `Missing` for what is to
 be made, `Present` for what is whole, so that progress can be told, and `PassedOver` for what cannot be looked at.
 It may take its time, and others may work meanwhile: a find counts as missing only if its key has no unfinished job
-and none finished since the scan began, so that nothing in hand is made twice.
+and none finished since the scan began, so that nothing that is queued or running is made twice.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class _Sweep:
             findings.pass_over(escaped(seen.id), seen.reason)
 
     async def _turn_page(self) -> None:
-        """Compare the finds with what is in hand, and with `repair` queue the rest."""
+        """Compare the finds with the queue, and with `repair` queue the rest."""
         finds, self._page = self._page.values(), {}
         found = [(find, job) for find in finds if (job := self._job(find)) is not None]
         jobs = {str(job.dedupe_key): job for _, job in found}
@@ -177,7 +177,7 @@ class _Sweep:
         self._findings.dead += len(dead)
         duplicates = await self._queue(free, list(dead.values())) if self._wanted.repair else set[str]()
         busy = (held.keys() - dead.keys()) | duplicates
-        self._findings.in_hand += len(busy)
+        self._findings.already_queued += len(busy)
         self._findings.made_by(found.id for found in held.values() if found.unfinished)
         for key in jobs.keys() - busy:
             log.debug("recovery.missing queue=%s id=%s reason=%s", self._scan.queue, key, reasons[key])

@@ -1,4 +1,4 @@
-"""The last thing pools do: what they have in hand goes to the store in one transaction, with the report of it."""
+"""The last thing pools do: what they still hold goes to the store in one transaction, with the report of it."""
 
 from __future__ import annotations
 

@@ -45,15 +45,15 @@ async def test_the_section_works_as_typed(short_path: Path) -> None:
     by_command = dict(re.findall(r"^\$ (\d)\n(.*?)(?=^\$ |\Z)", said, re.MULTILINE | re.DOTALL))
     assert "no abstract" in by_command["3"]
     assert "empty" in by_command["3"]
-    assert "30 scanned, 2 missing, 0 queued, 0 in hand" in by_command["3"]
+    assert "30 scanned, 2 missing, 0 queued, 0 already queued" in by_command["3"]
     made = [int(found) for found in re.findall(r"(\d+) queued", by_command["4"] + by_command["5"])]
     assert sum(made) == 2
     found = json.loads(by_command["6"])
-    assert {key: found[key] for key in ("scanned", "missing", "queued", "in_hand")} == {
+    assert {key: found[key] for key in ("scanned", "missing", "queued", "already_queued")} == {
         "scanned": 30,
         "missing": [],
         "queued": 0,
-        "in_hand": 0,
+        "already_queued": 0,
     }
 
 

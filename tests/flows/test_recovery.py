@@ -78,13 +78,13 @@ def names(rows: Iterable[JobRow]) -> set[str]:
 async def test_what_is_missing_is_queued_once(store: SqliteQueue) -> None:
     tree = Tree(*missing("a/1", "a/2"), Present(7), *missing("b/3", reason="stale"))
     first = await searched(store, tree)
-    assert (first.scanned, first.queued, first.in_hand) == (10, 3, 0)
+    assert (first.scanned, first.queued, first.already_queued) == (10, 3, 0)
     assert (first.reasons, first.folders) == ({"empty": 2, "stale": 1}, {"a": 2, "b": 1})
     again = await searched(store, tree)
-    assert (again.missing, again.queued, again.in_hand) == ([], 0, 3)
+    assert (again.missing, again.queued, again.already_queued) == ([], 0, 3)
     rows = await claimed(store)
     assert names(rows) == {"a/1", "a/2", "b/3"}
-    assert (await searched(store, tree)).in_hand == 3  # running now
+    assert (await searched(store, tree)).already_queued == 3  # running now
     for row in rows:
         await store.settle(row, Done())
     await anyio.sleep(0.002)  # a job done in the millisecond in which a search begins counts as done meanwhile
@@ -101,14 +101,14 @@ async def test_what_is_finished_while_the_scan_runs_is_not_queued_again(store: S
 
     tree.between = finish
     found = await searched(store, tree)
-    assert ([entry for entry, _ in found.missing], found.queued, found.in_hand) == (["b"], 1, 1)
+    assert ([entry for entry, _ in found.missing], found.queued, found.already_queued) == (["b"], 1, 1)
 
 
 async def test_a_dry_run_queues_nothing_and_names_the_same(store: SqliteQueue) -> None:
     await store.enqueue([NewJob(QUEUE, {"name": "b"}, dedupe_key="b")])
     tree = Tree(*missing("a", "b", "c"))
     looked = await searched(store, tree, repair=False)
-    assert (looked.missing, looked.queued, looked.in_hand) == ([("a", "empty"), ("c", "empty")], 0, 1)
+    assert (looked.missing, looked.queued, looked.already_queued) == ([("a", "empty"), ("c", "empty")], 0, 1)
     assert (await searched(store, tree)).missing == looked.missing
 
 
@@ -162,7 +162,7 @@ async def test_names_of_any_bytes_are_found_again(store: SqliteQueue) -> None:
     first = await searched(store, Tree(*missing(name)))
     again = await searched(store, Tree(*missing(name)))
     assert (first.missing, first.queued) == ([("folder/bad\\udcff", "empty")], 1)
-    assert (again.missing, again.queued, again.in_hand) == ([], 0, 1)
+    assert (again.missing, again.queued, again.already_queued) == ([], 0, 1)
 
 
 async def test_a_scan_that_fails_is_told_and_keeps_no_other_from_its_end(store: SqliteQueue) -> None:
@@ -224,7 +224,7 @@ async def test_a_drain_ends_the_running_search_and_those_that_wait(store: Sqlite
     async with coordinator(store, tree) as searches:
         running, waiting = searches.submit(Wanted()), searches.submit(Wanted())
         await begun.wait()
-        assert searches.line == "recovery: 1 scanned, 0 missing, 0 queued, 0 in hand"
+        assert searches.line == "recovery: 1 scanned, 0 missing, 0 queued, 0 already queued"
         searches.stop("the service is draining")
         with anyio.fail_after(5):
             assert (await running.wait()).error == (await waiting.wait()).error == "the service is draining"

@@ -100,7 +100,7 @@ async def test_names_and_restores_exactly_what_is_missing_while_an_import_goes_o
         await wait_until(lambda: idle(server), FINISH_S, "all is done")
         calls = model.gauges.calls
         again, _ = await reindex(server)
-        assert (again["missing"], again["queued"], again["in_hand"]) == ([], 0, 0)
+        assert (again["missing"], again["queued"], again["already_queued"]) == ([], 0, 0)
         assert model.gauges.calls == calls
         figures(rate(again, "on an idle server, none missing"))
 
@@ -280,7 +280,7 @@ async def test_accounts_modes_and_the_port(model: Any, home: Home) -> None:
 async def whole(server: Server) -> bool:
     """Say whether nothing is missing and nothing in hand."""
     looked, _ = await reindex(server, "--dry-run")
-    return (looked["missing"], looked["in_hand"]) == ([], 0)
+    return (looked["missing"], looked["already_queued"]) == ([], 0)
 
 
 async def another_account(server: Server) -> str:

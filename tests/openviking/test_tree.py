@@ -14,14 +14,14 @@ pytestmark = pytest.mark.anyio
 ACME = "acme"
 
 
-def in_hand(queue: str, **payload: Any) -> PendingWork:
+def pending(queue: str, **payload: Any) -> PendingWork:
     found = PendingWork()
     found.take(queue, {"id": "1", "data": json.dumps({"account_id": ACME, **payload})})
     return found
 
 
 def test_a_message_of_one_folder_holds_it_and_the_one_above() -> None:
-    found = in_hand("Semantic", uri="viking://resources/a/b/", recursive=False)
+    found = pending("Semantic", uri="viking://resources/a/b/", recursive=False)
     assert found.holds(ACME, "viking://resources/a/b")
     assert found.holds(ACME, "viking://resources/a")
     assert not found.holds(ACME, "viking://resources")
@@ -31,8 +31,8 @@ def test_a_message_of_one_folder_holds_it_and_the_one_above() -> None:
 
 
 def test_a_recursive_message_or_an_import_holds_what_is_below() -> None:
-    assert in_hand("Reindex", uri="viking://resources/a", recursive=True).holds(ACME, "viking://resources/a/b/c")
-    found = in_hand(
+    assert pending("Reindex", uri="viking://resources/a", recursive=True).holds(ACME, "viking://resources/a/b/c")
+    found = pending(
         "AddResource", root_uri="viking://resources/a", prepared={"x": ["viking://temp/y", "viking://resources"]}
     )
     assert found.holds(ACME, "viking://resources/a/b")
@@ -45,12 +45,12 @@ def test_a_session_holds_the_memories_of_its_user_and_embedding_holds_nothing() 
     found.take("SessionCommit", {"data": payload})
     assert found.holds(ACME, "viking://user/alice/memories/facts")
     assert not found.holds(ACME, "viking://user/bob/memories")
-    assert not in_hand("Embedding", uri="viking://resources/a").holds(ACME, "viking://resources/a")
+    assert not pending("Embedding", uri="viking://resources/a").holds(ACME, "viking://resources/a")
 
 
 def test_tasks_are_known_by_any_message_and_damage_is_about_nothing() -> None:
     task, other = str(uuid.UUID(int=1, version=4)), str(uuid.UUID(int=2, version=4))
-    found = in_hand("Embedding", work=json.dumps({"task_id": task}))
+    found = pending("Embedding", work=json.dumps({"task_id": task}))
     assert found.mentions(task)
     assert not found.mentions(other)
     found.take("Semantic", {"data": "{broken"})

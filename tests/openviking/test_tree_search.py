@@ -264,7 +264,7 @@ async def test_what_others_work_on_is_waited_for_and_failed_where_they_leave_it(
     monkeypatch.setattr(messages, "look", look)
     search = TreeSearch(STARTED_S)
     found = await searched(search)
-    assert (found.in_hand, service.asked) == (1, [])
+    assert (found.already_queued, service.asked) == (1, [])
     assert (await search.making(found)).left == 1
     left = {"viking://resources/a": "left by work that was under way: empty"}
     assert ((await search.making(found)).left, (await search.making(found)).failed) == (0, left)

@@ -30,7 +30,7 @@ DRAWN = ("Running jobs and limits A", "Running jobs and limits B", "Jobs ended p
 """The expressions of the dashboard that are drawn, by panel and letter."""
 ONLY_GRAPHS = """
 nav, .form-inline, .eval_stats, .spinner, .nav-tabs, .graph_container > .clearfix:first-child, .text-right,
-form > .form-row:has([name=remove]), #graph_container ~ *, .history-container, .custom-control { display: none !important; }
+form > .form-row:has([name=remove]), .custom-control { display: none !important; }
 .graph_wrapper { width: 48%; float: left; margin: 0 1%; } .col-lg-10 { max-width: 100%; flex: 0 0 100%; }
 textarea { border: 0 !important; font-size: 80% !important; }
 """

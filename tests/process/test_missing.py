@@ -179,16 +179,16 @@ async def test_reindex_beside_500_running_jobs_queues_exactly_what_is_missing(
             expected = tree.damage(random.Random(8), whole)
             looked = await reindex(service, "--dry-run")
             assert {each["id"]: each["reason"] for each in looked["missing"]} == expected
-            assert (looked["scanned"], looked["queued"], looked["in_hand"]) == (WHOLE + OTHERS + 50, 0, OTHERS)
+            assert (looked["scanned"], looked["queued"], looked["already_queued"]) == (WHOLE + OTHERS + 50, 0, OTHERS)
             some = {name for name in expected if name.startswith("f03/")}
             part = await reindex(service, "f03")
             assert ({each["id"] for each in part["missing"]}, part["queued"]) == (some, len(some))
             rest = await reindex(service)
-            assert (rest["queued"], rest["in_hand"]) == (175 - len(some), OTHERS + len(some))
+            assert (rest["queued"], rest["already_queued"]) == (175 - len(some), OTHERS + len(some))
             await model.behave(hang=False)
             await wait_until(lambda: idle(service), 90, "all made")
             again = await reindex(service, "--wait")
-            assert (again["missing"], again["queued"], again["in_hand"]) == ([], 0, 0)
+            assert (again["missing"], again["queued"], again["already_queued"]) == ([], 0, 0)
             assert await calls(model) == (OTHERS + 175) * CALLS
             figures(f"of {WHOLE} summaries 175 made again beside {OTHERS} running jobs; queued by a second search: 0")
 

@@ -18,7 +18,7 @@ JOBS = 16
 
 
 @asynccontextmanager
-async def in_hand(folder: Path, jobs: int) -> AsyncIterator[Running]:
+async def at_work(folder: Path, jobs: int) -> AsyncIterator[Running]:
     """Serve `jobs` jobs that hold their places for longer than any test."""
     put(folder / "ov.conf", limit=jobs, hold_s=3600)
     async with serving(folder) as service:
@@ -34,7 +34,7 @@ async def _running(service: Running, jobs: int) -> bool:
 
 
 async def test_drain_puts_16_jobs_back_and_the_next_start_has_the_same_report(short_path: Path) -> None:
-    async with in_hand(short_path, JOBS) as service:
+    async with at_work(short_path, JOBS) as service:
         drained = await service.verb("drain", "--deadline", "1.5", "--json")
         with anyio.fail_after(5):
             assert await service.process.wait() == 0, "\n".join(service.spoken.lines)

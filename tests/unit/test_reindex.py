@@ -74,7 +74,7 @@ async def test_it_answers_202_with_what_it_queued_and_200_to_a_dry_run() -> None
     assert (queued.status_code, looked.status_code) == (202, 200)
     document = queued.json()
     assert document["missing"] == [{"id": "a/b", "reason": "empty"}]
-    assert (document["scanned"], document["queued"], document["in_hand"]) == (5, 1, 0)
+    assert (document["scanned"], document["queued"], document["already_queued"]) == (5, 1, 0)
     assert told.asked == [Wanted(repair=True, retry=True), Wanted(uri="a", repair=False, account="acme")]
 
 
@@ -202,7 +202,7 @@ def test_people_see_what_is_missing_and_how_much_in_each_folder(monkeypatch: pyt
     assert (done.return_value, done.stderr) == (0, "")
     for row in (["a/b", "stale"], ["a/c/d", "empty"], ["a", "1"], ["a/c", "1"]):
         assert row in lines, done.stdout
-    assert "2 scanned, 2 missing, 2 queued, 0 in hand" in done.stdout
+    assert "2 scanned, 2 missing, 2 queued, 0 already queued" in done.stdout
 
 
 def test_what_failed_is_named_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

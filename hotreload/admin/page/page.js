@@ -374,7 +374,7 @@ function recovery() {
     found && [h("h3", {}, `${found.scanned ?? 0} looked at, ${(found.missing ?? []).length} missing, ${found.queued ?? 0} queued`),
       table("Missing", ["what", "why"], (found.missing ?? []).slice(0, 1000).map((one) => [one.id ?? one.uri, one.reason]))],
     table("Searches", ["below", "looked at", "queued", "already queued", "passed over", "missing by reason", "error"],
-      searches.map((one) => [one.uri ?? "everything", one.scanned, one.queued, one.in_hand ?? one.already_queued, one.passed_over, text(one.reasons), one.error]), [1, 2, 3, 4]),
+      searches.map((one) => [one.uri ?? "everything", one.scanned, one.queued, one.already_queued, one.passed_over, text(one.reasons), one.error]), [1, 2, 3, 4]),
   ];
 }
 
