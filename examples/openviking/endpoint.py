@@ -8,7 +8,7 @@ fail or never end.
 
 prints one JSON line (`{"url": "http://127.0.0.1:PORT"}`) once it listens. `GET /control` shows behaviour and
 gauges; `PATCH /control` with any of the `Behaviour` fields changes what the next calls meet, `{"hang": false}`
-also ends the calls that hang, and `{"reset": true}` starts `peak`, `keys` and `prompts` anew; counts only ever grow.
+also ends the calls that hang, and `{"reset": true}` starts `peak`, `keys` and `prompts` again; counts only ever grow.
 """
 
 import argparse
@@ -138,7 +138,7 @@ class Endpoint:
         self.set(**asdict(Behaviour()))
 
     def reset(self) -> None:
-        """Start `peak`, `keys` and `prompts` anew; `peak` begins at what is running now, counts go on."""
+        """Start `peak`, `keys` and `prompts` again; `peak` begins at what is running now, counts go on."""
         self.gauges.peak = self.gauges.running
         self.gauges.keys, self.gauges.prompts = {}, {}
 

@@ -112,7 +112,7 @@ class Tour:
         """Queue documents and return their names."""
         names = [f"chapter-{secrets.token_hex(3)}" for _ in range(count)]
         for name in names:
-            file = (f"{name}.md", f"# {name}\n\nA chapter that nobody but {name} tells.\n".encode())
+            file = (f"{name}.md", f"# {name}\n\nA chapter that only {name} tells.\n".encode())
             sent = self.http.post("/api/v1/resources/temp_upload", files={"file": file}, headers=self.user)
             wanted = {"temp_file_id": sent.raise_for_status().json()["result"]["temp_file_id"]}
             wanted |= {"to": f"viking://resources/{name}", "wait": False}

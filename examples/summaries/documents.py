@@ -139,7 +139,7 @@ def _unusable(path: Path, conf: Documents) -> str | None:
 
 
 def read(document: Document) -> Text:
-    """Read a document and split it; OSError when it cannot be read, bytes that are no text are replaced."""
+    """Read a document and split it; OSError when it cannot be read, bytes that are not text are replaced."""
     mtime_ns = document.source.stat().st_mtime_ns
     raw = document.source.read_bytes()
     text = (

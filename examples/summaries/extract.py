@@ -39,7 +39,7 @@ def merge(name: str, notes: Sequence[str]) -> str:
 
 
 def abstract(overview: str) -> str:
-    """Return the first paragraph of an overview that is no heading."""
+    """Return the first paragraph of an overview that is not a heading."""
     paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", overview))
     return next((part for part in paragraphs if part and not part.startswith("#")), overview.strip())
 

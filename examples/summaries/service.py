@@ -34,7 +34,7 @@ async def summarise(job: Job[Document, OvConf], conf: OvConf, client: Model) -> 
         return
     vlm = conf.vlm
     sections = client.sections(text)
-    state = f"{text.digest} {len(sections)}"  # a source that changed meanwhile, or was cut otherwise, begins anew
+    state = f"{text.digest} {len(sections)}"  # a source that changed meanwhile, or was cut otherwise, begins again
     kept: dict[str, Any] = job.cursor or {}
     notes: list[str] = kept["notes"] if kept.get("state") == state else []
     for section in job.resume(sections, loop=state):
@@ -61,7 +61,7 @@ def _forget(document: Document, conf: OvConf) -> None:
 
 @service.resource(rebuilt_by=("vlm.api_base", "vlm.api_key"))
 async def client(conf: OvConf) -> AsyncIterator[Model]:
-    """Whoever summarises. Jobs that run keep theirs when the key or the endpoint changes."""
+    """The client of the model. Jobs that run keep theirs when the key or the endpoint changes."""
     if conf.vlm.api_base is None:
         yield Extractive()
         return

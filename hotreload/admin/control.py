@@ -187,7 +187,7 @@ class Control(Protocol):
 
     @property
     def searches(self) -> Searches | None:
-        """Who looks for missing work; None where nobody says what should exist."""
+        """What looks for missing work; None where nothing says what should exist."""
         ...
 
     def status(self) -> dict[str, Any]:

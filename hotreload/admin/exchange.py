@@ -71,7 +71,7 @@ def expected_generation(header: str | None, instance: str, current: int) -> int 
     """Return the generation that `If-Match` asks for, None where any will do.
 
     Entity tags are `"INSTANCE-GENERATION"`, compared strongly (RFC 9110, 13.1.1); that of another process or
-    a weak one matches no generation: -1. 400 for what is no entity tag.
+    a weak one matches no generation: -1. 400 for what is not an entity tag.
     """
     if header is None or header.strip() == "*":
         return None

@@ -1,4 +1,4 @@
-"""What happens in a process, told to whoever subscribed; bounded, and a reader too slow is let go."""
+"""What happens in a process, told to subscribers; bounded, and a reader too slow is let go."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The metrics of one process, in a registry of its own.
 
 What happened is counted when it happens; what is (pools, queues, phase) is read from the status document when
-somebody scrapes, so a series that has ended is simply no longer there.
+it is scraped, so a series that has ended is simply no longer there.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _recovery(status: Mapping[str, Any]) -> Iterator[Metric]:
-    """Tell of the newest search for missing work that is no dry run; nothing before the first."""
+    """Tell of the newest search for missing work that is not a dry run; nothing before the first."""
     if "given_up" in status:
         what = "Entries that could not be made and wait to be tried again"
         yield _gauge("hotreload_recovery_given_up", what, len(status["given_up"]))
@@ -230,7 +230,7 @@ def _recovery(status: Mapping[str, Any]) -> Iterator[Metric]:
     for key, what in _RECOVERY.items():
         yield _gauge(f"hotreload_recovery_{key}", f"Entries of the last search that {what}", last[key])
     yield _labelled(
-        "hotreload_recovery_missing", "Entries of the last search that nobody was at", "reason", last["reasons"]
+        "hotreload_recovery_missing", "Entries of the last search that were missing", "reason", last["reasons"]
     )
 
 

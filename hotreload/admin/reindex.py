@@ -21,7 +21,7 @@ async def search(control: Control, request: Request) -> tuple[dict[str, Any], in
 
     It answers once the search has ended; with `Prefer: wait=N` after N seconds at the latest, with 202, `ended`
     false and the `id` to ask for. 404 where the folder or account asked for does not exist. 409 in a drain, where
-    nobody says what should exist, and where many wait already.
+    nothing says what should exist, and where many wait already.
     """
     body = await read_body(request, {"dry_run": bool, "uri": str, "account": str})
     dry_run, uri = body.get("dry_run", False), body.get("uri") or None

@@ -75,7 +75,7 @@ def follow_drain(client: Client, deadline_s: float | None, *, quiet: bool) -> En
 
 
 class _Heard:
-    """Reads an event stream in a thread of its own, so that a service that falls silent holds nobody up."""
+    """Reads an event stream in a thread of its own, so that a service that falls silent does not block the caller."""
 
     def __init__(self, events: Iterator[tuple[str, dict[str, Any]]]) -> None:
         self._heard: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()

@@ -249,7 +249,7 @@ def _pause(verb: str, queue: str, wanted: Wanted, as_json: bool) -> int:
 
 def _id(text: str) -> str:
     if not text.isalnum():
-        raise click.BadParameter(f"{text!r} is no id of a job")
+        raise click.BadParameter(f"{text!r} is not the id of a job, which is a number")
     return text
 
 

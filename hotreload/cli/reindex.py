@@ -114,7 +114,7 @@ def _view(found: Mapping[str, Any]) -> RenderableType:
     if found["zombies"]:
         became = "would be ended" if found["dry_run"] else "ended"
         tasks = [f"  {each['id']} {each['reason']}" for each in found["zombies"][:SHOWN]]
-        parts.append(Text("\n".join([f"{found['zombies_count']} tasks that nobody works on {became}:", *tasks])))
+        parts.append(Text("\n".join([f"{found['zombies_count']} tasks that no process works on {became}:", *tasks])))
     if found["dead"]:
         parts.append(Text(f"{found['dead']} failed for good before: hotreload reindex tries them again", "yellow"))
     return Group(*parts)

@@ -126,7 +126,7 @@ def _in_time(verdict: Verdict, timeout_s: float) -> dict[str, Any]:
 
 
 def _unchanged(report: Mapping[str, Any], running: Iterable[str]) -> list[str]:
-    """Return the fields that stay as they run; none for a file that is no configuration: it has no plan."""
+    """Return the fields that stay as they run; none for a file that is not a configuration: it has no plan."""
     touched = [each["path"] for each in (*report["changes"], *report["pending_restart"])]
     if not touched and report["outcome"] != "valid":
         return []

@@ -93,7 +93,7 @@ def load_target(text: str) -> Runnable:
     """Import MODULE, with the current folder on the path, and return its ATTR; Failure (usage) where that fails."""
     module_name, separator, attribute = text.partition(":")
     if not (separator and module_name and attribute):
-        raise Failure(Exit.USAGE, f"{text!r} is no MODULE:ATTR, as examples.summaries.service:service")
+        raise Failure(Exit.USAGE, f"{text!r} is not of the form MODULE:ATTR, for example app.service:service")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -57,9 +57,9 @@ class Making:
 class Findings:
     """What one search found; complete once `ended` is set.
 
-    `missing` are the entries nobody is at, with their reasons; `already_queued` counts those that are being made or
+    `missing` are the entries no job makes, with their reasons; `already_queued` counts those that are being made or
     wait for it; `dead` those of `missing` whose job failed for good and was left so; `refused` those that could not
-    be queued, with the reason. `zombies` are tasks nobody works on, which a repair ends. `error` says why a search
+    be queued, with the reason. `zombies` are tasks nothing works on, which a repair ends. `error` says why a search
     did not come to its end, `unknown` that what it was asked about does not exist.
     """
 
@@ -88,7 +88,7 @@ class Findings:
     elapsed_s: float = 0.0
 
     def miss(self, entry: str, reason: str) -> None:
-        """Note an entry that is missing and that nobody is at."""
+        """Note an entry that is missing and that no job makes."""
         if len(self.missing) < LISTED:
             self.missing.append((entry, reason))
         self.reasons[reason] += 1
@@ -108,7 +108,7 @@ class Findings:
             self.refused[entry] = reason
 
     def bury(self, task: str, what: str) -> None:
-        """Note a task nobody works on, and what it was about."""
+        """Note a task nothing works on, and what it was about."""
         self.zombies_count += 1
         if len(self.zombies) < LISTED:
             self.zombies[task] = what

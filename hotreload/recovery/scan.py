@@ -1,6 +1,6 @@
 """What should exist and does not: found by a scan, put in the queue once.
 
-A scan is an asynchronous generator written by whoever knows what should exist. It yields `Missing` for what is to
+A scan is an asynchronous generator of the service that knows what should exist. It yields `Missing` for what is to
 be made, `Present` for what is whole, so that progress can be told, and `PassedOver` for what cannot be looked at.
 It may take its time, and others may work meanwhile: a find counts as missing only if its key has no unfinished job
 and none finished since the scan began, so that nothing that is queued or running is made twice.

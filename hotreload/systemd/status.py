@@ -60,7 +60,7 @@ class StartUp:
 
 
 class SystemdStatus:
-    """Speaks for one host; silent where nobody listens. `pools` and `drain` are read when a line is made."""
+    """Speaks for one host; silent where nothing listens. `pools` and `drain` are read when a line is made."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ class FakeReloadable:
     """A Reloadable that holds one value, and writes `NAME.STAGE` into `log` for each call.
 
     `fails`, `hangs` and `cancels` name the stage (`prepare`, `commit`, `revert`, `undo`, `retire`) at which it raises
-    RuntimeError, never returns, or raises a cancellation nobody asked for; `stuck` one at which it cannot even be
+    RuntimeError, never returns, or raises a cancellation that was not asked for; `stuck` one at which it cannot even be
     cancelled until `let_go` is set. Only `fails` counts for `commit` and `revert`, which are synchronous.
     """
 

@@ -13,7 +13,7 @@ MINUTE_S = 60.0
 
 
 class Limit:
-    """A whole number from 0 (paused) to 10,000; whoever listens is called after each change.
+    """A whole number from 0 (paused) to 10,000; its listeners are called after each change.
 
     A plain number and not a semaphore: a pool that claims only `limit - running` jobs can never admit too
     many, whatever way and however often the limit moves (a flapping capacity limiter over-admitted 28 at 5).

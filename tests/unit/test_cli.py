@@ -164,7 +164,7 @@ def test_a_key_that_cannot_be_sent_is_not_shown(ask: Ask, tmp_path: Path, key: s
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        ("nocolon", "no MODULE:ATTR"),
+        ("nocolon", "is not of the form MODULE:ATTR"),
         ("no.such.module:x", "cannot import no.such.module"),
         ("tests.unit.test_cli:nothing", "has no nothing"),
         ("tests.unit.test_cli:not_a_service", "not a hotreload.Service"),
