@@ -126,7 +126,7 @@ def _response(answer: Answer | Response) -> Response:
 
 
 class Admin:
-    """The handlers over one process, for an edge that knows the caller: this application, or another server's routes."""
+    """The handlers over one process, for an edge that knows the caller: this application or another server."""
 
     def __init__(self, control: Control, streams: int = STREAMS) -> None:
         self._control = control

@@ -41,14 +41,14 @@ async def answer_error(_request: Request, error: Exception) -> Response:
 
 
 async def read_body(
-    request: Request, keys: Mapping[str, type | tuple[type, ...]], limit: int = BODY_LIMIT
+    request: Request, keys: Mapping[str, type | tuple[type, ...]], limit: int = BODY_LIMIT, within_s: float = BODY_S
 ) -> dict[str, Any]:
     """Return the JSON object of a request, {} without a body.
 
     `keys` names what it may hold. 400 for another key, another type or bad JSON, 408 for a body that does not
-    come, 413 above `limit` bytes, 415 for another content type.
+    come within `within_s` seconds, 413 above `limit` bytes, 415 for another content type.
     """
-    raw = await _read_bounded(request, limit)
+    raw = await _read_bounded(request, limit, within_s)
     if not raw:
         return {}
     _must_be_json(request.headers)
@@ -64,7 +64,7 @@ async def read_body(
 async def read_configuration(request: Request) -> bytes:
     """Return the bytes of a configuration file sent as the body; statuses as `read_body`, the limit is the file's."""
     _must_be_json(request.headers)
-    return await _read_bounded(request, MAX_BYTES + 1)  # one more, and the report says that it is too large
+    return await _read_bounded(request, MAX_BYTES + 1, BODY_S)  # one more, and the report says that it is too large
 
 
 def expected_generation(header: str | None, instance: str, current: int) -> int | None:
@@ -110,13 +110,13 @@ def _must_be_json(headers: Headers) -> None:
         raise HTTPException(415, "the body must be application/json")
 
 
-async def _read_bounded(request: Request, limit: int) -> bytes:
+async def _read_bounded(request: Request, limit: int, within_s: float) -> bytes:
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > limit:
         _refuse_size(limit)
     raw = bytearray()
     try:
-        with anyio.fail_after(BODY_S):
+        with anyio.fail_after(within_s):
             async for chunk in request.stream():
                 raw += chunk
                 if len(raw) > limit:

@@ -60,17 +60,17 @@ def watch_status(client: Client, document: dict[str, Any]) -> None:
         return
 
 
-def follow_drain(client: Client, deadline_s: float | None, *, quiet: bool) -> Ended:
+def follow_drain(client: Client, deadline_s: float | None, *, quiet: bool, margin_s: float = MARGIN_S) -> Ended:
     """Start the drain, show it, and return when the process is gone; Failure (timed out) where it stays."""
     with _process(client) as gone, client.events() as events:
         heard = _Heard(events)  # before the drain starts: an idle service is gone within milliseconds
         progress = client.drain(deadline_s)
-        ends = time.monotonic() + progress["left_s"] + MARGIN_S
+        ends = time.monotonic() + progress["left_s"] + margin_s
         with _shown(quiet) as show:
             show(progress)
             report = heard.until_report(ends, show)
         if not gone.wait(max(0.0, ends - time.monotonic())):
-            raise Failure(Exit.TIMED_OUT, f"the process is still there {MARGIN_S:g} s after its deadline")
+            raise Failure(Exit.TIMED_OUT, f"the process is still there {margin_s:g} s after its deadline")
     return Ended(report)
 
 

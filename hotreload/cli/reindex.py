@@ -108,7 +108,8 @@ def _view(found: Mapping[str, Any]) -> RenderableType:
     if found["passed_over"]:
         rows = [(each["id"], each["reason"]) for each in found["passed_over"][:SHOWN]]
         parts.append(table(("passed over", "reason"), rows))
-    line = f"{found['scanned']} scanned, {count} missing, {found['queued']} queued, {found['already_queued']} already queued"
+    line = f"{found['scanned']} scanned, {count} missing, {found['queued']} queued, "
+    line += f"{found['already_queued']} already queued"
     line += f", {found['passed_over_count']} passed over" if found["passed_over_count"] else ""
     parts.append(Text(line, "bold"))
     if found["zombies"]:

@@ -165,7 +165,8 @@ class Findings:
 
     def line(self) -> str:
         """Return the figures in one line, for people."""
-        return f"{self.scanned} scanned, {self.reasons.total()} missing, {self.queued} queued, {self.already_queued} already queued"
+        looked = f"{self.scanned} scanned, {self.reasons.total()} missing"
+        return f"{looked}, {self.queued} queued, {self.already_queued} already queued"
 
 
 def _listed(reasons: Mapping[str, str]) -> list[dict[str, str]]:

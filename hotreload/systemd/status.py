@@ -33,8 +33,9 @@ RELOAD_S = 120.0
 class StartUp:
     """Asks for time from the first moments to READY, from a thread: a start-up imports and recovers for seconds."""
 
-    def __init__(self, notifier: Notifier, bound_s: float = START_S) -> None:
+    def __init__(self, notifier: Notifier, bound_s: float = START_S, tick_s: float = TICK_S) -> None:
         self.notifier = notifier
+        self._tick_s = tick_s
         self._ends = time.monotonic() + bound_s
         self._over = threading.Event()
 
@@ -56,7 +57,7 @@ class StartUp:
     def _ask(self) -> None:
         while not self._over.is_set() and (left_s := self._ends - time.monotonic()) > 0:
             self.notifier.extend(min(left_s, AHEAD_S))
-            self._over.wait(TICK_S)
+            self._over.wait(self._tick_s)
 
 
 class SystemdStatus:
@@ -71,8 +72,12 @@ class SystemdStatus:
         drain: Callable[[], dict[str, Any] | None],
         search: Callable[[], str | None] = lambda: None,
         restarts: Callable[[], bool] = lambda: False,
+        tick_s: float = TICK_S,
+        reload_s: float = RELOAD_S,
     ) -> None:
         self._notifier = notifier
+        self._tick_s = tick_s
+        self._reload_s = reload_s
         self._generation = generation
         self._degraded = degraded
         self._drain = drain
@@ -90,7 +95,7 @@ class SystemdStatus:
 
     def reloading(self) -> None:
         """RELOADING, from READY on; `reloaded` must follow, whatever the verdict."""
-        self._reload_ends = time.monotonic() + RELOAD_S
+        self._reload_ends = time.monotonic() + self._reload_s
         if self._is_ready:
             self._notifier.reloading()
         self._notifier.status(f"generation {self._generation()}, reloading")
@@ -136,7 +141,7 @@ class SystemdStatus:
     async def speak(self) -> None:
         """Until cancelled: the watchdog's ping, the time a reload needs, how far a drain is, what was not heard."""
         while True:
-            await anyio.sleep(min(TICK_S, self._notifier.watchdog_interval_s or TICK_S))
+            await anyio.sleep(min(self._tick_s, self._notifier.watchdog_interval_s or self._tick_s))
             if self._notifier.watchdog_interval_s is not None:
                 self._notifier.watchdog()
             self._notifier.resend()

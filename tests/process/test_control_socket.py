@@ -20,7 +20,6 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from hotreload.admin import exchange
 from hotreload.admin.control_socket import bind_control_socket, bind_tcp, peer_of
 from hotreload.admin.place import Places
 from hotreload.admin.serving import Limits
@@ -516,15 +515,6 @@ async def send_slowly(stream: Any, head: bytes) -> None:
         for byte in head * 9:
             await stream.send(bytes([byte]))
             await anyio.sleep(0.05)
-
-
-async def test_a_body_that_does_not_come_is_given_up(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "BODY_S", 0.2)
-    head = b"POST /admin/drain HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{"
-    async with serving(FakeControl(), socket=short_path / "s.sock"):
-        with anyio.fail_after(3):
-            answer = await asking(short_path / "s.sock", head)
-    assert answer.startswith(b"HTTP/1.1 408")
 
 
 async def test_an_event_reader_that_never_reads_is_dropped(short_path: Path) -> None:

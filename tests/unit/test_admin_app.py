@@ -11,11 +11,13 @@ import anyio
 import httpx
 import pytest
 from pydantic import SecretStr
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hotreload.admin.app import create_app
 from hotreload.admin.events import EventStreams
-from hotreload.admin.exchange import expected_generation, preferred_wait_s
+from hotreload.admin.exchange import expected_generation, preferred_wait_s, read_body
 from hotreload.admin.guard import PEER, Peer
 from hotreload.admin.metrics import Metrics
 from hotreload.config.fields import Effect
@@ -142,6 +144,21 @@ async def test_a_body_without_a_length_is_bounded_too() -> None:
 
     async with client_of(FakeControl()) as client:
         assert (await client.post("/admin/config/reload", content=endless())).status_code == 413
+
+
+async def test_a_body_that_does_not_come_is_given_up() -> None:
+    pieces = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+
+    async def receive() -> Any:
+        for piece in pieces:
+            return piece
+        return await anyio.sleep_forever()
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"20")]
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "headers": headers}
+    with pytest.raises(HTTPException) as refused:
+        await read_body(Request(scope, receive), {}, within_s=0.05)
+    assert refused.value.status_code == 408
 
 
 async def test_if_match() -> None:

@@ -18,9 +18,12 @@ from pydantic import SecretStr
 
 from hotreload.admin.control_socket import bind_tcp
 from hotreload.cli import run_verb
-from hotreload.cli.exits import Exit
+from hotreload.cli.client import Client
+from hotreload.cli.exits import Exit, Failure
+from hotreload.cli.follow import follow_drain
 from hotreload.cli.show import console, drain_view
 from hotreload.cli.verbs import root
+from hotreload.client.find import Wanted, find
 from hotreload.client.trusted import trusted_uids
 from hotreload.config.fields import Effect
 from hotreload.errors import ConfigInvalid, Problem, StoreOwned
@@ -530,11 +533,10 @@ def test_a_drain_that_lost_or_did_not_tell_is_no_success(ask: Ask, process: Any,
     assert "report was not seen" in err
 
 
-def test_a_process_that_stays_is_a_timeout(ask: Ask, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hotreload.cli.follow.MARGIN_S", -3.7)
-    code, _, err = ask("drain", "--socket", running.socket)
-    assert code == Exit.TIMED_OUT
-    assert "still there" in err
+def test_a_process_that_stays_is_a_timeout(running: Running) -> None:
+    with Client(find(Wanted(socket=running.socket))) as client, pytest.raises(Failure, match="still there") as failed:
+        follow_drain(client, None, quiet=True, margin_s=-3.7)
+    assert failed.value.code is Exit.TIMED_OUT
 
 
 def test_watch_prints_lines_off_a_terminal_until_the_service_is_gone(process: Any, short_path: Path) -> None:

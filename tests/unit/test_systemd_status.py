@@ -15,7 +15,6 @@ from hotreload.host.host import Host
 from hotreload.host.start import RunOptions, start
 from hotreload.lifecycle import Phase
 from hotreload.reload.report import Outcome
-from hotreload.systemd import status as module
 from hotreload.systemd.notifier import Notifier
 from hotreload.systemd.status import AHEAD_S, StartUp, SystemdStatus
 from tests.control import report
@@ -27,7 +26,6 @@ def manager(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socke
         receiver.bind(str(short_path / "notify"))
         receiver.settimeout(0.3)
         monkeypatch.setenv("NOTIFY_SOCKET", str(short_path / "notify"))
-        monkeypatch.setattr(module, "TICK_S", 0.02)
         yield receiver
 
 
@@ -45,8 +43,9 @@ def _asked(words: list[str]) -> list[float]:
     return [int(word.partition("=")[2]) / 1e6 for word in words if word.startswith("EXTEND_TIMEOUT_USEC")]
 
 
-def _voice(drain: dict[str, Any] | None = None) -> SystemdStatus:
-    return SystemdStatus(Notifier(), generation=lambda: 3, degraded=lambda: None, drain=lambda: drain)
+def _voice(drain: dict[str, Any] | None = None, **options: Any) -> SystemdStatus:
+    read: dict[str, Any] = {"generation": lambda: 3, "degraded": lambda: None, "drain": lambda: drain, **options}
+    return SystemdStatus(Notifier(), tick_s=0.02, **read)
 
 
 def test_a_reload_before_ready_only_changes_the_status(manager: socket.socket) -> None:
@@ -69,7 +68,7 @@ def _draining(left_s: float) -> dict[str, Any]:
 
 
 def test_a_start_up_asks_for_time_up_to_its_bound(manager: socket.socket) -> None:
-    start_up = StartUp(Notifier(), bound_s=0.2)
+    start_up = StartUp(Notifier(), bound_s=0.2, tick_s=0.02)
     start_up.begin()
     words = _heard(manager)
     assert words[0] == "STATUS=starting"
@@ -79,7 +78,7 @@ def test_a_start_up_asks_for_time_up_to_its_bound(manager: socket.socket) -> Non
 
 
 def test_a_start_that_fails_says_why_and_asks_no_more(manager: socket.socket) -> None:
-    start_up = StartUp(Notifier())
+    start_up = StartUp(Notifier(), tick_s=0.02)
     start_up.begin()
     assert _asked([manager.recv(100).decode(), manager.recv(100).decode()]) == [AHEAD_S]
     start_up.failed(ValueError("ov.conf:1:3: no value"))
@@ -114,11 +113,8 @@ async def test_a_reload_asks_for_time_until_its_verdict(manager: socket.socket) 
 
 
 @pytest.mark.anyio
-async def test_a_reload_that_never_ends_asks_no_more_after_its_bound(
-    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "RELOAD_S", 0.2)
-    voice = _voice()
+async def test_a_reload_that_never_ends_asks_no_more_after_its_bound(manager: socket.socket) -> None:
+    voice = _voice(reload_s=0.2)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(voice.speak)
         voice.reloading()
@@ -184,7 +180,9 @@ def test_each_phase_of_a_drain_is_told(manager: socket.socket) -> None:
 
 def test_a_reload_that_ends_in_a_drain_says_nothing(manager: socket.socket) -> None:
     drain: dict[str, Any] = {}
-    voice = SystemdStatus(Notifier(), generation=lambda: 3, degraded=lambda: None, drain=lambda: drain or None)
+    voice = SystemdStatus(
+        Notifier(), generation=lambda: 3, degraded=lambda: None, drain=lambda: drain or None, tick_s=0.02
+    )
     voice.reloading()
     drain.update(_draining(7.6))
     voice.entered(Phase.QUIESCING)
@@ -231,9 +229,7 @@ def test_no_time_is_asked_for_beyond_the_end_of_a_drain(
 @pytest.mark.anyio
 async def test_the_search_for_missing_work_is_told_while_it_runs_and_once_it_has_ended(manager: socket.socket) -> None:
     line: str | None = "recovery: 5 scanned"
-    voice = SystemdStatus(
-        Notifier(), generation=lambda: 3, degraded=lambda: None, drain=lambda: None, search=lambda: line
-    )
+    voice = _voice(search=lambda: line)
     said: list[str] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(voice.speak)
@@ -251,9 +247,7 @@ async def test_the_search_for_missing_work_is_told_while_it_runs_and_once_it_has
 
 @pytest.mark.anyio
 async def test_a_drain_is_told_and_no_search(manager: socket.socket) -> None:
-    voice = SystemdStatus(
-        Notifier(), generation=lambda: 3, degraded=lambda: None, drain=lambda: _draining(5), search=lambda: "recovery"
-    )
+    voice = _voice(_draining(5), search=lambda: "recovery")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(voice.speak)
         await anyio.sleep(0.1)
