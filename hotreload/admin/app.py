@@ -54,15 +54,21 @@ def create_app(control: Control, *, streams: int = STREAMS) -> Starlette:
     """Build the ASGI application; `streams` bounds the readers of /admin/events."""
     admin = Admin(control, streams)
     wrong_keys = WrongKeys()
+
+    def policy() -> Policy:
+        settings = control.admin_settings()
+        key = settings.root_key
+        return Policy(key.get_secret_value() if key else None, settings.allowed_hosts, time.time())
+
     table = [
-        *((method, path, _guarded(control, handler, wrong_keys)) for method, path, handler in admin.routes()),
+        *((method, path, _guarded(policy, handler, wrong_keys)) for method, path, handler in admin.routes()),
         *((method, path, _open(handler)) for method, path, handler in admin.probes()),
         ("GET", "/metrics", admin.metrics),
     ]
     return Starlette(
         routes=[
             *(Route(path, handler, methods=[method]) for method, path, handler in table),
-            *Page(control, wrong_keys).routes(),
+            *Page(policy, wrong_keys).routes(),
         ],
         exception_handlers=dict.fromkeys((HTTPException, QueueError, Exception), answer_error),
     )
@@ -94,14 +100,11 @@ Probe = Callable[[], Answer]
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def _guarded(control: Control, handler: Handler, wrong_keys: WrongKeys) -> _Endpoint:
+def _guarded(policy: Callable[[], Policy], handler: Handler, wrong_keys: WrongKeys) -> _Endpoint:
     """Let only those call `handler` who may, and tell it who they are."""
 
     async def call(request: Request) -> Response:
-        settings = control.admin_settings()
-        key = settings.root_key
-        policy = Policy(key.get_secret_value() if key else None, settings.allowed_hosts, time.time())
-        caller = judge(request.scope, policy)
+        caller = judge(request.scope, policy())
         if isinstance(caller, Refusal):
             if caller.wrong_key:
                 await wrong_keys.refused(request.client.host if request.client else "an unknown address")

@@ -1,9 +1,12 @@
-"""The admin routes on OpenViking's own port, under its root authentication and in its response envelope.
+"""The admin routes and page on OpenViking's own port, under its root authentication and in its response envelope.
+
+A session of the page, opened with OpenViking's root key, stands for that key from here on.
 
 FastAPI reads the annotations of the handlers at run time: no postponed ones in this module.
 """
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -11,20 +14,33 @@ from fastapi.responses import JSONResponse
 from openviking.server import auth
 from openviking.server.identity import RequestContext
 from openviking.server.models import ErrorInfo, Response
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response as HTTPResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hotreload.admin.app import Admin, Answer, Handler, Probe
 from hotreload.admin.control import Control
-from hotreload.admin.guard import Caller
+from hotreload.admin.exchange import answer_error
+from hotreload.admin.guard import Caller, Policy, Refusal, judge
+from hotreload.admin.page import Page
+from hotreload.admin.session import WrongKeys, presented_sessions
 
 Root = Annotated[RequestContext, Depends(auth.get_request_context)]
 _for_root = cast(Any, auth.require_auth_root)  # pyright: ignore[reportUnknownMemberType]
 SHORT = "/admin"
+PREFIXES = (SHORT, "/api/v1/admin/hotreload")
+"""Below each of these stand the page and the paths of our own services."""
 READY = "/ready"
 CANONICAL = "/api/v1/admin/config"
-CODES = {403: "PERMISSION_DENIED", 404: "NOT_FOUND", 409: "CONFLICT", 412: "FAILED_PRECONDITION"}
+CODES = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "CONFLICT",
+    412: "FAILED_PRECONDITION",
+}
 """OpenViking's names of our statuses."""
 
 
@@ -33,38 +49,75 @@ def canonical(path: str) -> str:
     return CANONICAL + path.removeprefix(SHORT).removeprefix("/config")
 
 
-class ShortPath:
-    """Take the paths of our own services to their canonical ones, before anything looks at them.
+class OwnPaths:
+    """Take the paths of our own services to their canonical ones, before anything looks at them; serve the page.
 
     OpenViking's own readiness is refused from the first moment of a drain on, as `ready` says then.
     """
 
-    def __init__(self, app: ASGIApp, ready: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, ready: Callable[[], bool], policy: Callable[[], Policy]) -> None:
         self.app = app
         self._ready = ready
+        self._policy = policy
+        page = Page(policy, WrongKeys())
+        routes = [route for prefix in PREFIXES for route in page.routes(prefix)]
+        self._page = Starlette(routes=routes, exception_handlers={HTTPException: answer_error})
+        self._page_paths = {route.path for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
+        app = self.app
         if scope["type"] == "http" and scope["path"] == READY and not self._ready():
-            refusal = JSONResponse({"status": "not_ready", "reason": "draining"}, 503, {"Retry-After": "1"})
-            await refusal(scope, receive, send)
-            return
-        if scope["type"] == "http" and scope["path"].startswith(f"{SHORT}/"):
-            path = canonical(scope["path"])
-            scope = {**scope, "path": path, "raw_path": path.encode()}
-        await self.app(scope, receive, send)
+            app = JSONResponse({"status": "not_ready", "reason": "draining"}, 503, {"Retry-After": "1"})
+        elif scope["type"] == "http" and scope["path"] in self._page_paths:
+            app = self._page
+        elif scope["type"] == "http" and (path := _without_prefix(scope["path"])) is not None:
+            scope = {**scope, "path": canonical(path), "raw_path": canonical(path).encode()}
+            app = self._signed_in(scope) or self.app
+        await app(scope, receive, send)
+
+    def _signed_in(self, scope: MutableMapping[str, Any]) -> HTTPResponse | None:
+        """Put the root key in the place of a valid session; return the refusal of another one."""
+        headers = Headers(scope=scope)
+        if "x-api-key" in headers or "authorization" in headers or not presented_sessions(headers):
+            return None
+        policy = self._policy()
+        verdict = judge(scope, policy)
+        if isinstance(verdict, Refusal):
+            return _enveloped(Answer(None, verdict.status, summary=verdict.message))
+        scope["headers"] = [*scope["headers"], (b"x-api-key", (policy.root_key or "").encode())]
+        return None
+
+
+def _without_prefix(path: str) -> str | None:
+    """Return a path of our own services as they have it, None for one of OpenViking's."""
+    found = next((prefix for prefix in PREFIXES if path.startswith(f"{prefix}/")), None)
+    return None if found is None else SHORT + path.removeprefix(found)
 
 
 def attach(app: FastAPI, control: Control) -> None:
     """Add the routes to an application that does not serve yet."""
     admin = Admin(control)
     router = APIRouter()
-    for method, path, handler in admin.routes():
+    for method, path, handler in (*admin.routes(), ("GET", f"{SHORT}/metrics", _metrics(admin))):
         router.add_api_route(canonical(path), _rooted(handler), methods=[method], tags=["config"], response_model=None)
     for method, path, probe in admin.probes():
         router.add_api_route(path, _open(probe), methods=[method], tags=["system"], response_model=None)
-    app.add_middleware(ShortPath, ready=lambda: control.ready)
+
+    def policy() -> Policy:
+        return Policy(app.state.config.root_api_key or None, control.admin_settings().allowed_hosts, time.time())
+
+    app.add_middleware(OwnPaths, ready=lambda: control.ready, policy=policy)
     app.include_router(router)
+
+
+def _metrics(admin: Admin) -> Handler:
+    """Return the metrics as a route for root: OpenViking's own `/metrics` is another one."""
+
+    async def metrics(request: Request, _caller: Caller) -> HTTPResponse:
+        return await admin.metrics(request)
+
+    return metrics
 
 
 def _rooted(handler: Handler) -> Callable[..., Awaitable[HTTPResponse]]:

@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from hotreload.admin.control import Control
 from hotreload.admin.exchange import read_body
 from hotreload.admin.guard import NO_KEY, Policy, foreign_place, is_key
 from hotreload.admin.session import WrongKeys, is_session, new_session, presented_sessions, set_cookie
@@ -35,10 +34,10 @@ _FILES: Final = {
 
 
 class Page:
-    """The page's routes over one process; the static files need no key and hold nothing of the process."""
+    """The page's routes; the static files need no key and tell nothing. `policy` is asked at each use."""
 
-    def __init__(self, control: Control, wrong_keys: WrongKeys) -> None:
-        self._control = control
+    def __init__(self, policy: Callable[[], Policy], wrong_keys: WrongKeys) -> None:
+        self._policy = policy
         self._wrong_keys = wrong_keys
 
     def routes(self, at: str = "/admin") -> list[Route]:
@@ -79,11 +78,6 @@ class Page:
             is_session(one, key, time.time()) for one in presented_sessions(request.headers)
         )
         return JSONResponse({"signed_in": valid}, headers={"Cache-Control": "no-store"})
-
-    def _policy(self) -> Policy:
-        settings = self._control.admin_settings()
-        key = settings.root_key
-        return Policy(key.get_secret_value() if key else None, settings.allowed_hosts, time.time())
 
 
 def _cookie_path(request: Request) -> str:

@@ -438,7 +438,7 @@ function signIn(message) {
   main.replaceChildren(h("h2", {}, "Sign in"),
     h("form", { onsubmit: submitKey },
       h("input", { type: "text", name: "username", value: "root", autocomplete: "username", hidden: true, "aria-hidden": "true", tabindex: "-1" }),
-      h("label", { for: "key" }, "Root key (hotreload.root_key)"),
+      h("label", { for: "key" }, "Root key"),
       h("input", { id: "key", type: "password", autocomplete: "current-password", required: true, "aria-describedby": "sign-in-error" }), " ",
       h("button", { type: "submit" }, "Sign in"),
       h("p", { id: "sign-in-error", class: "bad", role: "alert" }, "")));
@@ -521,7 +521,7 @@ async function start() {
   const status = await fetch(`${API}/status`, { credentials: "same-origin" });
   if (status.status === 401 || status.status === 403) {
     const found = await status.json().catch(() => ({}));
-    return signIn(status.status === 403 ? found.error : "");
+    return signIn(status.status === 403 ? found.error?.message ?? found.error : "");
   }
   if (!status.ok) throw new Error(status.statusText);
   const who = await fetch(`${API}/session`, { credentials: "same-origin" });
