@@ -21,6 +21,7 @@ from hotreload.drain.sentinel import Sentinel
 from hotreload.drain.stages import Drainable, grace, interrupt, quiesce
 from hotreload.errors import StoreLost
 from hotreload.lifecycle import Flushed, Lifecycle, Phase, Window
+from hotreload.queue.contract import Put
 
 log = logging.getLogger(__name__)
 TEND_S = 0.5
@@ -31,17 +32,16 @@ ASK_S = 0.15
 STOPPING_S = 0.1
 """What is kept between the last moment of work that was left to finish and the flush, for it to stop."""
 
-MakeReport = Callable[[Flushed], DrainReport]
-
 
 class DrainCoordinator:
     """Runs the one drain of a host.
 
     `request` and `signalled` may be called from a signal handler. The first request fixes the deadline; later ones
     change nothing. `run` waits for the request and returns when everything is durable. In the last resort's thread
-    are called: `mark` first, with the seconds it may take; `flush` last, with the seconds it has and a maker of the
-    report that it keeps, both durable on return; `hold` each second, with the seconds left. Where `closing` is given
-    the flush waits for it as well: a server around this host lets its last requests finish.
+    are called: `mark` first, with the seconds it may take; `flush` last, with the seconds it has and what makes of
+    its outcome the document to keep (`keep`, of the report), both durable on return; `hold` each second, with the
+    seconds left. Where `closing` is given the flush waits for it as well: a server around this host lets its last
+    requests finish.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class DrainCoordinator:
         parts: Sequence[Drainable],
         budget: Callable[[], Budget],
         mark: Callable[[float], object],
-        flush: Callable[[float, MakeReport], object],
+        flush: Callable[[float, Callable[[Flushed], Put]], object],
+        keep: Callable[[DrainReport], Put],
         last_resort: Callable[[DrainCoordinator], LastResort] = LastResort,
         drain_id: str | None = None,
         sentinel: Sentinel | None = None,
@@ -63,6 +64,7 @@ class DrainCoordinator:
         self._budget = budget
         self._mark = mark
         self._flush = flush
+        self._keep = keep
         self._last_resort = last_resort(self)
         self._sentinel = sentinel
         self._hold = hold
@@ -249,7 +251,7 @@ class DrainCoordinator:
         try:
             self._flush(
                 max(FLUSH_LEAST_S, self.deadline.exit_at - time.monotonic()),
-                lambda flushed: self._reported(drain_report(course, flushed, time.monotonic(), now_ms())),
+                lambda flushed: self._keep(self._reported(drain_report(course, flushed, time.monotonic(), now_ms()))),
             )
             self._mark_flushed()
         except Exception as error:

@@ -27,7 +27,7 @@ from hotreload.admin.metrics import Metrics
 from hotreload.clock import iso, now_ms
 from hotreload.config.document import Document
 from hotreload.config.settings import HotreloadSettings
-from hotreload.drain.coordinator import DrainCoordinator, MakeReport
+from hotreload.drain.coordinator import DrainCoordinator
 from hotreload.drain.deadline import Budget
 from hotreload.drain.last_resort import LastResort
 from hotreload.drain.request import TerminationSignals
@@ -128,7 +128,8 @@ class Host:
             parts=self.work.drainables,
             budget=lambda: Budget(self._own.drain_deadline_s, self._own.drain_grace_s, self.work.leave_s),
             mark=self._mark,
-            flush=self._flush,
+            flush=self.work.flush,
+            keep=self.records.drained,
             last_resort=functools.partial(LastResort, exit_process=None if self.guest else os._exit),
             drain_id=drain_id,
             sentinel=sentinel,
@@ -421,9 +422,6 @@ class Host:
         if drain.deadline is not None and store is not None:
             since_ms = now_ms() - round((time.monotonic() - drain.deadline.started) * 1000)
             store.mark_draining(within_s, DrainMark(drain.id, drain.reason or "", since_ms, drain.deadline.total_s))
-
-    def _flush(self, timeout_s: float, report: MakeReport) -> None:
-        self.work.flush(timeout_s, lambda flushed: self.records.drained(report(flushed)))
 
     async def _publish_figures(self) -> None:
         while True:

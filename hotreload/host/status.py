@@ -40,12 +40,13 @@ def held_back(work: Work) -> dict[str, str]:
         waiting = depth.ready + depth.scheduled
         if not waiting or depth.running:
             continue
+        has = f"queue {depth.name!r} has {waiting:,} {'job' if waiting == 1 else 'jobs'}"
         if depth.name not in limits:
-            found[depth.name] = f"queue {depth.name!r} has {waiting} jobs, and this service has no worker for it"
+            found[depth.name] = f"{has}, and this service has no worker for it"
         elif depth.paused:
-            found[depth.name] = f"queue {depth.name!r} has {waiting} jobs and is paused (hotreload jobs resume)"
+            found[depth.name] = f"{has} and is paused (hotreload jobs resume)"
         elif limits[depth.name] == 0:
-            found[depth.name] = f"queue {depth.name!r} has {waiting} jobs, and the limit of its worker is 0"
+            found[depth.name] = f"{has}, and the limit of its worker is 0"
     return found
 
 

@@ -18,7 +18,9 @@ from hotreload.drain.coordinator import DrainCoordinator
 from hotreload.drain.deadline import Budget, Deadline
 from hotreload.drain.last_resort import LastResort
 from hotreload.drain.report import DrainReport
+from hotreload.host import records
 from hotreload.lifecycle import Flushed, Lifecycle, Phase
+from hotreload.queue.contract import Put
 from hotreload.testing import FakeDrainable as Work
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +56,7 @@ class Drain:
             budget=lambda: Budget(deadline_s, grace_s),
             mark=lambda _within_s: self.marked.set(),
             flush=self._flush,
+            keep=self._keep,
             last_resort=functools.partial(
                 LastResort, exit_process=self._exit if ends_process else None, guard_gil=guard_gil, waiting_s=waiting_s
             ),
@@ -64,18 +67,20 @@ class Drain:
         self.lifecycle.move(Phase.RUNNING)
         self.phases.clear()
 
-    def _flush(self, timeout_s: float, report: Callable[[Flushed], DrainReport]) -> None:
+    def _flush(self, timeout_s: float, keep: Callable[[Flushed], Put]) -> None:
         flushed = [part.flush(timeout_s) for part in self.parts]
-        self.kept.append(
-            report(
-                Flushed(
-                    finished=[job for one in flushed for job in one.finished],
-                    requeued=[job for one in flushed for job in one.requeued],
-                    abandoned=[job for one in flushed for job in one.abandoned],
-                )
+        keep(
+            Flushed(
+                finished=[job for one in flushed for job in one.finished],
+                requeued=[job for one in flushed for job in one.requeued],
+                abandoned=[job for one in flushed for job in one.abandoned],
             )
         )
         self.flushed.set()
+
+    def _keep(self, report: DrainReport) -> Put:
+        self.kept.append(report)
+        return records.drained(report)
 
     def _hold(self, left_s: float) -> None:
         self.held.append(left_s)

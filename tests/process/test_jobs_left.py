@@ -49,10 +49,10 @@ async def test_a_stopped_service_is_given_jobs_and_says_what_it_cannot_run(short
     assert (await add(short_path, "old", '"c"'))[0] == Exit.DONE
     code, said = await run_until_idle(short_path, RELEASE="1")
     assert code == Exit.REFUSED_BY_CONTENT
-    assert "queue 'old' has 1 jobs, and the limit of its worker is 0" in said
+    assert "queue 'old' has 1 job, and the limit of its worker is 0" in said
     code, said = await run_until_idle(short_path)
     assert code == Exit.REFUSED_BY_CONTENT
-    assert "queue 'old' has 1 jobs, and this service has no worker for it" in said
+    assert "queue 'old' has 1 job, and this service has no worker for it" in said
     async with serving(short_path, target=TARGET) as service:
         assert await service.spoken.line("this service has no worker for it")
         jobs = (await service.get("/admin/jobs"))["jobs"]
@@ -64,7 +64,7 @@ async def test_a_stopped_service_is_given_jobs_and_says_what_it_cannot_run(short
         await service.verb("jobs", "add", "new", '"e"')
     code, said = await run_until_idle(short_path)
     assert code == Exit.REFUSED_BY_CONTENT
-    assert "queue 'new' has 1 jobs and is paused" in said
+    assert "queue 'new' has 1 job and is paused" in said
 
 
 async def test_the_job_that_makes_the_host_fail_is_parked_and_named_the_others_are_done(short_path: Path) -> None:

@@ -493,16 +493,15 @@ class SqliteQueue:
             raise
 
     def _last_flush(self, connection: apsw.Connection, calls: Sequence[LastFlush]) -> Sequence[PutBack]:
-        return [self._put_back(connection, call) for call in calls]
-
-    def _put_back(self, connection: apsw.Connection, call: LastFlush) -> PutBack:
-        [requeued] = self._statements.flush(connection, [call.flush])
-        found = json.loads(one(connection, _STATES, (numbers(call.asked),)))
-        back = PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found})
-        self._documents.unmark_draining(connection, [None])
-        if call.report is not None:
-            self._documents.put(connection, [call.report(back)])
-        return back
+        done: list[PutBack] = []
+        for call in calls:
+            [requeued] = self._statements.flush(connection, [call.flush])
+            found = json.loads(one(connection, _STATES, (numbers(call.asked),)))
+            done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
+            self._documents.unmark_draining(connection, [None])
+            if call.report is not None:
+                self._documents.put(connection, [call.report(done[-1])])
+        return done
 
     def close(self, timeout_s: float = 5.0, *, crashed: bool = False) -> bool:
         """Do what waits, fold the WAL into the file, give the store back; False where that took over `timeout_s`.
