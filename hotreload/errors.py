@@ -8,6 +8,7 @@ HotreloadError
 │   ├── PayloadTooLarge      a payload, cursor, step or result exceeds `hotreload.max_payload_bytes`
 │   ├── QueueDraining        new work is refused, the service is draining
 │   ├── LeaseLost            a write carried a fencing token that is no longer the newest
+│   ├── NotOffered           this host cannot do that for its queue
 │   ├── StoreOwned           another process owns the store
 │   └── StoreUnavailable     the store cannot be written (disk full, read-only, corrupt)
 │       └── StoreLost        its files were destroyed by another program and cannot be brought back
@@ -114,6 +115,10 @@ class PayloadTooLarge(QueueError, ValueError):
         self.size = size
         self.limit = limit
         super().__init__(f"{what} has {size:,} bytes as JSON; the limit is {limit:,} (hotreload.max_payload_bytes)")
+
+
+class NotOffered(QueueError):
+    """What this host cannot do for its queue; says why, and what would."""
 
 
 class StoreOwned(QueueError):

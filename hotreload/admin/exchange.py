@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hotreload.config.document import MAX_BYTES
-from hotreload.errors import QueueDraining, StoreUnavailable
+from hotreload.errors import NotOffered, QueueDraining, StoreUnavailable
 
 BODY_LIMIT: Final = 64 * 1024
 BODY_S: Final = 10.0
@@ -32,12 +32,20 @@ class AsciiResponse(JSONResponse):
 
 
 async def answer_error(_request: Request, error: Exception) -> Response:
-    """Return `{"error": "…"}` with the status the error stands for; nothing of an unexpected one is shown."""
+    """Return `{"error": "…"}` with the status the error stands for."""
+    status, text, headers = refusal_of(error)
+    return JSONResponse({"error": text}, status, headers=headers)
+
+
+def refusal_of(error: Exception) -> tuple[int, str, Mapping[str, str]]:
+    """Return the status an error stands for, its text and headers; nothing of an unexpected one is shown."""
     if isinstance(error, HTTPException):
-        return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+        return error.status_code, str(error.detail), error.headers or {}
+    if isinstance(error, NotOffered):
+        return 409, f"not offered by this host: {error}", {}
     if isinstance(error, (QueueDraining, StoreUnavailable)):
-        return JSONResponse({"error": str(error)}, 503, headers={"Retry-After": RETRY_AFTER_S})
-    return JSONResponse({"error": "internal error; the service's log says more"}, 500)
+        return 503, str(error), {"Retry-After": RETRY_AFTER_S}
+    return 500, "internal error; the service's log says more", {}
 
 
 async def read_body(

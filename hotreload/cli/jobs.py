@@ -248,14 +248,14 @@ def _pause(verb: str, queue: str, wanted: Wanted, as_json: bool) -> int:
 
 
 def _id(text: str) -> str:
-    if not text.isalnum():
-        raise click.BadParameter(f"{text!r} is not the id of a job, which is a number")
+    if not text.replace("-", "").isalnum():
+        raise click.BadParameter(f"{text!r} is not the id of a job, for example 1729")
     return text
 
 
 def _cell(job: dict[str, Any], column: str) -> object:
     value = job[column]
-    if column == "attempts":
+    if column == "attempts" and job["max_attempts"] is not None:
         return f"{value} of {job['max_attempts']}"
     if column in ("payload", "progress", "result"):
         return json.dumps(value, ensure_ascii=False)

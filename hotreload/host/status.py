@@ -33,10 +33,13 @@ def converging(pools: Sequence[PoolFigures]) -> list[Converging]:
 
 
 def held_back(work: Work) -> dict[str, str]:
-    """Return why the jobs of a queue wait and nothing here runs them, by queue; running ones count as running."""
+    """Return why the jobs of a queue wait and nothing here runs them, by queue; running ones count as running.
+
+    Of queues that are another server's nothing is said.
+    """
     limits = {pool.name.removeprefix("workers."): pool.limit for pool in work.pools()}
     found: dict[str, str] = {}
-    for depth in work.queues() if work.jobs is not None else ():
+    for depth in work.queues() if work.jobs is not None and work.serving is None else ():
         waiting = depth.ready + depth.scheduled
         if not waiting or depth.running:
             continue

@@ -25,7 +25,7 @@ from hotreload.config.problems import Explainer
 from hotreload.config.schema import json_schema
 from hotreload.config.secrets import SecretMatcher, secrets_in
 from hotreload.config.sources import Beside
-from hotreload.config.unknown import unknown_keys
+from hotreload.config.unknown import ANNOTATIONS, unknown_keys
 from hotreload.errors import ConfigInvalid, Problem
 from hotreload.openviking import fields
 from hotreload.openviking.fields import LIMIT_RANGE, PARSERS, POOLS
@@ -98,9 +98,10 @@ class OpenVikingModel:
         values: dict[Keys, object] = {
             keys_of(path): value for path, value in default_leaves(config, server, data).items()
         }
-        values |= by_keys(data)
+        unknown = self._unknown(data)
+        values |= _known(by_keys(data), [problem.path for problem in unknown])
         limits = {pool.name: cast(int, values.get(keys_of(pool.path), pool.default)) for pool in POOLS}
-        warnings = [*self._unknown(data), *unfed(data, limits), *_without_model(config)]
+        warnings = [*unknown, *unfed(data, limits), *_without_model(config)]
         return Validated(Settings(config, server, limits), values, warnings)
 
     def schema(self, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +151,16 @@ class OpenVikingModel:
             known = [each.name for each in dataclasses.fields(model)]
             found += [_unknown(f"parsers.{name}", key, known) for key in section if key not in known]
         return found
+
+
+def _known(values: Mapping[Keys, object], unknown: Sequence[str]) -> dict[Keys, object]:
+    """Return the values but for those at and below unknown keys, which OpenViking passes over."""
+    below = tuple(f"{path}." for path in unknown)
+    return {
+        keys: value
+        for keys, value in values.items()
+        if not (f"{dotted(keys)}.".startswith(below) or any(key.startswith(ANNOTATIONS) for key in map(str, keys)))
+    }
 
 
 def _unknown(above: str, key: str, known: Sequence[str]) -> Problem:

@@ -41,6 +41,7 @@ from hotreload.openviking.depths import QueueDepths
 from hotreload.openviking.draining import QueueDrain
 from hotreload.openviking.endpoints import Endpoints
 from hotreload.openviking.fields import POOLS
+from hotreload.openviking.jobs import OpenVikingJobs
 from hotreload.openviking.limits import QueueWorkers
 from hotreload.openviking.missing import TreeSearch
 from hotreload.openviking.progress import Progress
@@ -84,6 +85,8 @@ class Hosting(Work):
         self._app: Any = None
         self._began_s = now_ms() / 1000
         self._model = model
+        assert started.store is not None
+        self.jobs = self._jobs = OpenVikingJobs(self._workers, started.store) if "limits" in self._on else None
         self._search = self.search = TreeSearch(self._began_s) if "recovery" in self._on else None
         self.drainables = [self._drain] if "draining" in self._on else []
         self.reloadables = self._reloadables()
@@ -121,12 +124,14 @@ class Hosting(Work):
     def _follow_messages(self) -> None:
         if self._progress is not None:
             self._workers.acknowledged = self._progress.acknowledged
+        self._workers.withheld = self._withheld
         if self._endpoints is not None:
             self._endpoints.turned = self._workers.nudge
-            self._workers.withheld = self._withheld
 
     def _withheld(self, queue: str) -> str | None:
         """Say why no message of a queue should be begun now."""
+        if self._jobs is not None and self._jobs.paused(queue):
+            return "paused"
         kind = CALLED_BY.get(queue)
         return self._endpoints.down(kind) if self._endpoints is not None and kind is not None else None
 
@@ -184,8 +189,17 @@ class Hosting(Work):
         return self._model.schema(self.started.source.own_model.schema())
 
     def queues(self) -> Sequence[QueueDepth]:
-        """Return OpenViking's queues, as they were last looked at."""
-        return self._depths.latest
+        """Return OpenViking's queues, as they were last looked at; what is delivered again later is `scheduled`."""
+        later = {worker.name: len(worker.failed()) for worker in self._workers.workers()}
+        return [
+            replace(
+                depth,
+                scheduled=later.get(depth.name, 0),
+                running=max(0, depth.running - later.get(depth.name, 0)),
+                paused=self._jobs is not None and self._jobs.paused(depth.name),
+            )
+            for depth in self._depths.latest
+        ]
 
     def pools(self) -> list[PoolFigures]:
         """Return OpenViking's pools."""

@@ -12,10 +12,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hotreload.openviking.messages import about
@@ -106,7 +106,7 @@ def parked(why: str) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Again:
+class Again:
     """A message that is claimed and whose delivery failed, and when it is delivered again, by the loop's clock."""
 
     message: Mapping[str, Any]
@@ -152,7 +152,7 @@ class QueueWorker:
         self.cut: list[str] = []
         self._sample_due = 0.0
         self._active: set[Delivery] = set()
-        self._failed: list[_Again] = []
+        self._failed: list[Again] = []
         self._wake = asyncio.Event()
 
     @property
@@ -181,6 +181,28 @@ class QueueWorker:
     def deliveries(self) -> tuple[Delivery, ...]:
         """Return what is claimed and not settled."""
         return tuple(self._active)
+
+    def failed(self) -> tuple[Again, ...]:
+        """Return the messages that are delivered again later."""
+        return tuple(self._failed)
+
+    def again(self, ids: Collection[str]) -> list[str]:
+        """Deliver now what would be delivered again later, of these messages; return their ids. From any thread."""
+        chosen = [each for each in self.failed() if str(each.message.get("id")) in ids]
+        for each in chosen:
+            with suppress(ValueError):  # its time has come meanwhile
+                self._failed[self._failed.index(each)] = replace(each, due=0.0)
+        self.nudge()
+        return [str(each.message.get("id")) for each in chosen]
+
+    def forget(self, message: Mapping[str, Any]) -> bool:
+        """Deliver a message not again; False where it is not one that would be. From any thread."""
+        found = next((each for each in self.failed() if each.message is message), None)
+        try:
+            self._failed.remove(found)  # pyright: ignore[reportArgumentType] - None is not in it
+        except ValueError:
+            return False
+        return True
 
     def release(self) -> None:
         """Let `run` return once nothing is active; for the end of a drain, from any thread."""
@@ -228,12 +250,15 @@ class QueueWorker:
                 return  # never begun and not acknowledged: the store gives it out again when it is opened next
             self._deliver(queue, message)
 
-    def _due(self) -> _Again | None:
+    def _due(self) -> Again | None:
         """Take a message whose delivery failed, if it is time for another."""
         now = asyncio.get_running_loop().time()
         again = next((each for each in self._failed if each.due <= now), None)
         if again is not None:
-            self._failed.remove(again)
+            try:
+                self._failed.remove(again)
+            except ValueError:  # forgotten, or moved, by another thread just now
+                return None
         return again
 
     def _may_begin(self) -> bool:
@@ -257,7 +282,7 @@ class QueueWorker:
             delay_s = min(self._again_s * 2.0 ** min(delivery.failures, 30), AGAIN_MOST_S)
             log.warning("queue.delivery_again queue=%s message=%s in %.0f s", self.name, delivery.message_id, delay_s)
             due = asyncio.get_running_loop().time() + delay_s
-            self._failed.append(_Again(delivery.message, delivery.failures + 1, due))
+            self._failed.append(Again(delivery.message, delivery.failures + 1, due))
         self._tell(delivery.outcome)
 
     async def _one(self, queue: Any, message: Any, delivery: Delivery) -> None:

@@ -22,10 +22,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hotreload.admin.app import Admin, Answer, Handler, Probe
 from hotreload.admin.control import Control
-from hotreload.admin.exchange import answer_error
+from hotreload.admin.exchange import answer_error, refusal_of
 from hotreload.admin.guard import Caller, Policy, Refusal, judge
 from hotreload.admin.page import Page
 from hotreload.admin.session import WrongKeys, presented_sessions
+from hotreload.errors import QueueError
 
 Root = Annotated[RequestContext, Depends(auth.get_request_context)]
 _for_root = cast(Any, auth.require_auth_root)  # pyright: ignore[reportUnknownMemberType]
@@ -127,8 +128,9 @@ def _rooted(handler: Handler) -> Callable[..., Awaitable[HTTPResponse]]:
     async def endpoint(request: Request, ctx: Root) -> HTTPResponse:
         try:
             answer = await handler(request, _caller(request))
-        except HTTPException as error:
-            answer = Answer(None, error.status_code, error.headers or {}, str(error.detail))
+        except (HTTPException, QueueError) as error:
+            status, text, headers = refusal_of(error)
+            answer = Answer(None, status, headers, text)
         return answer if isinstance(answer, HTTPResponse) else _enveloped(answer)
 
     return endpoint

@@ -91,6 +91,24 @@ async def stage() -> AsyncIterator[Stage]:
     await made.task
 
 
+async def test_a_failed_message_is_delivered_at_once_when_asked_and_not_at_all_when_forgotten() -> None:
+    stage = Stage(count=2, limit=2, again_s=3600)
+    stage.queue.outcome = "error"
+    stage.queue.go.set()
+    await wait_until(lambda: len(stage.worker.failed()) == 2, 5, "both deliveries failed")
+    first, second = stage.worker.failed()
+    assert stage.worker.forget(second.message)
+    assert not stage.worker.forget(second.message)
+    stage.queue.outcome = "success"
+    assert stage.worker.again([second.message["id"]]) == []
+    assert stage.worker.again([first.message["id"], "unknown"]) == [first.message["id"]]
+    await wait_until(lambda: stage.queue.acked == [first.message["id"]], 5, "the first is delivered")
+    assert (stage.worker.failed(), stage.outcomes) == ((), ["failed", "failed", "done"])
+    stage.stop.set()
+    stage.worker.release()
+    await stage.task
+
+
 async def test_claims_up_to_its_limit_and_grows_at_once(stage: Stage) -> None:
     await stage.running(3)
     stage.worker.resize(7)

@@ -143,6 +143,31 @@ async def test_what_the_routes_read_at_each_request(server: Server) -> None:
     assert await policy() is False
 
 
+async def test_an_unknown_key_is_named_and_changes_nothing(server: Server) -> None:
+    generation = (await server.status())["generation"]
+    over: dict[str, Any] = {
+        "$schema": "x",
+        "vlm": {"max_concurent": 99},
+        "server": {"prot": 1},
+        "no_such_section": {"a": 1},
+        "dotted.key": 5,
+        "parsers": {"markdown": {"max_sectoin_size": 3}},
+    }
+    server.home.write(over | UNWATCHED)
+    report = (await server.admin("POST", "config/reload")).raise_for_status().json()
+    assert (report["outcome"], report["changes"], report["pending_restart"]) == ("unchanged", [], [])
+    said = {warning["path"]: warning["message"] for warning in report["warnings"] if "unknown" in warning["message"]}
+    assert set(said) == {
+        "vlm.max_concurent",
+        "server.prot",
+        "no_such_section",
+        "dotted.key",
+        "parsers.markdown.max_sectoin_size",
+    }
+    assert said["vlm.max_concurent"] == "unknown key; did you mean vlm.max_concurrent?"
+    assert (await server.status())["generation"] == generation
+
+
 class Fails:
     """A part whose commit raises."""
 

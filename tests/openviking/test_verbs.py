@@ -132,8 +132,11 @@ async def test_the_verbs_over_openvikings_own_port(model: Any, home: Home) -> No
         code, out, err = await hotreload(home, "reindex", "--dry-run", *at)
         assert (code, json.loads(out)["missing"]) == (0, []), err
         code, out, err = await hotreload(home, "jobs", "list", *at)
-        assert (code, json.loads(out)["exit_code"]) == (4, 4)
-        assert "not offered" in err
+        assert (code, json.loads(out)) == (0, {"jobs": []}), err
+        for refused in (["add", "Semantic", "{}"], ["cancel", "1"]):
+            code, out, err = await hotreload(home, "jobs", *refused, *at)
+            assert (code, json.loads(out)["exit_code"]) == (4, 4)
+            assert "not offered" in err
         (home.folder / "wrong").write_text("another-key-than-that-one")
         code, out, err = await hotreload(home, "status", "--url", at[1], "--key-file", str(home.folder / "wrong"))
         assert code == 4, err
