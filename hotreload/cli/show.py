@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import click
@@ -46,6 +47,8 @@ def reload_view(report: Mapping[str, Any]) -> RenderableType:
     head.append(f"  generation {moved}" if generation else "", "default")  # 0: checked without a running service
     head.append(f"  {report['timings_ms'].get('total', 0):.1f} ms  id {report['id']}", "dim")
     parts: list[RenderableType] = [head, *_changes(report)]
+    if made := report.get("in_force"):
+        parts += [_made(made, report["trigger"]["at"]), *_changes({"changes": made["changes"], "pending_restart": []})]
     parts += [Text(f"warning: {problem_line(warning)}", "yellow") for warning in report["warnings"]]
     parts += _converging(report["converging"])
     return Group(*parts)
@@ -152,6 +155,15 @@ def _changes(report: Mapping[str, Any]) -> Iterable[RenderableType]:
             for p in report["pending_restart"]
         ]
         yield table(("needs a restart", "running", "on disk", "reason"), rows)
+
+
+def _made(made: Mapping[str, Any], now: str) -> Text:
+    """Return when and how the generation in force was made; both times are the service's own."""
+    trigger = made["trigger"]
+    ago_s = (datetime.fromisoformat(now) - datetime.fromisoformat(trigger["at"])).total_seconds()
+    when = f"{ago_s:.1f} s ago" if 0 <= ago_s < 60 else f"at {trigger['at']}"
+    how = "when the file was saved" if trigger["kind"] == "file" else f"for {trigger['principal']}"
+    return Text(f"generation {made['generation']} was applied {when}, {how}:")
 
 
 def _converging(pools: Iterable[Mapping[str, Any]]) -> list[Text]:

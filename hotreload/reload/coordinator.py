@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
 import anyio
 
@@ -71,6 +72,7 @@ class ReloadCoordinator:
         self._serving: anyio.CancelScope | None = None  # made in `run`: a coordinator may be made before its loop is
         self._ended: anyio.Event | None = None
         self._not_undone: dict[str, str] = {}
+        self._applied: ReloadReport | None = None
         self.pending_restart = pending_restart
 
     def submit(
@@ -172,6 +174,10 @@ class ReloadCoordinator:
         except Exception as error:
             log.exception("reload.defect id=%s", ticket.id)
             report = attempt.report(Outcome.ROLLED_BACK, [Problem("", f"defect in a reload: {type(error).__name__}")])
+        if report.outcome is Outcome.APPLIED:
+            self._applied = report
+        elif report.outcome is Outcome.UNCHANGED:
+            report = replace(report, in_force=self._applied)
         for part in attempt.committed:
             self._not_undone.pop(part.part, None)
         for part, reason in attempt.not_undone:

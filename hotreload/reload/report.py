@@ -97,7 +97,8 @@ class ReloadReport:
     """The one verdict on one reload: the same id, outcome and generation wherever it is shown.
 
     `timings_ms` has `load, validate, plan, prepare, commit, total`; a stage that did not run is absent.
-    `fingerprint` and `generation` are those in force afterwards.
+    `fingerprint` and `generation` are those in force afterwards. Of an unchanged one `in_force` is the reload that
+    made that generation, where this process made it: often the watch took the file before a person asked.
     """
 
     id: str
@@ -113,6 +114,7 @@ class ReloadReport:
     warnings: tuple[Problem, ...] = ()
     converging: tuple[Converging, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict[str, float])
+    in_force: ReloadReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reload report as JSON values, every key always there."""
@@ -130,7 +132,13 @@ class ReloadReport:
             "warnings": [problem_to_dict(warning) for warning in self.warnings],
             "converging": [converging.to_dict() for converging in self.converging],
             "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},
+            "in_force": None if self.in_force is None else self.in_force.made(),
         }
+
+    def made(self) -> dict[str, Any]:
+        """Return what an unchanged reload says of the one that made the generation in force."""
+        changes = [change.to_dict() for change in self.changes]
+        return {"id": self.id, "generation": self.generation, "trigger": self.trigger.to_dict(), "changes": changes}
 
     def summary(self) -> str:
         """Return one line a person can read: outcome, id, generation and the first reason."""

@@ -138,3 +138,20 @@ async def test_what_converges_is_told_of_pools_and_of_limits_they_share(short_pa
             report = await service.reload()
             assert (report["outcome"], report["converging"]) == (outcome, over)
             assert (await service.status())["converging"] == over
+
+
+async def test_who_asks_after_the_watch_is_told_what_it_applied(short_path: Path) -> None:
+    async with serving(short_path) as service:
+        assert (await service.reload())["in_force"] is None
+        service.save(value=41)
+        made = await service.applied(41)
+        report = await service.reload()
+        assert (report["outcome"], report["changes"]) == ("unchanged", [])
+        told = {key: made[key] for key in ("id", "generation", "trigger", "changes")}
+        assert report["in_force"] == told
+        done = await service.verb("reload")
+        said = done.stdout.decode()
+        assert done.returncode == 0
+        assert f"generation {made['generation']} was applied" in said
+        assert "s ago, when the file was saved:" in said
+        assert [line.split()[:3] for line in said.splitlines() if line.startswith("value ")] == [["value", "0", "41"]]

@@ -18,7 +18,7 @@ from hotreload.reload.report import (
 TRIGGER = Trigger(TriggerKind.CLI, "pid 812 uid 0", 1_795_540_803_120)
 KEYS = [
     "id", "outcome", "dry_run", "trigger", "generation", "previous_generation", "fingerprint", "changes",
-    "pending_restart", "errors", "warnings", "converging", "timings_ms",
+    "pending_restart", "errors", "warnings", "converging", "timings_ms", "in_force",
 ]  # fmt: skip
 
 
@@ -53,6 +53,15 @@ def test_a_full_report_tells_each_part() -> None:
     ]
     assert document["converging"] == [{"owner": "workers.a", "limit": 4, "running": 9}]
     assert document["timings_ms"] == {"load": 0.412}
+
+
+def test_an_unchanged_report_tells_which_reload_made_what_is_in_force() -> None:
+    change = Change("a.b", 4, 12, Effect.LIVE, "workers.a")
+    document = report(Outcome.UNCHANGED, in_force=report(Outcome.APPLIED, changes=(change,))).to_dict()
+    assert document["changes"] == []
+    assert document["in_force"] == {
+        "id": "5f0c", "generation": 8, "trigger": TRIGGER.to_dict(), "changes": [change.to_dict()],
+    }  # fmt: skip
 
 
 def test_a_problem_leaves_out_what_it_does_not_know() -> None:
