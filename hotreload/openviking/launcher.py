@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 
 from hotreload import logs
+from hotreload.admin.control_socket import bind_control_socket, bind_tcp
+from hotreload.admin.place import default_socket_path
 from hotreload.errors import ConfigUnreadable, Problem
 from hotreload.host.process import CANNOT_START, EX_CONTENT, EX_OK, EX_STATE, complain
 from hotreload.host.start import RunOptions, Started, start
@@ -22,6 +26,7 @@ from hotreload.lifecycle import Phase
 from hotreload.reload.first import check
 from hotreload.reload.report import ReloadReport
 from hotreload.reload.validate import Source
+from hotreload.systemd.listen import handed_over
 from hotreload.systemd.notifier import Notifier
 from hotreload.systemd.status import StartUp
 
@@ -56,6 +61,7 @@ def run(options: RunOptions, arguments: Sequence[str]) -> int:
         _refuse_old()
         path = find_config(_stated_config(given) or options.config)
         os.environ[CONFIG_VARIABLE] = str(path)
+        _find_places_taken(path, options, given)
         source, probes = _source(path, options)
         started = anyio.run(start, NAME, source, options)
     except CANNOT_START as error:
@@ -87,14 +93,21 @@ def _refuse_old() -> None:
 
 
 def check_config(config: Path | None) -> ReloadReport:
-    """Validate a file as a reload would, without a running server; outcome `valid` or `rejected`."""
+    """Validate a file as a reload would, without a running server; outcome `valid` or `rejected`.
+
+    Only OpenViking's models are imported, not its server: what its seams are changes no verdict on a file.
+    """
     stated = config or os.environ.get(CONFIG_VARIABLE)
     places = [stated] if stated else [HOME_CONFIG, SYSTEM_CONFIG]
     paths = [Path(place).expanduser().absolute() for place in places]
     _refuse_old()
     os.environ[CONFIG_VARIABLE] = os.devnull  # OpenViking's modules load what it names, and that makes folders
-    source, _ = _source(next((path for path in paths if path.exists()), paths[0]), RunOptions())
-    return anyio.run(check, source)
+    logging.disable(logging.WARNING)  # OpenViking's modules tell of themselves on standard error
+    _take_out_own_section()
+    from hotreload.openviking.configuration import OpenVikingModel
+
+    path = next((path for path in paths if path.exists()), paths[0])
+    return anyio.run(check, Source(path, OpenVikingModel(), dialect="openviking"))
 
 
 def schema() -> dict[str, Any]:
@@ -113,6 +126,19 @@ def find_config(stated: Path | None) -> Path:
         return found.expanduser().absolute()
     looked = stated or os.environ.get(CONFIG_VARIABLE) or f"{HOME_CONFIG}, {SYSTEM_CONFIG}"
     raise ConfigUnreadable([Problem("", f"there is no configuration file: {looked}")])
+
+
+def _find_places_taken(path: Path, options: RunOptions, arguments: Sequence[str]) -> None:
+    """Raise now what the end of a start of many seconds would: ControlSocketUnsafe or OSError, with the address."""
+    bind_control_socket(options.socket or default_socket_path(options.name or NAME)).close()
+    if handed_over():
+        return
+    with suppress(ValueError, TypeError, AttributeError, LookupError):  # what is wrong with the file is told later
+        server = json.loads(path.read_bytes())["server"]
+        host = _option(arguments, "--host") or server["host"]
+        port = int(_option(arguments, "--port") or server["port"])
+        if host and 0 < port < 65536:
+            bind_tcp(str(host), port).close()
 
 
 def _stock(arguments: list[str]) -> int:
@@ -201,11 +227,17 @@ def _served_file(started: Started) -> Path:
 
 def _stated_config(arguments: Sequence[str]) -> Path | None:
     """Return what a `--config` among the server's own arguments says: it means the same as ours."""
+    stated = _option(arguments, "--config")
+    return None if stated is None else Path(stated)
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """Return the value of an option among the server's own arguments."""
     for position, argument in enumerate(arguments):
-        if argument == "--config" and position + 1 < len(arguments):
-            return Path(arguments[position + 1])
-        if argument.startswith("--config="):
-            return Path(argument.partition("=")[2])
+        if argument == name and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
     return None
 
 

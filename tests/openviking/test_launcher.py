@@ -169,6 +169,32 @@ async def test_a_remote_restart_comes_back_hooked(home: Home, tmp_path: Path, no
         assert await server.ended(20) == 0
 
 
+async def test_what_others_have_is_told_before_openviking_starts(home: Home, short_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", home.port))
+        taken.listen()
+        server = await start(home, home.ours)
+        assert await server.ended(60) == 4
+        assert f"cannot start: 127.0.0.1:{home.port} is in use" in server.log
+        assert not (home.folder / "data").exists()
+        await server.close()
+    (short_path / "open").mkdir()
+    (short_path / "open").chmod(0o777)
+    unsafe = tuple(str(short_path / "open/s") if word == str(home.socket) else word for word in home.ours)
+    server = await start(home, unsafe)
+    assert await server.ended(60) == 4
+    assert "folder of the control socket" in server.log
+    assert not (home.folder / "data").exists()
+    await server.close()
+    async with running(home, home.ours):
+        other = tuple(str(short_path / "s") if word == str(home.socket) else word for word in home.ours)
+        server = await start(home, other, arguments=("--port", str(free_port())))
+        assert await server.ended(60) == 4
+        assert "one process owns a store" in server.log
+        assert "Application startup" not in server.log
+        await server.close()
+
+
 async def test_an_occupied_port_is_told_by_exit_code_and_status(
     home: Home, tmp_path: Path, notifications: socket.socket
 ) -> None:
