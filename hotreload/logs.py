@@ -25,6 +25,8 @@ _OF_RECORDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 LogFormat = Literal["text", "json"]
 _scrub: Callable[[str], str] = mask_text
 _set_up: logging.Logger | None = None
+_own: logging.Handler | None = None
+"""What `configure` made, where another handler stands in its place."""
 
 
 def scrub(text: str) -> str:
@@ -120,6 +122,15 @@ def configure(written: LogFormat = "text", level: str = "info", *, only: str | N
     logging.getLogger("httpx").setLevel(logging.WARNING)
     _set_up = root
     set_level(level)
+
+
+def redirect(handler: logging.Handler | None) -> None:
+    """Log to `handler` from now on, None: to stderr again; nothing where `configure` set up no logger."""
+    global _own
+    if _set_up is None:
+        return
+    _own = _own or _set_up.handlers[0]
+    _set_up.handlers[:] = [handler or _own]
 
 
 def set_level(level: str) -> None:

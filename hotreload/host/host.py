@@ -359,6 +359,7 @@ class Host:
 
     def _hung_up(self) -> None:
         if early.reset():
+            self.work.hung_up()
             self.reloads.submit(Trigger(TriggerKind.SIGNAL, "SIGHUP", now_ms()))
 
     def _job_ended(self, end: JobEnd) -> None:

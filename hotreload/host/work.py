@@ -75,6 +75,9 @@ class Work(Protocol):
         """Return the generation that each running job reads."""
         return ()
 
+    def hung_up(self) -> None:
+        """SIGHUP has come: open again what another program may have moved, as logrotate does."""
+
     def more(self) -> dict[str, Any]:
         """Return further keys of the status document."""
         return {}

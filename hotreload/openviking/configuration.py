@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ BESIDE = ("server", "bot", "parsers")
 CALLS_PER_IMPORT = 2
 """Model calls that one import of a short document has under way; it holds its slot until its children are done."""
 UNKNOWN = "Ignoring unknown config field"
+INTERVAL = re.compile("midnight|[SMHD]|W[0-6]", re.IGNORECASE)
 LOGGERS = ("openviking_cli.utils.config.open_viking_config", "openviking.server.config")
 
 
@@ -185,12 +187,21 @@ def limit_problems(data: Mapping[str, Any]) -> list[Problem]:
 
 
 def log_problems(data: Mapping[str, Any]) -> list[Problem]:
-    """Refuse a level that Python's logging does not know; stock takes any text, and its loggers raise then."""
-    level = _section(data, "log").get("level")
+    """Refuse what Python's logging does not know; stock takes any text, and its loggers raise then."""
+    section, problems = _section(data, "log"), list[Problem]()
+    level, written, interval = (section.get(name) for name in ("level", "format", "rotation_interval"))
     known = sorted(logging.getLevelNamesMapping())
-    if level is None or (isinstance(level, str) and level.upper() in known):
-        return []
-    return [Problem("log.level", f"must be one of {', '.join(known)}", input=json.dumps(level))]
+    if level is not None and not (isinstance(level, str) and level.upper() in known):
+        problems.append(Problem("log.level", f"must be one of {', '.join(known)}", input=json.dumps(level)))
+    if isinstance(written, str):
+        try:
+            logging.Formatter(written)
+        except ValueError as error:
+            problems.append(Problem("log.format", f"is not a format of Python's logging: {error}", input=written))
+    if isinstance(interval, str) and not INTERVAL.fullmatch(interval):
+        right = "must be midnight, S, M, H, D or W0 to W6"
+        problems.append(Problem("log.rotation_interval", right, input=json.dumps(interval)))
+    return problems
 
 
 def _without_model(config: Any) -> list[Problem]:

@@ -65,9 +65,12 @@ PARSERS = (
     *("anydoc", "html", "text", "directory", "feishu", "webfeed"),
 )
 """Sections below `parsers`; OpenViking keeps each as a field of its own."""
-PARSED = ("markdown", "text")
+PARSED = ("markdown", "text", "pdf", "html", "anydoc", "image")
 """Sections below `parsers` whose parsers are made again."""
-SERVED = ("server.temp_upload", "server.user_config_defaults")
+SERVED = (
+    *("server.temp_upload", "server.user_config_defaults"),
+    *("server.public_base_url", "server.upload_signed_ttl_seconds"),
+)
 """What the routes read of the server's configuration at each request."""
 PUBLISHED: tuple[str, ...] = (
     "vlm",
@@ -84,19 +87,24 @@ PUBLISHED: tuple[str, ...] = (
     "parser_api",
     "rerank",
     "retrieval",
+    "grep",
+    "glob",
+    "prompts",
     "log",
     *(f"parsers.{name}" for name in PARSED),
 )
 """Prefixes of what a published configuration applies; which of their fields are live, `RULES` says."""
 
-_NOT_YET = "it is not applied in a running server yet"
 SWAPPED: tuple[str, ...] = (
     "rerank.**",
     "retrieval.**",
-    "log.level",
-    "log.format",
+    "grep.**",
+    "glob.**",
+    "prompts.**",
+    "log.**",
     *(f"parsers.{name}.**" for name in PARSED),
     "server.cors_origins",
+    "server.root_api_key",
     *(f"{path}.**" for path in SERVED),
 )
 """What is set in objects OpenViking made at its start."""
@@ -118,10 +126,7 @@ RULES: tuple[Rule, ...] = (
     Rule("parsers.code.**", Effect.LIVE),
     Rule("parsers.directory.max_concurrent", Effect.RESTART, "a live change makes every directory import raise"),
     *(Rule(pattern, Effect.LIVE) for pattern in SWAPPED),
-    *(Rule(f"{section}.**", Effect.RESTART, _NOT_YET) for section in ("grep", "glob", "log", "parsers.*")),
-    Rule("server.public_base_url", Effect.RESTART, _NOT_YET),
-    Rule("server.upload_signed_ttl_seconds", Effect.RESTART, _NOT_YET),
-    Rule("server.root_api_key", Effect.RESTART, _NOT_YET),
+    Rule("parsers.**", Effect.RESTART, "OpenViking makes this parser when the server starts"),
     Rule("memory.session_auto_commit.**", Effect.RESTART, "its scheduler is made when the server starts"),
     Rule("memory.**", Effect.LIVE),
     Rule("output_language_override", Effect.LIVE),

@@ -47,7 +47,7 @@ from hotreload.openviking.missing import TreeSearch
 from hotreload.openviking.progress import Progress
 from hotreload.openviking.publication import LimitChange, Publication, publish
 from hotreload.openviking.seams import Probe
-from hotreload.openviking.swaps import swaps
+from hotreload.openviking.swaps import set_up_loggers, swaps
 from hotreload.queue.contract import QueueDepth
 from hotreload.reload.apply import Reloadable
 from hotreload.systemd.listen import handed_over
@@ -180,6 +180,11 @@ class Hosting(Work):
         flushed = self._drain.flush() if "draining" in self._on else Flushed()
         self.started.store.flush([], timeout_s, lambda _back: keep(flushed))
 
+    def hung_up(self) -> None:
+        """Open OpenViking's log file again."""
+        if "settings" in self._on:
+            set_up_loggers()
+
     def restarts(self) -> bool:
         """Tell whether a restart was asked for over HTTP: this process ends its work and executes itself again."""
         return bool(getattr(getattr(getattr(self._app, "state", None), "restart_controller", None), "requested", False))
@@ -209,6 +214,7 @@ class Hosting(Work):
         """Follow OpenViking's queues, and hear of each message that ended."""
         loop = asyncio.get_running_loop()
         self._workers.ended = lambda queue, outcome: loop.call_soon_threadsafe(ended, JobEnd(queue, outcome)) and None
+        self.hung_up()
         tasks.start_soon(self._depths.sample, name="queue depths")
         if self._search is not None:
             tasks.start_soon(self._search.follow, name="missing")

@@ -5,13 +5,23 @@ Each part follows one published configuration; what it sets was built while ever
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import anyio.to_thread
+
+from hotreload import logs
 from hotreload.openviking.configuration import Settings
 from hotreload.openviking.fields import PARSED, SERVED
 from hotreload.reload.apply import Prepared, Reloadable, Transition
 
+FILES = ("rerank", "retrieval", "grep", "glob")
+"""Sections that VikingFS keeps, each as `NAME_config`, and reads at each request."""
+STREAMS = ("stdout", "stderr", "file")
+"""What `log.output` may be that is not a path; `file` is one in the workspace."""
 Attribute = tuple[Any, str, Any]
 """An object, the name of its attribute, and the new value."""
 
@@ -62,8 +72,10 @@ class Logging:
         self.paths: Sequence[str] = ("log",)
 
     async def prepare(self, transition: Transition) -> Prepared:
-        """Build nothing: the settings were validated."""
-        del transition
+        """See that the new file can be written; OSError where it cannot."""
+        output = transition.new.config.log.output
+        if output not in STREAMS:
+            await anyio.to_thread.run_sync(_append_to, output)
         return Relogged()
 
 
@@ -76,7 +88,7 @@ class Relogged:
     def commit(self) -> None:
         """Set up the loggers as published."""
         self._begun = True
-        _set_up_loggers()
+        set_up_loggers()
 
     def revert(self) -> None:
         """Wait for `undo`: what was published is taken back before it."""
@@ -84,26 +96,39 @@ class Relogged:
     async def undo(self) -> None:
         """Set them up as before, which is published again."""
         if self._begun:
-            _set_up_loggers()
+            set_up_loggers()
 
     async def retire(self) -> None:
         """Nothing stays behind."""
 
 
-def _set_up_loggers() -> None:
+def _append_to(path: str) -> None:
+    with Path(path).open("a"):
+        pass
+
+
+def set_up_loggers() -> None:
+    """Give OpenViking's loggers the level, format and file of the configuration in force; opens the file again.
+
+    What this package says goes into the file too, where there is one.
+    """
     from openviking_cli.utils import logger
 
     logger.reconfigure_logging()
     logger.configure_uvicorn_logging()
+    handler: Any = getattr(logger, "_shared_log_handler", None)
+    logs.redirect(handler if isinstance(handler, logging.FileHandler) else None)
 
 
 def swaps(app: Callable[[], Any]) -> Sequence[Reloadable]:
     """Return the parts that follow the publication; `app` is the application once it serves."""
     return [
         Logging(),
-        Swap("retrieval", ("rerank", "retrieval"), _retrieval),
+        Swap("retrieval", FILES, _retrieval),
+        Swap("prompts", ("prompts",), _prompts),
         Swap("parsers", [f"parsers.{name}" for name in PARSED], _parsers),
         Swap("cors", ("server.cors_origins",), lambda settings: _cors(app(), settings.server)),
+        Swap("root key", ("server.root_api_key",), lambda settings: _root_key(app().state, settings.server)),
         Swap("server", SERVED, lambda settings: _server(app().state.config, settings.server)),
     ]
 
@@ -112,7 +137,20 @@ def _retrieval(settings: Settings) -> Sequence[Attribute]:
     from openviking.server.dependencies import get_service
 
     files: Any = get_service().viking_fs
-    return [(files, f"{name}_config", getattr(settings.config, name)) for name in ("rerank", "retrieval")]
+    known = [name for name in FILES if hasattr(files, f"{name}_config")]
+    return [(files, f"{name}_config", getattr(settings.config, name)) for name in known]
+
+
+def _prompts(settings: Settings) -> Sequence[Attribute]:
+    """Have another manager read the templates: the one there is keeps its folder and what it has read."""
+    from openviking.prompts import manager
+
+    stated = settings.config.prompts.templates_dir.strip()
+    if stated and not Path(stated).expanduser().is_dir():
+        raise ValueError(f"prompts.templates_dir is not a folder: {stated}")
+    bundled = cast("Any", manager.PromptManager)._get_bundled_templates_dir()
+    folder = os.environ.get("OPENVIKING_PROMPT_TEMPLATES_DIR") or stated or str(bundled)
+    return [(manager, "_default_manager", manager.PromptManager(Path(folder).expanduser()))]
 
 
 def _parsers(settings: Settings) -> Sequence[Attribute]:
@@ -135,6 +173,14 @@ def _cors(app: Any, server: Any) -> Sequence[Attribute]:
         layer = layer.app
     made: dict[str, Any] = vars(CORSMiddleware(layer.app, **{**options, "allow_origins": server.cors_origins}))
     return [(layer, name, value) for name, value in made.items() if name != "app"]
+
+
+def _root_key(state: Any, server: Any) -> Sequence[Attribute]:
+    """Take another root key; with one where there was none, or the other way, who may call is another matter."""
+    if not (server.root_api_key and state.config.root_api_key):
+        raise ValueError("server.root_api_key cannot be added or removed in a running server: restart it")
+    held = [(state.api_key_manager, "_root_api_key", server.root_api_key)] if state.api_key_manager else []
+    return [*held, (state.config, "root_api_key", server.root_api_key)]
 
 
 def _server(running: Any, server: Any) -> Sequence[Attribute]:

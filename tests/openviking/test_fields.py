@@ -18,17 +18,17 @@ LIVE = (
     "memory.extraction_enabled",
     "parsers.code.github_domains",
 )
-SWAPPED = ("rerank.model", "log.level", "parsers.markdown.max_section_chars", "server.cors_origins")
+SWAPPED = (
+    *("rerank.model", "log.level", "log.output", "grep.engine", "glob.engine", "prompts.templates_dir"),
+    *("parsers.markdown.max_section_chars", "parsers.pdf.strategy", "server.cors_origins"),
+    *("server.root_api_key", "server.public_base_url", "server.upload_signed_ttl_seconds"),
+)
 RESTART = (
     "storage.workspace",
     "server.port",
-    "server.root_api_key",
     "parsers.directory.max_concurrent",
-    "parsers.pdf.strategy",
+    "parsers.audio.language",
     "memory.session_auto_commit.enabled",
-    "log.output",
-    "grep.engine",
-    "server.public_base_url",
     "no.such.field",
 )
 REFUSED = ("embedding.dense.model", "embedding.dense.dimension", "embedding.sparse.provider", "embedding.hybrid.input")
@@ -96,3 +96,12 @@ def test_patterns(pattern: str, path: str, expected: bool) -> None:
 def test_a_level_that_logging_does_not_know_is_refused(level: object, refused: bool) -> None:
     assert bool(log_problems({"log": {"level": level}})) == refused
     assert log_problems({}) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "path"),
+    [({"format": "%(message"}, "log.format"), ({"rotation_interval": "weekly"}, "log.rotation_interval")],
+)
+def test_what_logging_cannot_do_is_refused(section: dict[str, str], path: str) -> None:
+    assert [problem.path for problem in log_problems({"log": section})] == [path]
+    assert log_problems({"log": {"format": "%(asctime)s %(message)s", "rotation_interval": "W6"}}) == []

@@ -1,5 +1,8 @@
 """Settings that OpenViking keeps in objects made at its start: a reload of the running server shows in what it does."""
 
+import signal
+from importlib.resources import files
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +54,68 @@ async def test_the_level_and_format_of_the_log(server: Server) -> None:
     await applied(server, {"log": {"level": "ERROR"}})
     await server.finished(await server.add_documents(1, "calm"), 30)
     assert [line for line in server.log.splitlines() if "calm" in line and "Processing semantic" in line] == []
+
+
+async def test_the_log_goes_to_a_file_that_is_opened_again_by_sighup(server: Server) -> None:
+    file = server.home.folder / "openviking.log"
+    owners = await applied(server, {"log": {"level": "INFO", "output": str(file)}})
+    assert owners == {"log.level": "logging", "log.output": "logging"}
+    await applied(server, {"log": {"level": "INFO", "output": str(file)}, "vlm": {"max_concurrent": 5}})
+    await wait_until(lambda: "reload.applied" in file.read_text(), 10, "what hotreload says is in the file")
+    await server.finished(await server.add_documents(1, "filed"), 30)
+    assert "HTTP request completed" in file.read_text()
+    moved = file.rename(file.with_suffix(".1"))
+    server.signal(signal.SIGHUP)
+    await wait_until(lambda: file.exists() and "reload.unchanged" in file.read_text(), 10, "the file is made again")
+    assert "reload.unchanged" not in moved.read_text()
+    server.home.write({"log": {"output": "/nowhere/at/all.log"}} | UNWATCHED)
+    report = (await server.admin("POST", "config/reload")).json()
+    assert report["outcome"] == "rolled_back"
+    assert "/nowhere/at/all.log" in report["errors"][0]["message"]
+    await applied(server, {})
+
+
+async def test_another_root_key_is_taken_at_once(server: Server) -> None:
+    new = {"Authorization": "Bearer another-root-key-0123456789"}
+    changed = {"server": {"root_api_key": "another-root-key-0123456789"}}
+    assert await applied(server, changed) == {"server.root_api_key": "root key"}
+    assert (await server.http.get("/api/v1/admin/accounts", headers=server.root)).status_code in (401, 403)
+    (await server.http.get("/api/v1/admin/accounts", headers=new)).raise_for_status()
+    (await server.http.get("/admin/status", headers=new)).raise_for_status()
+    (await server.http.get("/api/v1/fs/tree?uri=viking://resources", headers=server.user)).raise_for_status()
+    await applied(server, {})
+    (await server.http.get("/api/v1/admin/accounts", headers=server.root)).raise_for_status()
+
+
+async def test_other_prompts_are_sent(shared_model: Any, server: Server, tmp_path: Path) -> None:
+    bundled = files("openviking.prompts") / "templates" / "semantic"
+    (tmp_path / "semantic").mkdir()
+    for each in bundled.iterdir():
+        text = each.read_text().replace("template: |", "template: |\n  Spoken like a sailor.", 1)
+        (tmp_path / "semantic" / each.name).write_text(text)
+    owners = await applied(server, {"prompts": {"templates_dir": str(tmp_path)}})
+    assert owners == {"prompts.templates_dir": "prompts"}
+    shared_model.set(refused_text="Spoken like a sailor", refused_status=400)
+    await server.add_documents(1, "salty")
+    await wait_until(lambda: shared_model.gauges.failed > 0, 30, "a prompt of the other folder is sent")
+    await applied(server, {})
+    before = shared_model.gauges.failed
+    await server.finished(await server.add_documents(1, "plain"), 30)
+    assert shared_model.gauges.failed == before
+
+
+async def test_what_the_file_system_and_the_routes_read_at_each_request(server: Server) -> None:
+    changed = {
+        "grep": {"engine": "fs", "switch_to_remote_threshold": 7},
+        "glob": {"engine": "fs", "switch_to_remote_threshold": 8},
+        "server": {"public_base_url": "https://docs.example", "upload_signed_ttl_seconds": 77},
+        "parsers": {"pdf": {"max_section_size": 99}, "html": {"max_section_size": 98}},
+    }
+    owners = await applied(server, changed)
+    assert {path.partition(".")[0]: owner for path, owner in owners.items()} == {
+        "grep": "retrieval", "glob": "retrieval", "server": "server", "parsers": "parsers",
+    }  # fmt: skip
+    await applied(server, {})
 
 
 @pytest.mark.parametrize(("parser", "suffix"), [("markdown", "md"), ("text", "txt")])
