@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,13 +26,14 @@ from hotreload.config.model import Merged, Validated
 from hotreload.config.problems import Explainer
 from hotreload.config.schema import json_schema
 from hotreload.config.secrets import SecretMatcher, secrets_in
-from hotreload.config.sources import Beside
+from hotreload.config.sources import PREFIX, Beside
 from hotreload.config.unknown import ANNOTATIONS, unknown_keys
 from hotreload.errors import ConfigInvalid, Problem
 from hotreload.openviking import fields
 from hotreload.openviking.fields import LIMIT_RANGE, PARSERS, POOLS
 from hotreload.openviking.leaves import as_written, by_keys, default_leaves, keys_of, written_leaves
 
+OWN = f"{PREFIX}HOTRELOAD"
 BESIDE = ("server", "bot", "parsers")
 """Sections of ov.conf that are no fields of `OpenVikingConfig`."""
 CALLS_PER_IMPORT = 2
@@ -81,9 +83,13 @@ class OpenVikingModel:
         return found
 
     def merge(self, file_data: Mapping[str, Any], beside: Beside | None = None) -> Merged:
-        """Return the file as it is: OpenViking has no other source for it."""
+        """Return the file as it is: OpenViking has no other source. A variable that is meant as one is named."""
         del beside
-        return Merged(file_data)
+        meant = [name for name in sorted(os.environ) if name.startswith(PREFIX) and not name.startswith(OWN)]
+        said = (
+            "is not read: OpenViking has its settings from ov.conf alone; write $NAME there to take one from a variable"
+        )
+        return Merged(file_data, warnings=[Problem("", f"the environment variable {name} {said}") for name in meant])
 
     def validate(self, data: Mapping[str, Any], folder: Path) -> Validated[Settings]:
         """Build the settings; ConfigInvalid with all problems. Relative paths stay OpenViking's own matter."""

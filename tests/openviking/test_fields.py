@@ -5,7 +5,7 @@ from openviking_cli.utils.config.open_viking_config import OpenVikingConfig
 
 from hotreload.config.fields import Effect
 from hotreload.openviking import fields
-from hotreload.openviking.configuration import limit_problems, log_problems
+from hotreload.openviking.configuration import OpenVikingModel, limit_problems, log_problems
 
 LIVE = (
     "vlm.max_concurrent",
@@ -105,3 +105,11 @@ def test_a_level_that_logging_does_not_know_is_refused(level: object, refused: b
 def test_what_logging_cannot_do_is_refused(section: dict[str, str], path: str) -> None:
     assert [problem.path for problem in log_problems({"log": section})] == [path]
     assert log_problems({"log": {"format": "%(asctime)s %(message)s", "rotation_interval": "W6"}}) == []
+
+
+def test_a_variable_that_openviking_does_not_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert OpenVikingModel().merge({"vlm": {}}).warnings == []
+    monkeypatch.setenv("OVCONF__HOTRELOAD__POLL_S", "1")
+    monkeypatch.setenv("OVCONF__VLM__MAX_CONCURRENT", "9")
+    [warning] = OpenVikingModel().merge({"vlm": {}}).warnings
+    assert "OVCONF__VLM__MAX_CONCURRENT is not read" in warning.message
