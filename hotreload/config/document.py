@@ -2,7 +2,7 @@
 
 Whether a text is JSON is decided by the standard library; on top of it duplicate keys, numbers that are not
 finite and nesting beyond `MAX_DEPTH` are errors (of each kind at most `MOST` are named). Lines and columns
-count from 1, in characters of the file as written: a byte-order mark is no character, `$VAR` counts as it
+count from 1, in characters of the file as written: a byte-order mark is not a character, `$VAR` counts as it
 is written.
 """
 

@@ -1,6 +1,6 @@
 """PURE: what a change of each field means, as data.
 
-A settings model marks its fields, `Annotated[int, Live]`; a field nobody marked needs a restart (the safe
+A settings model marks its fields, `Annotated[int, Live]`; an unmarked field needs a restart (the safe
 default: PostgreSQL's `pg_settings.context` is the model). A mark on a section holds for all fields below
 that have none of their own, a mark on a list or map of sections for their entries as well. A foreign model keeps
 the same rules in a table.

@@ -44,7 +44,7 @@ CHANGEABLE: Final = (deque, defaultdict, OrderedDict, bytearray)
 class LiveSettings(BaseSettings):
     """The base of a settings model of `ov.conf`: frozen, and fed by the sources of `hotreload.config.sources`.
 
-    Values of the file must have the field's own type (`"12"` or `true` is no whole number), texts from other
+    Values of the file must have the field's own type (`"12"` or `true` is not a whole number), texts from other
     sources are converted; `model_config = SettingsConfigDict(strict=False)` gives pydantic's lax rules to both.
     Unknown keys are passed over here and warned about by a reload. In a direct construction what is passed stands
     for the file; ConfigInvalid where a source cannot be read.
@@ -96,7 +96,7 @@ class HotreloadSettings(LiveSettings):
     drain_sentinel: bool = True
     """Whether a tiny process beside this one keeps the deadline where no code of this one can run."""
     root_key: Annotated[SecretStr | None, Live] = None
-    """Who shows it may use `/admin` over TCP; None: nobody may."""
+    """A client that shows it may use `/admin` over TCP; None: no client may."""
     allowed_hosts: Annotated[tuple[str, ...], Live] = ()
     """`Host` values `/admin` takes over TCP; empty: loopback names and the bound address."""
     watch: Annotated[bool, Live] = True
@@ -234,7 +234,7 @@ class SettingsModel(Generic[S]):
     def _build(self, data: Mapping[str, Any]) -> S:
         """Validate as JSON, so that strict rules still take a text for a path; `__init__` would ask the sources.
 
-        What a before-validator returns is no JSON to pydantic any more, and its strict rules refuse a list for a tuple:
+        What a before-validator returns is not JSON to pydantic any more, and its strict rules refuse a list for a tuple:
         such fields are held to the lax rules.
         """
         text = json.dumps(data, allow_nan=False)

@@ -1,6 +1,6 @@
 """The one snapshot reference of a process.
 
-A snapshot is replaced whole by one assignment and never changed in place: whoever took one reads the same
+A snapshot is replaced whole by one assignment and never changed in place: a reader that took one reads the same
 values until it takes another (measured elsewhere: workers re-reading a shared configuration saw mixed
 values in half of all cases, one snapshot a job in none).
 """

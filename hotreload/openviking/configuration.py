@@ -35,7 +35,7 @@ from hotreload.openviking.leaves import as_written, by_keys, default_leaves, key
 
 OWN = f"{PREFIX}HOTRELOAD"
 BESIDE = ("server", "bot", "parsers")
-"""Sections of ov.conf that are no fields of `OpenVikingConfig`."""
+"""Sections of ov.conf that are not fields of `OpenVikingConfig`."""
 CALLS_PER_IMPORT = 2
 """Model calls that one import of a short document has under way; it holds its slot until its children are done."""
 UNKNOWN = "Ignoring unknown config field"

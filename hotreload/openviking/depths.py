@@ -1,4 +1,4 @@
-"""Read the depths of OpenViking's queues now and then: QueueFS tells whoever asks, and asking takes a round trip."""
+"""Read the depths of OpenViking's queues now and then: QueueFS tells them when asked, which takes a round trip."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class QueueDepths:
         while True:
             try:
                 statuses = await self._look()
-            except Exception as error:  # noqa: BLE001 - whatever a store raises is no reason to end the server
+            except Exception as error:  # noqa: BLE001 - whatever a store raises does not end the server
                 self._failed(error)
             else:
                 self._failing = False

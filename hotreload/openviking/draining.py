@@ -1,6 +1,6 @@
 """Stop OpenViking's queue workers in the order that ends them: intake, grace, messages, nodes, threads.
 
-Stock sets a stop event and joins its threads; a message whose model call hangs waits for node workers nobody
+Stock sets a stop event and joins its threads; a message whose model call hangs waits for node workers nothing
 cancels, so the join fails. Here each message is cancelled on its own loop, its node workers after it, and what
 was not acknowledged stays in the store, which gives it out again when it is opened next.
 """

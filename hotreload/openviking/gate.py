@@ -48,7 +48,7 @@ class Gate:
         return len(self._waiters)
 
     def resize(self, limit: int) -> None:
-        """Take a new limit: growing admits waiters at once, shrinking admits nobody above it and cuts nobody."""
+        """Take a new limit: growing admits waiters at once, shrinking admits none above it and cuts none."""
         with self._lock:
             self._limit = limit
         self._admit()
@@ -58,7 +58,7 @@ class Gate:
         while (waiter := self._next()) is not None:
             try:
                 waiter.loop.call_soon_threadsafe(_wake, waiter.future)
-            except RuntimeError:  # its loop has closed: nobody is there to take the place
+            except RuntimeError:  # its loop has closed and takes no place
                 with self._lock:
                     self._running -= 1
 

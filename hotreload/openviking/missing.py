@@ -1,7 +1,7 @@
 """Find the L0 and L1 that OpenViking should have and has not, and have its own reindex make them.
 
 Its tree says what there is, its queues what it is at; a folder counts as missing only if no queue is about it
-before and after the look. Tasks that nobody works on are ended before that: OpenViking refuses to reindex a folder
+before and after the look. Tasks that nothing works on are ended before that: OpenViking refuses to reindex a folder
 that it believes to be at. Each folder is reindexed by itself, so that the model is called for what is missing only.
 """
 
@@ -39,7 +39,7 @@ class TreeSearch:
         self._works: deque[Remaking] = deque(maxlen=KEPT)
 
     async def search(self, wanted: Wanted, findings: Findings) -> None:
-        """Look at every folder once; with `repair` end tasks nobody works on and have what is missing made.
+        """Look at every folder once; with `repair` end tasks nothing works on and have what is missing made.
 
         SearchRefused where no account has the folder asked for.
         """

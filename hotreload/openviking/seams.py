@@ -102,7 +102,7 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature(
         "recovery",
-        "nothing that is missing is looked for, and tasks nobody works on stay",
+        "nothing that is missing is looked for, and tasks nothing works on stay",
         (
             "openviking.storage.viking_fs:VikingFS.tree",
             "openviking.storage.viking_fs:VikingFS.stat",

@@ -213,7 +213,7 @@ def _is_not_found(error: Exception) -> bool:
 
 
 def needed(uri: str) -> bool | None:
-    """Say whether a folder has an L0 and an L1: True always, False both or none, None nobody says so.
+    """Say whether a folder has an L0 and an L1: True always, False both or none, None where nothing says so.
 
     OpenViking makes both for every folder of resources and for a skill; for memories only when a session or a
     reindex changed them. What stands in the folder that holds the skills comes with the account: no reindex makes it.

@@ -48,14 +48,14 @@ async def settle(dead: Sequence[Any], findings: Findings) -> None:
 
 
 async def _is_zombie(tracker: Any, task: Any, before: PendingWork, after: PendingWork, started_at_s: float) -> bool:
-    """Say whether nobody works on a task; one that began in this process is left alone."""
+    """Say whether nothing works on a task; one that began in this process is left alone."""
     if task.status.value not in ACTIVE or task.created_at >= started_at_s:
         return False
     return not (before.mentions(task.task_id) or after.mentions(task.task_id) or await _worked_on(tracker, task))
 
 
 async def _worked_on(tracker: Any, task: Any) -> bool:
-    """Say whether this process has work of a task. 0.5.0 tells it at once, whoever's task it is."""
+    """Say whether this process has work of a task. 0.5.0 tells it at once, of every task."""
     if not hasattr(tracker, "has_active_producer"):
         return bool(tracker.has_work(task.task_id))
     if tracker.has_active_producer(task.task_id):

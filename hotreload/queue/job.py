@@ -145,7 +145,7 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Snoozed:
-    """The job asked to be run again after `delay_s` seconds; it uses no attempt and is no interruption."""
+    """The job asked to be run again after `delay_s` seconds; it uses no attempt and is not an interruption."""
 
     delay_s: float = 0.0
 

@@ -42,7 +42,7 @@ class Prepared(Protocol):
 
     `commit` and `revert` are synchronous, must not block and must not fail: everything that can fail belongs in
     `prepare`. Where a commit raises, every part that had committed is reverted before anything is awaited, so that
-    nobody ever sees two generations. `undo` and `retire` then throw away what is not needed any more, the new or
+    no reader ever sees two generations. `undo` and `retire` then throw away what is not needed any more, the new or
     the old; what fails in them is reported and changes nothing in force.
     """
 
@@ -81,7 +81,7 @@ class Reloadable(Protocol):
 
     `paths` are dotted prefixes (`"vlm"` covers `vlm.model`; `""` covers all); `prepare` is called only
     when a live leaf below one of them changed. It may fail and returns None where nothing is to be done. At its
-    limit (5 s) it is cancelled and nobody waits for it any more: what it returns even then is undone.
+    limit (5 s) it is cancelled and not waited for any more: what it returns even then is undone.
     """
 
     @property
@@ -214,7 +214,7 @@ async def _publish(entry: Ready, prepared: Publishes) -> None:
 
 
 def _revert(begun: Sequence[Ready]) -> list[NotUndone]:
-    """Switch back what was committed, in reverse, without an await: nobody sees some parts old and others new."""
+    """Switch back what was committed, in reverse, without an await: no reader sees some parts old and others new."""
     failed: list[NotUndone] = []
     for entry in reversed(begun):
         try:

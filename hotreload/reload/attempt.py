@@ -32,7 +32,7 @@ JUDGING_S: Final = 30.0
 
 
 def _nobody_asks(_versions: Mapping[Path, Version]) -> None:
-    """Tell nobody."""
+    """Tell nothing."""
 
 
 @dataclass(frozen=True, slots=True)

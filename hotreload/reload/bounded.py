@@ -11,7 +11,7 @@ import anyio
 
 T = TypeVar("T")
 LETTING_GO_S: Final = 0.1
-"""How long a step that was cancelled at its limit may take to clean up before nobody waits for it any more."""
+"""How long a step that was cancelled at its limit may take to clean up before it is not waited for any more."""
 
 _running: set[asyncio.Task[Any]] = set()
 """The loop keeps weak references only."""
@@ -27,7 +27,7 @@ class Ending(Generic[T]):
 
 
 class Step(Generic[T]):
-    """A step under way. Its task is of no task group: one that does not end holds nobody up, not even at the end."""
+    """A step under way. Its task is of no task group: one that does not end blocks nothing, not even the end."""
 
     def __init__(self, step: Callable[[], Awaitable[T]]) -> None:
         self._scope = anyio.CancelScope()
@@ -62,7 +62,7 @@ class Step(Generic[T]):
         await asyncio.wait({self.task}, timeout=limit_s)
 
     async def stop(self, late: Callable[[T], Awaitable[None]] | None = None) -> None:
-        """Cancel it and give it a moment to clean up; what it shields goes on, with nobody waiting.
+        """Cancel it and give it a moment to clean up; what it shields goes on, and is not waited for.
 
         What it returns even so is given to `late`.
         """

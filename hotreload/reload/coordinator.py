@@ -46,9 +46,9 @@ class Ticket:
 
 
 class ReloadCoordinator:
-    """Serves requests for reloads: at most one runs and one of each kind waits, and whoever asks meanwhile shares it.
+    """Serves requests for reloads: at most one runs and one of each kind waits, and later callers share it.
 
-    `began` and `heard` are called around each reload that is no dry run, `heard` before its callers wake, with
+    `began` and `heard` are called around each reload that is not a dry run, `heard` before its callers wake, with
     the file as it was read. An applied reload is told of at its swap; what it replaced is retired afterwards.
     """
 
@@ -103,7 +103,7 @@ class ReloadCoordinator:
         return ticket
 
     async def run(self) -> None:
-        """Serve tickets, oldest first, until closed or cancelled; nobody is left asleep then."""
+        """Serve tickets, oldest first, until closed or cancelled; no caller is left asleep then."""
         self._ended = anyio.Event()
         try:
             with anyio.CancelScope() as self._serving:
@@ -117,7 +117,7 @@ class ReloadCoordinator:
     async def close(self, within_s: float) -> None:
         """Cut the reload that runs and give everybody who waits a verdict; a second call does nothing.
 
-        What was prepared is undone; nobody waits for that longer than `within_s` seconds.
+        What was prepared is undone; that is not waited for longer than `within_s` seconds.
         """
         if self._serving is not None:
             self._serving.cancel()
@@ -151,7 +151,7 @@ class ReloadCoordinator:
             Step(attempt.retire)
 
     def _conclude(self, ticket: Ticket, report: ReloadReport, document: Document | None) -> None:
-        """Tell everybody the same: the log, whoever is told of each reload, those who wait."""
+        """Tell all the same: the log, the listeners of reloads, the callers that wait."""
         good = report.outcome in (Outcome.APPLIED, Outcome.UNCHANGED, Outcome.VALID)
         log.log(
             logging.INFO if good else logging.ERROR,

@@ -75,7 +75,7 @@ def _own_section(document: Document | None) -> dict[str, Any]:
 
 
 def _beside(refused: ConfigError, more: Sequence[Problem]) -> ConfigError:
-    """Return the first refusal, and below it why the copy of the last applied file is no help."""
+    """Return the first refusal, and below it why the copy of the last applied file does not help."""
     note = "the last-known-good file cannot be used either: "
     return type(refused)([*refused.problems, *(replace(each, file=NAME, message=note + each.message) for each in more)])
 

@@ -74,7 +74,7 @@ class FileWatch:
         self.health = WatchHealth()
 
     def taken(self, versions: Mapping[Path, Version]) -> None:
-        """A reload has read these: they are no news any more, whoever asked for it."""
+        """A reload has read these: they are not news any more, whatever asked for it."""
         self._seen.update(versions)
 
     def warnings(self) -> list[Problem]:
@@ -153,7 +153,8 @@ class FileWatch:
     def _changed(self) -> bool:
         """Tell whether a file changed and the configuration itself is there."""
         changed = any(
-            self._seen.get(path, ()) not in (reading.content, reading.version)  # a writer that only opens it is no news
+            self._seen.get(path, ())
+            not in (reading.content, reading.version)  # a writer that only opens it is not news
             for path, reading in self._now.readings.items()
         )
         return changed and not self._now.readings[self._files()[0]].absent

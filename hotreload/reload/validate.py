@@ -110,7 +110,7 @@ class Source(Generic[S_co]):
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Generic[S_co]):
-    """A validated configuration that nobody runs yet: the target's settings and our own section.
+    """A validated configuration that is not in force yet: the target's settings and our own section.
 
     `merged` and `leaves` hold both, ours under `hotreload`; `warnings` have their places; `secrets` must not be shown.
     """
