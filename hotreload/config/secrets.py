@@ -479,8 +479,8 @@ def _flat(data: Mapping[str, object], above: Keys = ()) -> Iterator[tuple[Keys, 
 class Redactor(Scrubber):
     """Shows values of one installation; two with the same key show the same.
 
-    The key is random and never leaves the state folder, so that a fingerprint is not an oracle: passwords cannot be tried
-    against it (HMAC-SHA256, RFC 2104). It learns the secrets of the configurations it meets (see `Scrubber`).
+    The key is random and never leaves the state folder, so that a fingerprint is not an oracle: passwords cannot be
+    tried against it (HMAC-SHA256, RFC 2104). It learns the secrets of the configurations it meets (see `Scrubber`).
     """
 
     def __init__(self, key: bytes) -> None:

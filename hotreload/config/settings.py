@@ -234,8 +234,8 @@ class SettingsModel(Generic[S]):
     def _build(self, data: Mapping[str, Any]) -> S:
         """Validate as JSON, so that strict rules still take a text for a path; `__init__` would ask the sources.
 
-        What a before-validator returns is not JSON to pydantic any more, and its strict rules refuse a list for a tuple:
-        such fields are held to the lax rules.
+        What a before-validator returns is not JSON to pydantic any more, and its strict rules refuse a list for a
+        tuple: such fields are held to the lax rules.
         """
         text = json.dumps(data, allow_nan=False)
         strict = self.model.model_config.get("strict", True)

@@ -48,6 +48,7 @@ from hotreload.openviking.progress import Progress
 from hotreload.openviking.publication import LimitChange, Publication, publish
 from hotreload.openviking.seams import Probe
 from hotreload.openviking.swaps import set_up_loggers, swaps
+from hotreload.openviking.waits import RequestWaits
 from hotreload.queue.contract import QueueDepth
 from hotreload.reload.apply import Reloadable
 from hotreload.systemd.listen import handed_over
@@ -80,6 +81,7 @@ class Hosting(Work):
         self._endpoints = Endpoints(lambda: started.snapshots.current.own.hold_s) if "hold" in self._on else None
         self._off = "; ".join(str(probe) for probe in probes.values() if not probe.ok) or None
         self._depths = QueueDepths()
+        self._waits = RequestWaits()
         self.serving = bound = anyio.Event()
         self._is_bound = bound.set
         self._app: Any = None
@@ -101,7 +103,7 @@ class Hosting(Work):
         def create_app(*args: Any, **kwargs: Any) -> Any:
             app = stock_create_app(*args, **kwargs)
             app.router.lifespan_context = self._around(app.router.lifespan_context)
-            routes.attach(app, self.host)
+            routes.attach(app, self.host, self._waits)
             return app
 
         bootstrap.create_app = create_app
@@ -113,6 +115,7 @@ class Hosting(Work):
             Calls(self._workers, self._endpoints, self._progress).attach()
         if "draining" in self._on:
             patches.attach_parking()
+            self._waits.attach()
         if self._progress is not None or self._endpoints is not None:
             patches.attach_deliveries()
         if "locks" in self._on:
@@ -161,8 +164,10 @@ class Hosting(Work):
         self.server = server
 
     def _entered(self, phase: Phase) -> None:
-        if phase is Phase.QUIESCING and self.server is not None:
-            self.server.retire()
+        if phase is Phase.QUIESCING:
+            self._waits.end()
+            if self.server is not None:
+                self.server.retire()
 
     def _reloadables(self) -> list[Reloadable]:
         reloadables: list[Reloadable] = []

@@ -15,18 +15,19 @@ from openviking.server import auth
 from openviking.server.identity import RequestContext
 from openviking.server.models import ErrorInfo, Response
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response as HTTPResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hotreload.admin.app import Admin, Answer, Handler, Probe
 from hotreload.admin.control import Control
-from hotreload.admin.exchange import answer_error, refusal_of
+from hotreload.admin.exchange import RETRY_AFTER_S, answer_error, refusal_of
 from hotreload.admin.guard import Caller, Policy, Refusal, judge
 from hotreload.admin.page import Page
 from hotreload.admin.session import WrongKeys, presented_sessions
 from hotreload.errors import QueueError
+from hotreload.openviking.waits import RequestWaits
 
 Root = Annotated[RequestContext, Depends(auth.get_request_context)]
 _for_root = cast(Any, auth.require_auth_root)  # pyright: ignore[reportUnknownMemberType]
@@ -53,12 +54,16 @@ def canonical(path: str) -> str:
 class OwnPaths:
     """Take the paths of our own services to their canonical ones, before anything looks at them; serve the page.
 
-    OpenViking's own readiness is refused from the first moment of a drain on, as `ready` says then.
+    OpenViking's own readiness is refused from the first moment of a drain on, as `ready` says then, and every 503 says
+    when to come back.
     """
 
-    def __init__(self, app: ASGIApp, ready: Callable[[], bool], policy: Callable[[], Policy]) -> None:
+    def __init__(
+        self, app: ASGIApp, ready: Callable[[], bool], policy: Callable[[], Policy], waits: RequestWaits
+    ) -> None:
         self.app = app
         self._ready = ready
+        self._waits = waits
         self._policy = policy
         page = Page(policy, WrongKeys())
         routes = [route for prefix in PREFIXES for route in page.routes(prefix)]
@@ -69,13 +74,25 @@ class OwnPaths:
         """Pass the request on."""
         app = self.app
         if scope["type"] == "http" and scope["path"] == READY and not self._ready():
-            app = JSONResponse({"status": "not_ready", "reason": "draining"}, 503, {"Retry-After": "1"})
+            app = JSONResponse({"status": "not_ready", "reason": "draining"}, 503, {"Retry-After": RETRY_AFTER_S})
         elif scope["type"] == "http" and scope["path"] in self._page_paths:
             app = self._page
         elif scope["type"] == "http" and (path := _without_prefix(scope["path"])) is not None:
             scope = {**scope, "path": canonical(path), "raw_path": canonical(path).encode()}
             app = self._signed_in(scope) or self.app
-        await app(scope, receive, send)
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        with self._waits.request():
+            await app(scope, receive, self._told_when(send))
+
+    def _told_when(self, send: Send) -> Send:
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 503 and not self._ready():
+                MutableHeaders(scope=message).setdefault("Retry-After", RETRY_AFTER_S)
+            await send(message)
+
+        return told
 
     def _signed_in(self, scope: MutableMapping[str, Any]) -> HTTPResponse | None:
         """Put the root key in the place of a valid session; return the refusal of another one."""
@@ -96,7 +113,7 @@ def _without_prefix(path: str) -> str | None:
     return None if found is None else SHORT + path.removeprefix(found)
 
 
-def attach(app: FastAPI, control: Control) -> None:
+def attach(app: FastAPI, control: Control, waits: RequestWaits) -> None:
     """Add the routes to an application that does not serve yet."""
     admin = Admin(control)
     router = APIRouter()
@@ -108,7 +125,7 @@ def attach(app: FastAPI, control: Control) -> None:
     def policy() -> Policy:
         return Policy(app.state.config.root_api_key or None, control.admin_settings().allowed_hosts, time.time())
 
-    app.add_middleware(OwnPaths, ready=lambda: control.ready, policy=policy)
+    app.add_middleware(OwnPaths, ready=lambda: control.ready, policy=policy, waits=waits)
     app.include_router(router)
 
 

@@ -126,3 +126,40 @@ async def refused(server: Server) -> bool:
     """Say whether the server answers that it is not ready."""
     answer = await server.http.get("/ready")
     return answer.status_code == 503 and answer.json()["reason"] == "draining"
+
+
+async def test_a_request_that_waits_is_answered_and_its_task_goes_on(model: Any, home: Home) -> None:
+    home.write({"hotreload": {"drain_deadline_s": 4}})
+    answers: list[httpx.Response] = []
+    async with running(home, home.ours) as server:
+        await server.finished(await server.add_documents(1, "warm"), 30)
+        model.set(hang=True, latency_s=0)
+        sent = await server.http.post(
+            "/api/v1/resources/temp_upload",
+            files={"file": ("slow.md", b"# slow\n\nIt takes its time.\n")},
+            headers=server.user,
+        )
+        wanted = {"temp_file_id": sent.json()["result"]["temp_file_id"], "to": "viking://resources/slow", "wait": True}
+
+        async def ask() -> None:
+            answers.append(await server.http.post("/api/v1/resources", json=wanted, headers=server.user, timeout=60))
+
+        async with anyio.create_task_group() as asking:
+            asking.start_soon(ask)
+            await wait_until(lambda: model.gauges.hanging > 0, 20, "a hung call")
+            server.signal(signal.SIGTERM)
+        assert await server.ended(8) == 0
+        assert not [trace for trace in TRACES if trace in server.log], server.log
+    [answer] = answers
+    assert answer.status_code == 503, answer.text
+    assert answer.headers["Retry-After"] == "5"
+    task_id = answer.json()["error"]["details"]["task_id"]
+    model.set(hang=False)
+    async with running(home, home.ours) as server:
+        await server.finished(["slow"], 60)
+
+        async def completed() -> bool:
+            task = await server.http.get(f"/api/v1/tasks/{task_id}", headers=server.user)
+            return task.json()["result"]["status"] == "completed"
+
+        await wait_until(completed, 30, "the task it waited for is completed")
