@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,17 @@ class Problem:
         if self.input is not None:
             text += f" (got {self.input})"
         return f"{text}; {self.hint}" if self.hint else text
+
+
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal or a log: what others wrote into it is shown, and never moves a cursor.
+
+    Control characters but tab and line feed are written as escapes.
+    """
+    return text if text.isprintable() else text.translate(_CONTROLS)
 
 
 def reason_of(error: BaseException) -> str:

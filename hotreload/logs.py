@@ -16,6 +16,7 @@ from typing import Any, Literal
 from hotreload.clock import iso
 from hotreload.config.records import scrub_all
 from hotreload.config.secrets import mask_text
+from hotreload.errors import printable
 
 PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
@@ -45,7 +46,7 @@ class ScrubbedFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's lines, known secrets and what has their shape masked."""
-        return scrub(super().format(record))
+        return printable(scrub(super().format(record)))
 
 
 class JsonFormatter(logging.Formatter):
@@ -94,7 +95,7 @@ def in_journal() -> bool:
 
 def as_error(text: str) -> str:
     """Return `text` for stderr, without secrets: each line with the priority of an error where the journal reads it."""
-    text = scrub(text)
+    text = printable(scrub(text))
     return "\n".join(f"<3>{line}" for line in text.splitlines()) if in_journal() else text
 
 

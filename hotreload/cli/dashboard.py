@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hotreload.cli.show import drain_line, drain_view, problem_line, value_text
+from hotreload.cli.show import drain_line, drain_view, problem_line, said, value_text
 
 BAR: Final = 30
 """Columns of a bar."""
@@ -30,14 +30,14 @@ def dashboard(status: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -
     """Return one screen of what the admin page shows: the status document, and the newest of the reload reports."""
     parts: list[RenderableType] = [_head(status)]
     if status.get("degraded"):
-        parts.append(Text(f"degraded: {status['degraded']}", "bold red"))
+        parts.append(said(f"degraded: {status['degraded']}", "bold red"))
     if not status["watch"]["healthy"]:
         parts.append(Text("the file watch is not healthy: changes of the file are seen late", "yellow"))
     if status["pools"]:
         parts += [Text(), _pools(status["pools"])]
     if status["queues"]:
         parts += [Text(), _queues(status["queues"])]
-    parts += [Text(f"needs a restart: {one['path']}", "yellow") for one in status["pending_restart"]]
+    parts += [said(f"needs a restart: {one['path']}", "yellow") for one in status["pending_restart"]]
     parts += [Text(), *_reloads(history[:RELOADS])]
     if status.get("drain"):
         parts += [Text(), *_drain(status["drain"])]
@@ -72,7 +72,7 @@ def _queues(queues: Sequence[Mapping[str, Any]]) -> Table:
     grid = _grid("queue", "waiting", "ready", "scheduled", "running", "dead", "")
     for queue in queues:
         bar = ProgressBar(longest, queue["ready"] + queue["scheduled"], width=BAR, complete_style="magenta")
-        dead = Text(str(queue["dead"]), "bold red" if queue["dead"] else "")
+        dead = said(str(queue["dead"]), "bold red" if queue["dead"] else "")
         counts = (str(queue[key]) for key in ("ready", "scheduled", "running"))
         grid.add_row(queue["name"], bar, *counts, dead, Text("paused" if queue["paused"] else "", "yellow"))
     return grid
@@ -88,8 +88,8 @@ def _reloads(history: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
         changes = report["changes"]
         shown = [f"{one['path']} {value_text(one['old'])} → {value_text(one['new'])}" for one in changes[:CHANGES]]
         more = [f"and {len(changes) - CHANGES} more"] if len(changes) > CHANGES else []
-        lines += [Text(f"  {text}") for text in (*shown, *more)]
-        lines += [Text(f"  {problem_line(error)}", "red") for error in report["errors"][:CHANGES]]
+        lines += [said(f"  {text}") for text in (*shown, *more)]
+        lines += [said(f"  {problem_line(error)}", "red") for error in report["errors"][:CHANGES]]
     return lines
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from hotreload.cli.client import Client
 from hotreload.cli.exits import Exit, Failure
 from hotreload.cli.options import PATH, finds_service, prints_json
-from hotreload.cli.show import console, print_json, table
+from hotreload.cli.show import console, print_json, said, table
 from hotreload.client.find import Wanted, find
 
 STATES = ("ready", "scheduled", "running", "done", "dead", "cancelled")
@@ -79,7 +79,7 @@ def show(job_id: str, wanted: Wanted, as_json: bool) -> int:
     parts: list[Text | Table] = [table(("", ""), rows)]
     if history := job.get("history"):
         parts += [Text("\nhistory", "bold"), table(EVENT, [[_cell(one, name) for name in EVENT] for one in history])]
-    parts.append(Text(job["traceback"] or ""))
+    parts.append(said(job["traceback"] or ""))
     console().print(Group(*parts))
     return Exit.DONE
 

@@ -10,12 +10,11 @@ from typing import Any, Final
 import click
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.text import Text
 
 from hotreload.cli.client import Client
 from hotreload.cli.exits import Exit, Failure
 from hotreload.cli.options import finds_service, prints_json
-from hotreload.cli.show import console, print_json, table
+from hotreload.cli.show import console, print_json, said, table
 from hotreload.client.find import Wanted, find
 from hotreload.errors import ServiceUnreachable
 
@@ -100,24 +99,24 @@ def _view(found: Mapping[str, Any]) -> RenderableType:
     if missing:
         parts.append(table(("missing", "reason"), [(each["id"], each["reason"]) for each in missing[:SHOWN]]))
         if count > SHOWN:
-            parts.append(Text(f"… and {count - SHOWN} more (--json lists {len(missing)})"))
+            parts.append(said(f"… and {count - SHOWN} more (--json lists {len(missing)})"))
         folders = list(found["folders"].items())
         parts.append(table(("folder", "missing"), folders[:FOLDERS_SHOWN]))
         if len(folders) > FOLDERS_SHOWN:
-            parts.append(Text(f"… and {len(folders) - FOLDERS_SHOWN} more folders"))
+            parts.append(said(f"… and {len(folders) - FOLDERS_SHOWN} more folders"))
     if found["passed_over"]:
         rows = [(each["id"], each["reason"]) for each in found["passed_over"][:SHOWN]]
         parts.append(table(("passed over", "reason"), rows))
     line = f"{found['scanned']} scanned, {count} missing, {found['queued']} queued, "
     line += f"{found['already_queued']} already queued"
     line += f", {found['passed_over_count']} passed over" if found["passed_over_count"] else ""
-    parts.append(Text(line, "bold"))
+    parts.append(said(line, "bold"))
     if found["zombies"]:
         became = "would be ended" if found["dry_run"] else "ended"
         tasks = [f"  {each['id']} {each['reason']}" for each in found["zombies"][:SHOWN]]
-        parts.append(Text("\n".join([f"{found['zombies_count']} tasks that no process works on {became}:", *tasks])))
+        parts.append(said("\n".join([f"{found['zombies_count']} tasks that no process works on {became}:", *tasks])))
     if found["dead"]:
-        parts.append(Text(f"{found['dead']} failed for good before: hotreload reindex tries them again", "yellow"))
+        parts.append(said(f"{found['dead']} failed for good before: hotreload reindex tries them again", "yellow"))
     return Group(*parts)
 
 

@@ -13,6 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hotreload.errors import printable
+
 PLAIN_WIDTH: Final = 200
 """Columns off a terminal, where nothing must be folded."""
 REASONS_SHOWN: Final = 3
@@ -32,6 +34,11 @@ def console() -> Console:
     return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
 
 
+def said(text: object, style: str = "") -> Text:
+    """Return a text for a terminal: control characters in it are shown, not obeyed."""
+    return Text(printable(str(text)), style)
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document; where standard output is not UTF-8, other characters are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -49,7 +56,7 @@ def reload_view(report: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [head, *_changes(report)]
     if made := report.get("in_force"):
         parts += [_made(made, report["trigger"]["at"]), *_changes({"changes": made["changes"], "pending_restart": []})]
-    parts += [Text(f"warning: {problem_line(warning)}", "yellow") for warning in report["warnings"]]
+    parts += [said(f"warning: {problem_line(warning)}", "yellow") for warning in report["warnings"]]
     parts += _converging(report["converging"])
     return Group(*parts)
 
@@ -60,7 +67,7 @@ def plan_view(report: Mapping[str, Any], *, changes: bool, verbose: bool) -> Ren
     parts = list(_changes(report)) if changes else []
     if unchanged:
         named = f": {', '.join(unchanged)}" if verbose else ""
-        parts.append(Text(f"unchanged: {len(unchanged)} fields{named}", "dim"))
+        parts.append(said(f"unchanged: {len(unchanged)} fields{named}", "dim"))
     return Group(*parts)
 
 
@@ -70,7 +77,7 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     head.append(f"  pid {status['pid']}  since {status['started_at']}  {status['fingerprint']}", "dim")
     parts: list[RenderableType] = [head]
     if status.get("degraded"):
-        parts.append(Text(f"degraded: {status['degraded']}", "yellow"))
+        parts.append(said(f"degraded: {status['degraded']}", "yellow"))
     if status["pools"]:
         rows = [(p["name"], p["running"], p["limit"], p["waiting"], p.get("bound_by")) for p in status["pools"]]
         parts.append(table(("pool", "running", "limit", "waiting", "bound by"), rows))
@@ -106,13 +113,13 @@ def drain_view(report: Mapping[str, Any]) -> RenderableType:
     parts = ("finished", "failed", "requeued", "checkpointed", "abandoned")
     counts = [f"{len(report[key])} {key}" for key in parts if report.get(key)]
     text = f"drained in {report['elapsed_s']:.2f} s of {report['deadline_s']:g} s: {', '.join(counts) or 'nothing ran'}"
-    verdict = Text(f"{text}; {report['lost']} lost", "green" if not report["lost"] else "red")
+    verdict = said(f"{text}; {report['lost']} lost", "green" if not report["lost"] else "red")
     if not report.get("flushed", True):
         left = len(report["unflushed"])
         verdict.append(f"; the store could not be written: {left} go back to the queue at the next start", "red")
     if report.get("reconstructed"):
         verdict.append("; it was cut, this is what the next start found", "yellow")
-    return Group(verdict, *(Text(f"  did not stop: {line}", "yellow") for line in report.get("stuck", ())))
+    return Group(verdict, *(said(f"  did not stop: {line}", "yellow") for line in report.get("stuck", ())))
 
 
 def problem_line(problem: Mapping[str, Any]) -> str:
@@ -126,7 +133,7 @@ def problem_line(problem: Mapping[str, Any]) -> str:
 
 def _status_lines(status: Mapping[str, Any]) -> list[RenderableType]:
     lines: list[RenderableType] = [
-        Text(f"needs a restart: {p['path']} ({value_text(p['running'])}, on disk {value_text(p['on_disk'])})", "yellow")
+        said(f"needs a restart: {p['path']} ({value_text(p['running'])}, on disk {value_text(p['on_disk'])})", "yellow")
         for p in status["pending_restart"]
     ]
     lines += _converging(status.get("converging", ()))
@@ -134,10 +141,10 @@ def _status_lines(status: Mapping[str, Any]) -> list[RenderableType]:
         lines.append(Text("the configuration file is polled, changes are seen late", "yellow"))
     last = status.get("last_reload")
     if last:
-        lines.append(Text(f"last reload: {last['outcome']}, generation {last['generation']}, {last['trigger']['at']}"))
-        lines += [Text(f"  {problem_line(error)}", "red") for error in last["errors"]]
+        lines.append(said(f"last reload: {last['outcome']}, generation {last['generation']}, {last['trigger']['at']}"))
+        lines += [said(f"  {problem_line(error)}", "red") for error in last["errors"]]
     if status.get("drain"):
-        lines.append(Text(f"draining: {drain_line(status['drain'])}", "bold"))
+        lines.append(said(f"draining: {drain_line(status['drain'])}", "bold"))
     elif status.get("last_drain"):
         lines.append(Group("last drain: ", drain_view(status["last_drain"])))
     return lines
@@ -163,18 +170,18 @@ def _made(made: Mapping[str, Any], now: str) -> Text:
     ago_s = (datetime.fromisoformat(now) - datetime.fromisoformat(trigger["at"])).total_seconds()
     when = f"{ago_s:.1f} s ago" if 0 <= ago_s < 60 else f"at {trigger['at']}"
     how = "when the file was saved" if trigger["kind"] == "file" else f"for {trigger['principal']}"
-    return Text(f"generation {made['generation']} was applied {when}, {how}:")
+    return said(f"generation {made['generation']} was applied {when}, {how}:")
 
 
 def _converging(pools: Iterable[Mapping[str, Any]]) -> list[Text]:
-    return [Text(f"converging: {p['owner']} runs {p['running']}, its limit is {p['limit']}", "cyan") for p in pools]
+    return [said(f"converging: {p['owner']} runs {p['running']}, its limit is {p['limit']}", "cyan") for p in pools]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Return a table without lines; None is shown as nothing."""
     table = Table(*headings, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(said("" if cell is None else str(cell)) for cell in row))
     return table
 
 

@@ -28,6 +28,7 @@ from hotreload import (
     LeaseLost,
     Live,
     LiveSettings,
+    PayloadTooLarge,
     Retry,
     Service,
     ServiceUnreachable,
@@ -286,6 +287,32 @@ async def test_many_are_added_in_one_transaction_or_none() -> None:
         with pytest.raises(ValueError, match="validation error"):
             await service.enqueue_many("work", [{"text": "x"}, {"no": "text"}])
         assert len(await work.enqueue_many([])) == 0
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("way", ["service", "handle", "client"])
+async def test_a_payload_above_the_limit_is_refused_however_it_is_added(way: str, many: bool) -> None:
+    service = fresh()
+
+    @service.worker("work", limit=1)
+    async def work(job: Job[str], conf: Settings) -> int:
+        return len(job.payload)
+
+    async with live(service, hotreload={"max_payload_bytes": 1024}) as one, AsyncClient(socket=one.socket) as client:
+        adds: dict[str, Any] = {"service": service, "handle": work, "client": client}
+
+        async def add(payload: str) -> Any:
+            queue = () if way == "handle" else ("work",)
+            if many:
+                return (await adds[way].enqueue_many(*queue, [payload, payload]))[0]
+            return await adds[way].enqueue(*queue, payload)
+
+        with pytest.raises(
+            (PayloadTooLarge, ValueError), match=r"the payload has 1,025 bytes as JSON; the limit is 1,024"
+        ):
+            await add("x" * 1023)
+        assert (await one.http.get("/admin/jobs")).json()["jobs"] == []
+        assert await work.result(await add("x" * 1022)) == 1022
 
 
 async def test_a_lower_priority_is_claimed_first() -> None:

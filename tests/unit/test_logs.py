@@ -206,3 +206,13 @@ def test_what_was_not_set_up_here_keeps_its_level() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"{logging.ERROR}\n"
+
+
+def test_control_characters_are_shown_and_not_obeyed() -> None:
+    record = logging.LogRecord(
+        "a", logging.ERROR, "f.py", 1, "job failed: %s", ("\x1b[2Jgone\x00\r\x9b1A\n\tnext",), None
+    )
+    shown = "job failed: \\x1b[2Jgone\\x00\\x0d\\x9b1A\n\tnext"
+    assert logs.ScrubbedFormatter("%(message)s").format(record) == shown
+    assert logs.JournalFormatter("%(message)s").format(record) == "\n".join(f"<3>{line}" for line in shown.splitlines())
+    assert logs.as_error("a\x1bb") == "a\\x1bb"

@@ -227,4 +227,4 @@ def test_tasks_that_nobody_works_on_are_named(monkeypatch: pytest.MonkeyPatch, d
     findings.end()
     done = typed(monkeypatch, findings.to_dict())
     said = " ".join(done.stdout.split())
-    assert f"1 tasks that nobody works on {became}: t-1 add_resource viking://resources/a" in said
+    assert f"1 tasks that no process works on {became}: t-1 add_resource viking://resources/a" in said
