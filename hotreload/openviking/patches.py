@@ -127,7 +127,9 @@ def attach_damaged_tasks() -> None:
 
     module: Any = task_store
     store: Any = task_store.PersistentTaskStore
-    stock, attached_at = store._load_task, time.time()
+    stock, attached_at = getattr(store, "_load_task", None), time.time()
+    if stock is None:  # 0.5.0 keeps no record of a task
+        return
 
     async def load(self: Any, task_id: str, account_id: str | None, user_id: str | None) -> Any:
         try:
