@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from tempfile import mkdtemp
@@ -61,8 +62,24 @@ class Server:
                 connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
         return len(pids)
 
+    def hang(self) -> None:
+        """Stop every process of the server where it is, until `wake`."""
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let a server that hangs go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if (self._data / "postmaster.pid").exists():
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            for pid in (self.pid, *map(int, children)):
+                os.kill(pid, number)
+
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it where it does not run, and wait until it answers."""
+        if (self._data / "postmaster.pid").exists():
+            return
         self._run("pg_ctl", "-D", str(self._data), "-w", "-l", str(self.folder / "log"), "start")
 
     def stop(self, mode: str = "fast") -> None:
