@@ -27,9 +27,9 @@ def add_to_stopped(
     """
     own = _own_settings(config.absolute())
     folder = state_folder(config.absolute(), own.state_dir)
-    if not (folder / STORE).exists():
+    if own.store is None and not (folder / STORE).exists():
         raise LookupError(f"no store in {folder}: the service has not run with this configuration")
-    store = open_store(folder)
+    store = open_store(folder, own.store)
     store.payload_most = lambda: own.max_payload_bytes
     try:
         kept = store.documents_sync(WORKERS, 1)

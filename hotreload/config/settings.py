@@ -117,6 +117,8 @@ class HotreloadSettings(LiveSettings):
     """Under OpenViking: seconds a model call of a queue message waits for its endpoint; 0: it fails at once."""
     log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], Live] = "info"
     """What is logged from on, where `hotreload run` has set up logging."""
+    store: SecretStr | None = None
+    """The `postgresql://` address of a database that keeps the jobs; None: a file in the state folder."""
     state_dir: Path | None = None
     """Where the queue, the history and the fingerprint key are kept; None: chosen by the host."""
 

@@ -13,7 +13,7 @@ import anyio
 
 from hotreload.drain.report import DrainReport
 from hotreload.queue.contract import Put
-from hotreload.queue.sqlite import SqliteQueue
+from hotreload.queue.engines import Store
 from hotreload.reload.report import ReloadReport
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Records:
     Without a store they last as long as the process.
     """
 
-    def __init__(self, store: SqliteQueue | None, *, keep: Callable[[], int]) -> None:
+    def __init__(self, store: Store | None, *, keep: Callable[[], int]) -> None:
         self._store = store
         self._keep = keep
         reloads = store.documents_sync(RELOADS, keep()) if store is not None else ()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from pydantic import SecretStr
 
 from hotreload import logs
 from hotreload.config.last_known_good import NAME, LastKnownGood
@@ -20,7 +21,7 @@ from hotreload.errors import ConfigUnreadable, Problem
 from hotreload.folder import open_own_folder, tighten
 from hotreload.host.interrupted import NOTE, read_note, reconstruct
 from hotreload.lifecycle import Lifecycle
-from hotreload.queue.sqlite import SqliteQueue
+from hotreload.queue.engines import Store, open_engine
 from hotreload.reload.first import first_candidate, state_folder
 from hotreload.reload.load import Reader
 from hotreload.reload.reading import Version
@@ -65,7 +66,7 @@ class Started:
     options: RunOptions
     source: Source[Any]
     snapshots: SnapshotStore[Any]
-    store: SqliteQueue | None
+    store: Store | None
     state_dir: Path
     redactor: Redactor
     last_known_good: LastKnownGood
@@ -114,7 +115,7 @@ async def _start(
     redactor = Redactor(load_key(state_dir))
     redactor.remember(candidate.secrets, generation=1)
     logs.scrub_with(redactor.scrub)
-    store = await anyio.to_thread.run_sync(open_store, state_dir) if stored else None
+    store = await anyio.to_thread.run_sync(open_store, state_dir, candidate.own.store) if stored else None
     keeper = LastKnownGood(state_dir, source.path)
     if degraded is None:
         await anyio.to_thread.run_sync(keeper.keep, document.raw)
@@ -135,9 +136,10 @@ async def _start(
     )
 
 
-def open_store(state_dir: Path) -> SqliteQueue:
-    """Own the store of a state folder, and put right what its last owner left; see `SqliteQueue.open`."""
-    store = SqliteQueue.open(state_dir / STORE, cut=read_note(state_dir), report_cut=reconstruct)
+def open_store(state_dir: Path, address: SecretStr | None) -> Store:
+    """Own the store of a state folder, or the one at `address`, and put right what its last owner left."""
+    place = None if address is None else address.get_secret_value()
+    store = open_engine(state_dir / STORE, place, cut=read_note(state_dir), report_cut=reconstruct)
     (state_dir / NOTE).unlink(missing_ok=True)  # not before: the report it was for is in the store now
     return store
 

@@ -17,8 +17,8 @@ from hotreload.errors import NotOffered
 from hotreload.openviking.limits import QueueWorkers
 from hotreload.openviking.messages import about
 from hotreload.openviking.queue_worker import QueueWorker
+from hotreload.queue.engines import Store
 from hotreload.queue.job import JobState
-from hotreload.queue.sqlite import SqliteQueue
 
 PAUSED: Final = "paused queues"
 ALL: Final = "all"
@@ -37,7 +37,7 @@ class OpenVikingJobs:
 
     payload_most = 0
 
-    def __init__(self, workers: QueueWorkers, store: SqliteQueue) -> None:
+    def __init__(self, workers: QueueWorkers, store: Store) -> None:
         self._workers = workers
         self._store = store
         kept = store.documents_sync(PAUSED)

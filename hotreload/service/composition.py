@@ -12,7 +12,7 @@ from hotreload.config.model import Validated
 from hotreload.config.settings import LiveSettings, SettingsModel
 from hotreload.errors import ConfigInvalid
 from hotreload.host.start import Started
-from hotreload.queue.sqlite import SqliteQueue
+from hotreload.queue.engines import Store
 from hotreload.recovery.scan import QueueSearch, Scan, Seen
 from hotreload.reload.apply import Reloadable
 from hotreload.service.checks import Place, Shape
@@ -159,7 +159,7 @@ def compose(declared: Declared, started: Started, version: str, schema: Mapping[
 class PolicyInForce:
     """The policy of one pool, as a reload moves it; how long results are kept is the store's matter."""
 
-    def __init__(self, pool: Pool, store: SqliteQueue) -> None:
+    def __init__(self, pool: Pool, store: Store) -> None:
         self._pool = pool
         self._store = store
         self.set(pool.execution.policy or Policy())
@@ -174,19 +174,19 @@ class PolicyInForce:
         self._store.keep_done(self._pool.queue_name, value.keep_done_s)
 
 
-async def _payload_of(store: SqliteQueue | None, job_id: str) -> Any:
+async def _payload_of(store: Store | None, job_id: str) -> Any:
     job = None if store is None else await store.job(job_id)
     return None if job is None else job.payload
 
 
-def _search(declared: Declared, started: Started, store: SqliteQueue) -> QueueSearch | None:
+def _search(declared: Declared, started: Started, store: Store) -> QueueSearch | None:
     kinds = declared.kinds
     scans = [Scan(queue, scan, kinds[queue].payload, kinds[queue].version) for queue, scan in declared.scans]
     return QueueSearch(scans, store, lambda: started.snapshots.current.settings) if scans else None
 
 
 def _pool(
-    worker: DeclaredWorker, declared: Declared, started: Started, store: SqliteQueue, shared: Mapping[str, SharedLimit]
+    worker: DeclaredWorker, declared: Declared, started: Started, store: Store, shared: Mapping[str, SharedLimit]
 ) -> Pool:
     around = Surroundings(
         queue=store,

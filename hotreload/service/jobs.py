@@ -12,8 +12,8 @@ import anyio
 from hotreload.clock import iso
 from hotreload.errors import JobCancelled, JobFailed
 from hotreload.queue.contract import JobView
+from hotreload.queue.engines import Store
 from hotreload.queue.job import Enqueued, JobRow, JobState, Verdict
-from hotreload.queue.sqlite import SqliteQueue
 from hotreload.workers.job import enqueue, enqueue_many, kind_of
 from hotreload.workers.kind import Kind
 from hotreload.workers.pool import Pool
@@ -28,7 +28,7 @@ ENDED: Final = (JobState.DONE, JobState.DEAD, JobState.CANCELLED)
 class ServiceJobs:
     """Meets `admin.control.Jobs` over one store; belongs to the loop's thread."""
 
-    def __init__(self, store: SqliteQueue, kinds: Mapping[str, Kind], pools: Iterable[Pool]) -> None:
+    def __init__(self, store: Store, kinds: Mapping[str, Kind], pools: Iterable[Pool]) -> None:
         self._store = store
         self._kinds = kinds
         self._pools = {pool.queue_name: pool for pool in pools}

@@ -14,8 +14,8 @@ from hotreload.errors import ConfigInvalid, Problem, reason_of
 from hotreload.host.status import PoolFigures
 from hotreload.host.work import Ended, Keep, Work
 from hotreload.queue.contract import QueueDepth
+from hotreload.queue.engines import Store
 from hotreload.queue.job import JobRow, JobState, Verdict
-from hotreload.queue.sqlite import SqliteQueue
 from hotreload.recovery.coordinator import Search
 from hotreload.reload.apply import Reloadable
 from hotreload.service.jobs import ServiceJobs
@@ -37,7 +37,7 @@ class ServiceWork(Work):
         self,
         *,
         version: str,
-        store: SqliteQueue | None,
+        store: Store | None,
         kinds: Mapping[str, Kind],
         pools: Sequence[Pool],
         shared: Sequence[SharedLimit],
@@ -82,7 +82,7 @@ class ServiceWork(Work):
             versions = {queue: kind.version for queue, kind in self._kinds.items()}
             await self._store.put_document(WORKERS, "declared", versions)
 
-    async def _tell_parked(self, store: SqliteQueue) -> None:
+    async def _tell_parked(self, store: Store) -> None:
         """Tell of the jobs that were parked when the store was opened: they crashed the process once too often."""
         for job_id in store.recovered.parked:
             job = await store.job(job_id)

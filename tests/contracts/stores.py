@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2s
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import apsw
+import psycopg
 
 from hotreload.queue.job import Backoff, JobRow, NewJob
+from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.sqlite import SqliteQueue
 
+from .postgres import Server
+
 NOW_MS = 1_800_000_000_000
+COUNTED: Final = ("ready", "scheduled", "running", "done", "dead")
 
 
 @dataclass
@@ -36,6 +44,10 @@ class Engine(Protocol):
         """End the owner without a word to its running jobs, as a kill does."""
         ...
 
+    def has_table(self, connection: Any, name: str) -> bool:
+        """Say whether there is a table of that name."""
+        ...
+
     def sound(self, path: Path) -> bool:
         """Say whether the closed store agrees with itself."""
         ...
@@ -54,12 +66,55 @@ class Sqlite:
         assert queue._writer.close(5)
         queue._files.release()
 
+    def has_table(self, connection: apsw.Connection, name: str) -> bool:
+        """See `Engine`."""
+        return connection.table_exists("main", name)
+
     def sound(self, path: Path) -> bool:
         """See `Engine`."""
         return counters_agree(path)
 
 
-ENGINES: Final[dict[str, Engine]] = {"sqlite": Sqlite()}
+class Postgres:
+    """The engine on PostgreSQL: one server for all tests of a process, a schema for each store."""
+
+    @cached_property
+    def server(self) -> Server:
+        """The server, started when first asked for."""
+        server = Server()
+        atexit.register(server.remove)
+        return server
+
+    def address(self, path: Path) -> str:
+        """Return the address of the schema that stands for `path`."""
+        return self.server.schema("t" + blake2s(str(path).encode(), digest_size=16).hexdigest())
+
+    def open(self, path: Path, **options: Any) -> PostgresQueue:
+        """See `Engine`."""
+        return PostgresQueue.open(self.address(path), **options)
+
+    def abandon(self, queue: PostgresQueue) -> None:
+        """See `Engine`."""
+        assert queue._writer.close(5)
+
+    def has_table(self, connection: psycopg.Connection, name: str) -> bool:
+        """See `Engine`."""
+        return connection.execute("SELECT to_regclass(%s)", (name,)).fetchone() != (None,)
+
+    def sound(self, path: Path) -> bool:
+        """See `Engine`."""
+        with psycopg.connect(self.address(path)) as connection:
+            kept = connection.execute(f"SELECT name, {', '.join(COUNTED)}, suspects FROM hotreload_queues").fetchall()
+            rows = connection.execute("SELECT queue, replace(state, 'cancelled', 'done'), suspect FROM hotreload_jobs")
+            jobs = rows.fetchall()
+        counted = Counter((queue, state) for queue, state, _ in jobs)
+        suspects = Counter(queue for queue, _, suspect in jobs if suspect)
+        return {queue for queue, *_ in jobs} <= {name for name, *_ in kept} and all(
+            numbers == [*(counted[name, state] for state in COUNTED), suspects[name]] for name, *numbers in kept
+        )
+
+
+ENGINES: Final[dict[str, Engine]] = {"sqlite": Sqlite(), "postgres": Postgres()}
 
 
 @dataclass

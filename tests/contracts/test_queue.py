@@ -240,13 +240,13 @@ async def test_progress_is_there_after_a_crash_and_counts_no_attempt(store: Stor
     assert (row.cursor, row.attempts, row.crashes, row.interruptions) == ({"section": 3}, 0, 1, 0)
 
 
-async def test_a_fenced_claim_can_write_nothing(queue: Any) -> None:
+async def test_a_fenced_claim_can_write_nothing(queue: Any, store: Store) -> None:
     row = await one_of(queue)
     back = queue.requeue_running(["a"], 5)
     assert (back.ids, back.checkpointed) == ([row.id], [])
     late: Sequence[Callable[[], Any]] = (
         lambda: queue.checkpoint(row, 1),
-        lambda: queue.checkpoint(row, 1, within=lambda connection: connection.execute("CREATE TABLE mine (x)")),
+        lambda: queue.checkpoint(row, 1, within=lambda connection: connection.execute("CREATE TABLE mine (x INTEGER)")),
         lambda: queue.settle(row, Done()),
         lambda: queue.settle(row, Interrupted()),
         lambda: queue.settle(row, Failed("x")),
@@ -260,7 +260,7 @@ async def test_a_fenced_claim_can_write_nothing(queue: Any) -> None:
             (newest,) = await claimed(queue)
     assert newest.cursor is None
     assert await queue.settle(newest, Done()) is JobState.DONE
-    assert not await queue.write(lambda connection: connection.table_exists("main", "mine"))
+    assert not await queue.write(lambda connection: store.engine.has_table(connection, "mine"))
 
 
 async def test_one_fenced_write_fails_no_neighbour(queue: Any) -> None:

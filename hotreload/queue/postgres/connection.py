@@ -1,0 +1,199 @@
+"""How the database is reached and owned, and what its errors mean."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import psycopg
+import psycopg.sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+
+from hotreload.errors import HotreloadError, StoreLost, StoreOwned, StoreUnavailable
+
+R = TypeVar("R")
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+CONNECT_WITHIN_S: Final = 3
+LOCK_WITHIN_MS: Final = 1_000
+"""How long the lock of a node is waited for: the server may take a moment to notice that its last owner was killed."""
+_REACHED: Final[dict[str, Any]] = {
+    "connect_timeout": CONNECT_WITHIN_S,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "application_name": "hotreload",
+}
+# The server, too, is to notice that a machine is gone, and a commit is to be on the disk whatever its default is.
+_SESSION: Final = """
+SELECT set_config(name, setting, false) FROM (VALUES
+    ('tcp_keepalives_idle', '5'), ('tcp_keepalives_interval', '2'), ('tcp_keepalives_count', '3'),
+    ('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'on' END)
+) AS wanted (name, setting) WHERE setting IS NOT NULL
+"""
+_NODE_LOCK: Final = "hashtextextended('hotreload node ' || current_schema() || ' ' || %s, 0)"
+
+
+def connect(dsn: str) -> Connection:
+    """Open a connection in which each statement is its own transaction until BEGIN; psycopg.Error where it cannot."""
+    given = conninfo_to_dict(dsn)
+    connection = psycopg.connect(dsn, autocommit=True, **{k: v for k, v in _REACHED.items() if k not in given})
+    try:
+        run(connection, _SESSION)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def place(dsn: str) -> str:
+    """Return where a store is, without its secrets; StoreUnavailable for a text that says nowhere."""
+    try:
+        said = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        raise StoreUnavailable("hotreload.store is not a PostgreSQL address: postgresql://USER@HOST/NAME") from None
+    return f"postgresql {said.get('host', 'local')}/{said.get('dbname', '')}"
+
+
+def run(connection: Connection, sql: str, bindings: Sequence[Any] | None = None) -> psycopg.Cursor[tuple[Any, ...]]:
+    """Run one statement, or without bindings several."""
+    return connection.execute(sql.encode(), bindings)
+
+
+def one(connection: Connection, sql: str, bindings: Sequence[Any] = ()) -> Any:
+    """Return the only value of a query, None where it has no row."""
+    row = run(connection, sql, bindings).fetchone()
+    return None if row is None else row[0]
+
+
+@contextmanager
+def atomically(connection: Connection) -> Generator[None]:
+    """Make one transaction of what is inside, undone where it raises."""
+    run(connection, "BEGIN")
+    try:
+        yield
+        commit(connection)
+    except BaseException:
+        rolled_back(connection)
+        raise
+
+
+def commit(connection: Connection) -> None:
+    """Make the transaction durable; the server answers ROLLBACK, not an error, for one that had failed before."""
+    if run(connection, "COMMIT").statusmessage != "COMMIT":
+        raise psycopg.errors.InFailedSqlTransaction("a statement failed and its error was passed over")
+
+
+def rolled_back(connection: Connection) -> None:
+    """Undo the transaction, where the connection is still there to do so."""
+    with suppress(psycopg.Error):
+        run(connection, "ROLLBACK")
+
+
+def guarded(connection: Connection, function: Callable[[Connection], R]) -> R:
+    """Call `function(connection)` in a savepoint of the open transaction; ValueError where it ended the transaction."""
+    with connection.transaction():
+        found = function(connection)
+        if connection.info.transaction_status == TransactionStatus.IDLE:
+            raise ValueError("the function ended the transaction that it was called in")
+        return found
+
+
+def as_error(error: BaseException, where: str) -> BaseException:
+    """Return what callers are told: StoreUnavailable for what is the database's, an error of the caller's as it is."""
+    if isinstance(error, HotreloadError):
+        return error
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)):
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return StoreUnavailable(f"{where}: {said}")
+    return error
+
+
+# --- the owner of a node ----------------------------------------------------------------------------------------------
+
+
+class Node:
+    """A name under which one process at a time takes jobs, and this process as its owner.
+
+    The owner holds an advisory lock for as long as its connection lives, so a new connection has it only once the
+    server has ended what the last one did. Each transaction counts up under the owner's text: a process that lost the
+    node, stopped for long or cut off, can write nothing, and whether a transaction was committed can be looked up.
+    """
+
+    def __init__(self, name: str, where: str) -> None:
+        self.name = name
+        self.text = json.dumps(
+            {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "id": uuid.uuid4().hex}
+        )
+        self._where = where
+        self._written = 0
+
+    def lock(self, connection: Connection) -> None:
+        """Take the lock; StoreOwned, naming the owner, where another process has it."""
+        try:
+            run(connection, f"SET lock_timeout = {LOCK_WITHIN_MS}")
+            run(connection, f"SELECT pg_advisory_lock({_NODE_LOCK})", (self.name,))
+        except psycopg.errors.LockNotAvailable:
+            owner = owner_of(connection, self.name)
+            raise StoreOwned(f"{self._where}, node {self.name!r}", _named(owner)) from None
+        run(connection, "RESET lock_timeout")
+
+    def lock_again(self, connection: Connection) -> None:
+        """Take the lock on a new connection; StoreLost where the node was taken over, StoreUnavailable until then."""
+        try:
+            self.lock(connection)
+        except StoreOwned as error:
+            if owner_of(connection, self.name) == self.text:
+                raise StoreUnavailable(f"{self._where}: the server has not ended the lost connection yet") from error
+        if owner_of(connection, self.name) != self.text:
+            raise StoreLost(f"{self._where}: another process took node {self.name!r} over")
+
+    def begin(self, connection: Connection) -> int:
+        """Begin a transaction and return its number; StoreLost where the node was taken over."""
+        self._written += 1
+        name, text = psycopg.sql.quote(self.name), psycopg.sql.quote(self.text)
+        cursor = run(
+            connection,
+            f"BEGIN; UPDATE hotreload_nodes SET written = {self._written} WHERE name = {name} AND owner = {text}",
+        )
+        cursor.nextset()
+        if cursor.rowcount != 1:
+            raise StoreLost(f"{self._where}: another process took node {self.name!r} over")
+        return self._written
+
+    def committed(self, connection: Connection, number: int) -> bool:
+        """Say whether the transaction of this number, the last one begun, was committed; on a new connection."""
+        return one(connection, "SELECT written FROM hotreload_nodes WHERE name = %s", (self.name,)) == number
+
+
+def owner_of(connection: Connection, node: str) -> str:
+    """Return the text of the node's last owner, "" where it had none."""
+    return one(connection, "SELECT owner FROM hotreload_nodes WHERE name = %s", (node,)) or ""
+
+
+def machine_ended(before: str) -> bool:
+    """Say whether the last owner ran on this machine, and it was started again since."""
+    if not before:
+        return False
+    said = json.loads(before)
+    return said["host"] == socket.gethostname() and said["boot"] != _boot()
+
+
+def _named(owner: str) -> str:
+    said = json.loads(owner or "{}")
+    return f"pid {said['pid']} on {said['host']}" if said else "another process"
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

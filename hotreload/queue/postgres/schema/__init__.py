@@ -1,0 +1,68 @@
+"""The store's tables in PostgreSQL, one SQL file per version, and the way from any older one to the newest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Final, NamedTuple
+
+from hotreload.errors import StoreUnavailable
+from hotreload.queue.postgres.connection import Connection, atomically, one, run
+
+FILE_NAME: Final = re.compile(r"(\d{4})_(\w+)\.sql")
+_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('hotreload schema ' || current_schema(), 0))"
+# Not to_regclass: it may remember from before the lock was waited for that there is no such table.
+_THERE: Final = """
+SELECT count(*) FROM pg_class
+WHERE relname = 'hotreload_schema' AND relnamespace = quote_ident(current_schema())::regnamespace
+"""
+_VERSIONS: Final = """
+CREATE TABLE hotreload_schema (version bigint PRIMARY KEY, name text NOT NULL, applied_at timestamptz DEFAULT now())
+"""
+
+
+class Step(NamedTuple):
+    """One version of the schema: the SQL that leads to it from the version before."""
+
+    version: int
+    name: str
+    sql: str
+
+
+def steps() -> Sequence[Step]:
+    """Return every step this package has, oldest first."""
+    found = ((FILE_NAME.fullmatch(file.name), file) for file in files(__name__).iterdir())
+    return sorted(Step(int(match[1]), match[2], file.read_text("utf-8")) for match, file in found if match)
+
+
+def migrate(connection: Connection, known: Sequence[Step] | None = None) -> Sequence[int]:
+    """Bring the tables to the newest schema and return the versions applied, [] where they were there already.
+
+    All missing steps are one transaction under an advisory lock, so that of several nodes one migrates. Tables made
+    by a newer release are refused with StoreUnavailable and left as they are.
+    """
+    known = steps() if known is None else known
+    if applied(connection) == known[-1].version:
+        return []
+    with atomically(connection):
+        run(connection, _LOCK)
+        has = applied(connection)
+        if has > known[-1].version:
+            raise StoreUnavailable(
+                f"the store has schema {has}, this release knows up to {known[-1].version}: run the newer release"
+            )
+        if has == 0:
+            run(connection, _VERSIONS)
+        missing = [step for step in known if step.version > has]
+        for step in missing:
+            run(connection, step.sql)
+            run(connection, "INSERT INTO hotreload_schema (version, name) VALUES (%s, %s)", (step.version, step.name))
+    return [step.version for step in missing]
+
+
+def applied(connection: Connection) -> int:
+    """Return the schema's version, 0 where there are no tables."""
+    if not one(connection, _THERE):
+        return 0
+    return int(one(connection, "SELECT coalesce(max(version), 0) FROM hotreload_schema"))

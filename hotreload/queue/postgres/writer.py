@@ -1,0 +1,389 @@
+"""One thread that does every write: whatever waits becomes one transaction.
+
+    callers ──inbox──→ urgent lane ─┐
+                       normal lane ─┴→ BEGIN · verbs · ledger · COMMIT (durable) → results
+
+Calls of the same verb go together in few statements. Where one of several fails, the transaction is rolled back and
+made again with a savepoint for each caller: one caller's failure fails no other. A connection that is lost before
+COMMIT is opened again and the transaction made again. One that is lost in COMMIT may have ended it either way: the
+database is asked whether it was committed, and its callers wait for the answer. While the database cannot be reached
+callers are refused at once, and it is tried again after growing pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, Final, NamedTuple, cast
+
+import psycopg
+
+from hotreload.errors import StoreLost, StoreUnavailable
+from hotreload.queue.calls import A, AnyCall, Call, R, SyncCall, Verb, deliver
+from hotreload.queue.postgres.connection import Connection, Node, as_error, commit, rolled_back, run
+from hotreload.queue.postgres.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+GROUP_MOST: Final = 1_000
+AGAIN_MOST: Final = 10
+"""How often a transaction is made again that got in another's way, or whose connection was lost before COMMIT."""
+LOOK_S: Final = 1.0
+"""How often an idle writer looks whether the database is there, and what other processes changed in it."""
+BACKOFF_FIRST_S: Final = 0.1
+BACKOFF_MOST_S: Final = 5.0
+SILENT_S: Final = 3.0
+"""A database that did not answer for so long is in trouble, even if the connection to it stands."""
+
+_IN_THE_WAY: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+
+
+class Unresolved(NamedTuple):
+    """A transaction whose COMMIT was not answered."""
+
+    calls: Sequence[AnyCall]
+    number: int
+
+
+class Health:
+    """Set by the writer's thread, read by any."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._since = self._next = 0.0
+        self._pause_s = BACKOFF_FIRST_S
+        self._told: str | None = None
+        self._asked: float | None = None
+        self.lost_listeners: list[Callable[[str], None]] = []
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the database cannot be written now, None where it can."""
+        asked = self._asked
+        if self._told is None and asked is not None and self._monotonic() - asked > SILENT_S:
+            return "the database does not answer"
+        return self._told
+
+    def asks(self) -> None:
+        """Note that the database was asked for something."""
+        self._asked = self._monotonic()
+
+    def answered(self) -> None:
+        """Note that the database did what it was asked for."""
+        self._asked, self._pause_s = None, BACKOFF_FIRST_S
+        if self._told is not None:
+            self._told = None
+            log.warning("store.available after_s=%.1f", self._monotonic() - self._since)
+
+    def failed(self, error: StoreUnavailable) -> None:
+        """Note why it could not be reached, and put off the next attempt."""
+        self._asked = None
+        if self._told is None:
+            self._since = self._monotonic()
+            log.error("store.unavailable error=%s", error)
+        self._told = str(error)
+        self._next = self._monotonic() + self._pause_s
+        self._pause_s = min(BACKOFF_MOST_S, self._pause_s * 2)
+        if isinstance(error, StoreLost):
+            self._pause_s = BACKOFF_MOST_S
+            for listener in self.lost_listeners:
+                listener(self._told)
+            self.lost_listeners = []
+
+    def wait_s(self) -> float:
+        """Return how long to wait until the database may be tried again; 0 where it may be now."""
+        return 0.0 if self._told is None else max(0.0, self._next - self._monotonic())
+
+
+class Writer:
+    """The thread, its lanes, its connection and its transactions. Started by the constructor, ended by `close`.
+
+    `opens` returns a new connection, `node` owns it from then on. `upkeep` says what to do while no caller waits.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        opens: Callable[[], Connection],
+        node: Node,
+        ledger: Ledger,
+        health: Health,
+        upkeep: Callable[[bool], SyncCall[Any, Any] | None],
+        where: str,
+    ) -> None:
+        self._connection: Connection | None = connection
+        self._opens = opens
+        self._node = node
+        self._ledger = ledger
+        self._health = health
+        self._upkeep = upkeep
+        self._where = where
+        self._posted: list[AnyCall] = []
+        self._unresolved: Unresolved | None = None
+        self._looked_at = time.monotonic()
+        self._inbox: SimpleQueue[tuple[AnyCall | None, bool]] = SimpleQueue()
+        self._urgent: deque[AnyCall] = deque()
+        self._normal: deque[AnyCall] = deque()
+        self._gate = threading.Lock()
+        self._closing = False
+        self._thread = threading.Thread(target=self._main, name="hotreload-store", daemon=True)
+        self._thread.start()
+
+    async def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> R:
+        """Do `verb` with `arg` in the next group; its result once that is durable.
+
+        Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
+        result. StoreUnavailable where the database could not be written or the store is closed.
+        """
+        call = Call(verb, arg)
+        call.loop = asyncio.get_running_loop()
+        call.future = future = call.loop.create_future()
+        call.abandoned = abandoned
+        self._put(call, urgent=False)
+        return await future
+
+    def run_sync(self, verb: Verb[A, R], arg: A, *, timeout_s: float, urgent: bool = False) -> R:
+        """As `run`, from any thread but the writer's; no event loop needed. `urgent` goes before all that waits.
+
+        TimeoutError after `timeout_s` seconds: it may happen yet.
+        """
+        call = SyncCall(verb, arg)
+        self._put(call, urgent=urgent)
+        if not call.settled.wait(timeout_s):
+            raise TimeoutError(f"the database did not answer within {timeout_s:g} s")
+        if call.error is not None:
+            raise call.error
+        return cast("R", call.result)
+
+    def post(self, verb: Verb[A, R], arg: A) -> None:
+        """Do `verb` in a next group, or in a later one until the database can be written; no caller waits for it."""
+        call = SyncCall(verb, arg)
+        call.posted = True
+        if threading.current_thread() is self._thread:
+            self._posted.append(call)  # before all others: what is claimed again must not be what is given back
+        else:
+            self._put(call, urgent=False)
+
+    def close(self, timeout_s: float) -> bool:
+        """Refuse further calls, do those that wait, end the thread; False where that took over `timeout_s`.
+
+        A second call only waits.
+        """
+        with self._gate:
+            self._closing = True
+            self._inbox.put((None, False))
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _put(self, call: AnyCall, *, urgent: bool) -> None:
+        with self._gate:
+            if self._closing:
+                raise StoreUnavailable(f"{self._where}: the store is closed")
+            self._inbox.put((call, urgent))
+
+    def _main(self) -> None:
+        while True:
+            self._collect()
+            if self._unresolved is not None and not self._health.wait_s():
+                self._resolve()
+            lane = self._urgent or self._normal
+            if self._unresolved is not None:
+                self._failed(list(lane), StoreUnavailable(str(self._health.trouble)))
+                lane.clear()
+                continue
+            if lane:
+                self._group([lane.popleft() for _ in range(min(len(lane), GROUP_MOST))])
+            elif self._closing and self._inbox.empty():
+                break
+            self._maintain(idle=not (self._urgent or self._normal or self._inbox.qsize()))
+        self._drop()
+
+    def _collect(self) -> None:
+        """Move what waits into its lane; wait where nothing does."""
+        waits = not (self._urgent or self._normal or self._closing)
+        if waits or self._unresolved is not None:
+            try:
+                self._file(*self._inbox.get(timeout=max(0.001, self._health.wait_s() or LOOK_S)))
+            except Empty:
+                return
+        for _ in range(self._inbox.qsize()):
+            self._file(*self._inbox.get())
+
+    def _file(self, call: AnyCall | None, urgent: bool) -> None:
+        if call is not None:
+            (self._urgent if urgent else self._normal).append(call)
+
+    def _group(self, calls: list[AnyCall]) -> None:
+        calls = [call for call in calls if not call.unwanted()]
+        if calls:
+            self._transact(calls)
+
+    def _maintain(self, *, idle: bool) -> None:
+        if self._health.wait_s():
+            return
+        if idle and (self._health.trouble is not None or time.monotonic() - self._looked_at >= LOOK_S):
+            self._looked_at = time.monotonic()
+            self._look()
+        upkeep = None if self._health.trouble else self._upkeep(idle)
+        if upkeep is not None:
+            self._transact([upkeep])
+
+    def _look(self) -> None:
+        """See whether the database is there, and take over what others changed; a lost connection is opened again."""
+        error = self._refreshed() and self._refreshed()
+        if error is not None:
+            self._note(as_error(error, self._where))
+
+    def _refreshed(self) -> Exception | None:
+        try:
+            self._health.asks()
+            self._ledger.refresh(self._connected())
+            self._health.answered()
+        except Exception as error:  # noqa: BLE001 - the thread must live
+            self._drop()
+            return error
+        return None
+
+    # --- one transaction --------------------------------------------------------------------------------------------
+
+    def _transact(self, calls: list[AnyCall]) -> None:
+        """Make one transaction of `calls`: durable for all that did not fail by themselves, or for none."""
+        if self._health.wait_s():
+            self._failed(calls, StoreUnavailable(str(self._health.trouble)))
+            return
+        calls, self._posted = [*self._posted, *calls], []
+        apart = False
+        error = self._attempt(calls, apart=apart)
+        for _ in range(AGAIN_MOST):
+            if error is None or isinstance(error, StoreUnavailable):  # a new connection failed, or the node was taken
+                break
+            apart = apart or not (self._connection is None or isinstance(error, _IN_THE_WAY))
+            if apart and len(calls) == 1:
+                break
+            error = self._attempt(calls, apart=apart)
+        if error is not None:
+            self._failed(calls, as_error(error, self._where))
+
+    def _attempt(self, calls: Sequence[AnyCall], *, apart: bool) -> BaseException | None:
+        """Do it once; the error where nothing of it happened, None where the callers have or will have their answer."""
+        number = 0
+        committing = False
+        for call in calls:
+            call.error = None
+        try:
+            self._health.asks()
+            connection = self._connected()
+            number = self._node.begin(connection)
+            self._perform(connection, calls, apart=apart)
+            self._ledger.write(connection)
+            committing = True
+            commit(connection)
+        except BaseException as error:  # noqa: BLE001 - the thread must live, the callers must be told
+            self._ledger.dropped()
+            self._undo()
+            if committing and self._connection is None:
+                self._unresolved = Unresolved(calls, number)
+                self._note(as_error(error, self._where))
+                return None
+            return error
+        self._health.answered()
+        self._ledger.committed()
+        deliver(calls)
+        return None
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            try:
+                self._connection = self._opens()
+                self._node.lock_again(self._connection)
+            except (psycopg.Error, StoreUnavailable) as error:
+                self._drop()
+                raise as_error(error, self._where) from error
+        return self._connection
+
+    def _undo(self) -> None:
+        """Roll back; without a connection that can, the server does."""
+        if self._connection is not None:
+            rolled_back(self._connection)
+            if self._connection.closed:
+                self._drop()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _failed(self, calls: Sequence[AnyCall], error: BaseException) -> None:
+        self._note(error)
+        for call in calls:
+            call.error = error
+            if call.posted and isinstance(error, StoreUnavailable):
+                self._posted.append(call)
+        deliver(calls)
+
+    def _note(self, error: BaseException) -> None:
+        """Note an error that is the database's; one of the caller's says nothing of it."""
+        if isinstance(error, StoreUnavailable):
+            if not self._health.wait_s():
+                self._health.failed(error)
+        else:
+            self._health.answered()
+
+    def _resolve(self) -> None:
+        """Ask for the fate of a transaction whose COMMIT was not answered; without an answer it is asked again."""
+        assert self._unresolved is not None
+        calls, number = self._unresolved
+        try:
+            self._health.asks()
+            connection = self._connected()
+            committed = self._node.committed(connection, number)
+            self._ledger.refresh(connection)
+        except Exception as error:  # noqa: BLE001 - the thread must live
+            self._drop()
+            self._note(as_error(error, self._where))
+            return
+        self._unresolved = None
+        self._health.answered()
+        log.warning("store.commit_resolved committed=%s calls=%d", committed, len(calls))
+        if committed:
+            deliver(calls)
+        else:
+            self._transact(list(calls))
+
+    def _perform(self, connection: Connection, calls: Sequence[AnyCall], *, apart: bool) -> None:
+        by_verb: dict[Any, list[AnyCall]] = {}
+        for call in calls:
+            by_verb.setdefault(call.verb, []).append(call)
+        for together in by_verb.values():
+            if not apart:
+                self._apply(connection, together)
+                continue
+            for call in together:
+                self._protected(connection, call)
+
+    def _protected(self, connection: Connection, call: AnyCall) -> None:
+        mark = self._ledger.mark()
+        run(connection, "SAVEPOINT hotreload_caller")
+        try:
+            self._apply(connection, [call])
+            run(connection, "RELEASE hotreload_caller")
+        except Exception as error:
+            if connection.closed or isinstance(error, _IN_THE_WAY):
+                raise
+            run(connection, "ROLLBACK TO hotreload_caller; RELEASE hotreload_caller")
+            self._ledger.undo(mark)
+            call.error = as_error(error, self._where)
+
+    @staticmethod
+    def _apply(connection: Connection, calls: Sequence[AnyCall]) -> None:
+        outcomes: Sequence[Any] = calls[0].verb(connection, [call.arg for call in calls])
+        for call, outcome in zip(calls, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                call.error = outcome
+            else:
+                call.result = outcome

@@ -1,0 +1,241 @@
+"""What only the engine on PostgreSQL has: outages, a COMMIT without an answer, nodes, a schema that is newer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import psycopg
+import pytest
+
+from hotreload.errors import LeaseLost, NotOffered, StoreLost, StoreUnavailable
+from hotreload.queue.job import Done, JobState, NewJob
+from hotreload.queue.postgres import PostgresQueue
+from hotreload.queue.postgres.connection import connect
+from hotreload.queue.postgres.schema import Step, applied, migrate, steps
+
+from .cutting import CuttingProxy
+from .postgres import Server
+from .stores import ENGINES, Postgres, new, one_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def dsn(tmp_path: Path) -> str:
+    engine = ENGINES["postgres"]
+    assert isinstance(engine, Postgres)
+    return engine.address(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    """A server of this module alone, which it may stop."""
+    server = Server()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def proxy() -> Iterator[CuttingProxy]:
+    engine = ENGINES["postgres"]
+    assert isinstance(engine, Postgres)
+    made = CuttingProxy(engine.server.folder)
+    yield made
+    made.close()
+
+
+async def until(said: Any) -> None:
+    with anyio.fail_after(20):
+        while not said():  # noqa: ASYNC110 - the store has no event for it
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("cut", ["the answer", "the commit"])
+async def test_a_commit_without_an_answer_is_looked_up(
+    dsn: str, proxy: CuttingProxy, cut: Literal["the answer", "the commit"]
+) -> None:
+    engine = ENGINES["postgres"]
+    assert isinstance(engine, Postgres)
+    queue = PostgresQueue.open(proxy.dsn(dsn, engine.server.folder))
+    proxy.cut = cut
+    added = await queue.enqueue([NewJob("a", 1, dedupe_key="k"), *new(2)])
+    assert added.duplicates == [], "made once, whatever became of the first COMMIT"
+    assert [job.payload for job in await queue.claim("a", 9)] == [1, 2]
+    assert queue.trouble is None
+    assert queue.close()
+
+
+async def test_a_connection_that_was_cut_is_opened_again_unnoticed(own_server: Server) -> None:
+    queue = PostgresQueue.open(own_server.schema("cut"))
+    row = await one_of(queue)
+    assert own_server.cut_all() >= 1
+    await queue.checkpoint(row, 7)
+    assert await queue.settle(row, Done()) is JobState.DONE
+    assert [job.state for job in await queue.jobs()] == [JobState.DONE]
+    assert own_server.cut_all() >= 2
+    assert [job.state for job in await queue.jobs()] == [JobState.DONE]
+    assert queue.close()
+
+
+async def test_an_outage_is_told_and_ends_by_itself(own_server: Server) -> None:
+    queue = PostgresQueue.open(own_server.schema("outage"))
+    row = await one_of(queue)
+    own_server.stop()
+    with pytest.raises(StoreUnavailable):
+        await queue.settle(row, Done())
+    assert queue.trouble is not None
+    with pytest.raises(StoreUnavailable):
+        await queue.jobs()
+    own_server.start()
+    await until(lambda: queue.trouble is None)
+    assert await queue.settle(row, Done()) is JobState.DONE
+    assert queue.close()
+
+
+async def test_the_last_flush_waits_an_outage_out_and_not_longer_than_it_may(own_server: Server) -> None:
+    queue = PostgresQueue.open(own_server.schema("flushed"))
+    row = await one_of(queue)
+    own_server.stop()
+    with pytest.raises((StoreUnavailable, TimeoutError)):
+        queue.flush(["a"], 0.3)
+    back: list[Any] = []
+    thread = threading.Thread(target=lambda: back.append(queue.flush(["a"], 30, ended=[(row, Done())], asked=[row.id])))
+    thread.start()
+    own_server.start()
+    await anyio.to_thread.run_sync(thread.join, 30)
+    assert back[0].states == {row.id: JobState.DONE}
+    assert queue.close()
+
+
+async def test_a_database_that_hangs_holds_no_caller_up(own_server: Server) -> None:
+    queue = PostgresQueue.open(own_server.schema("hung"))
+    await one_of(queue)
+    backends = own_server.backends()
+    for pid in backends:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        before = time.monotonic()
+        with pytest.raises(TimeoutError):
+            queue.flush(["a"], 0.2)
+        assert time.monotonic() - before < 0.3
+        assert not queue.close(0.2)
+    finally:
+        for pid in backends:
+            os.kill(pid, signal.SIGCONT)
+    assert queue.close(20)
+
+
+async def test_nodes_share_the_jobs_and_each_start_recovers_its_own(dsn: str) -> None:
+    first, second = PostgresQueue.open(dsn, "one"), PostgresQueue.open(dsn, "two")
+    await first.enqueue(new(*range(4)))
+    await until(second.depths)
+    mine, other = await first.claim("a", 2), await second.claim("a", 9)
+    assert [row.payload for row in mine + other] == [0, 1, 2, 3]
+    assert second._writer.close(5)
+    again = PostgresQueue.open(dsn, "two")
+    assert again.recovered.crashed == [row.id for row in other]
+    with pytest.raises(LeaseLost):
+        await first.settle(other[0], Done())
+    assert await first.settle(mine[0], Done()) is JobState.DONE
+    assert again.close()
+    assert first.close()
+
+
+async def test_a_node_that_was_taken_over_can_write_nothing(dsn: str) -> None:
+    lost: list[str] = []
+    first = PostgresQueue.open(dsn)
+    first.on_lost(lost.append)
+    row = await one_of(first)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("UPDATE hotreload_nodes SET owner = 'another'")
+    with pytest.raises(StoreLost, match="took node '' over"):
+        await first.settle(row, Done())
+    assert len(lost) == 1
+    assert (await first.job(row.id)).state is JobState.RUNNING  # pyright: ignore[reportOptionalMemberAccess]
+    assert first.close()
+
+
+async def test_a_function_that_ends_the_transaction_is_refused_and_fails_no_neighbour(dsn: str) -> None:
+    queue = PostgresQueue.open(dsn)
+    await queue.write(lambda connection: connection.execute("CREATE TABLE mine (x INTEGER)"))
+
+    def insert(connection: Any) -> None:
+        connection.execute("INSERT INTO mine VALUES (1)")
+
+    refused: list[Exception] = []
+
+    async def wrong() -> None:
+        try:
+            await queue.write(lambda connection: connection.commit())
+        except psycopg.Error as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(queue.write, insert)
+        tasks.start_soon(wrong)
+        tasks.start_soon(queue.enqueue, new(1))
+    assert len(refused) == 1
+    assert await queue.read(lambda connection: connection.execute("SELECT x FROM mine").fetchall()) == [(1,)]
+    with pytest.raises(ValueError, match="only"):
+        await queue.read(insert)
+    assert queue.depths()[0].ready == 1
+    assert queue.close()
+
+
+async def test_many_at_once_open_one_empty_database_and_a_newer_one_is_refused(dsn: str) -> None:
+    opened: list[PostgresQueue] = []
+
+    def open_node(name: str) -> None:
+        opened.append(PostgresQueue.open(dsn, name))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(6):
+            tasks.start_soon(anyio.to_thread.run_sync, open_node, str(number))
+    assert all(queue.close() for queue in opened)
+    with connect(dsn) as connection:
+        assert applied(connection) == steps()[-1].version
+        later = [*steps(), Step(steps()[-1].version + 1, "later", "CREATE TABLE hotreload_later (x INTEGER)")]
+        assert migrate(connection, later) == [later[-1].version]
+    with pytest.raises(StoreUnavailable, match="run the newer release"):
+        PostgresQueue.open(dsn)
+
+
+async def test_a_migration_that_fails_leaves_nothing(dsn: str) -> None:
+    PostgresQueue.open(dsn).close()
+    later = [*steps(), Step(90, "made", "CREATE TABLE half (x INTEGER)"), Step(91, "fails", "CREATE TABLE half ()")]
+    with connect(dsn) as connection:
+        with pytest.raises(psycopg.errors.DuplicateTable):
+            migrate(connection, later)
+        assert connection.execute("SELECT to_regclass('half')").fetchone() == (None,)
+        assert applied(connection) == steps()[-1].version
+
+
+async def test_old_results_are_removed(dsn: str) -> None:
+    queue = PostgresQueue.open(dsn, keep_done_s=0)
+    await queue.settle(await one_of(queue, dedupe_key="k"), Done(1))
+    queue._upkeep._more = True
+    deadline = time.monotonic() + 20
+    while await queue.jobs():
+        assert time.monotonic() < deadline
+    assert queue.close()
+
+
+async def test_an_address_that_is_none_and_a_copy_are_refused_without_the_password(dsn: str) -> None:
+    for address, said in (
+        ("postgresql://a:geheim@127.0.0.1:1/x", "postgresql 127.0.0.1/x"),
+        ("postgresql://geheim@[/", "not a PostgreSQL address"),
+    ):
+        with pytest.raises(StoreUnavailable, match=said) as refused:
+            PostgresQueue.open(address)
+        assert "geheim" not in str(refused.value)
+    queue = PostgresQueue.open(dsn)
+    with pytest.raises(NotOffered, match="pg_dump"):
+        await queue.backup("x")
+    assert queue.close()

@@ -1,0 +1,129 @@
+"""A service whose jobs are in a real PostgreSQL: killed, drained, restarted, and with the database gone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.postgres import Server
+
+from .running import ROOT, Endpoint, Home, Summaries, endpoint, hotreload, summaries, wait_until
+
+pytestmark = pytest.mark.anyio
+SOURCES = sorted({path.name: path for path in (ROOT / "hotreload").rglob("[a-z]*.py")}.values())[:24]
+PASSWORD = "password-of-a-test"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.remove()
+
+
+@pytest.fixture(autouse=True)
+def awake(server: Server) -> Iterator[None]:
+    """Whatever a test does to the server, it runs for the next one."""
+    yield
+    server.wake()
+    server.start()
+
+
+def home_on(server: Server, folder: Path, model: Endpoint) -> Home:
+    home = Home.make(folder, SOURCES, api_base=model.url)
+    address = server.schema(folder.name.replace("-", "_").lower()).replace("tests@", f"tests:{PASSWORD}@")
+    home.replace(home.set("hotreload", store=address))
+    return home
+
+
+async def at_work(service: Summaries, count: int) -> bool:
+    return await service.running() == count
+
+
+async def is_idle(service: Summaries) -> bool:
+    queues = (await service.status())["queues"]
+    return all(queue[state] == 0 for queue in queues for state in ("ready", "scheduled", "running"))
+
+
+async def test_summaries_run_unchanged_over_kills_and_drains(server: Server, short_path: Path) -> None:
+    async with endpoint(latency_s=0.2) as model:
+        home = home_on(server, short_path, model)
+        said: list[str] = []
+        for end in ("kill", "terminate", "kill"):
+            async with summaries(home) as service:
+                await wait_until(lambda: at_work(service, 4), 20, "4 jobs run")
+                assert (await service.status())["degraded"] is None
+                getattr(service.process, end)()
+                code = await service.process.wait()
+                assert (code == 0) == (end == "terminate")
+            said += service.spoken.lines
+        async with summaries(home) as service:
+            await wait_until(lambda: is_idle(service), 60, "all documents are summarised")
+            shown = await hotreload("status", "--json", "--socket", str(home.socket))
+            effective = await service.http.get("/admin/config")
+        gauges = await model.gauges()
+    assert home.unsummarised() == []
+    assert gauges["repeated"] <= 2 * 4, "each crash repeats at most the step that ran in each of its jobs"
+    assert not (short_path / "state" / "hotreload.db").exists()
+    assert PASSWORD not in "\n".join([*said, *service.spoken.lines, shown.stdout.decode(), effective.text])
+
+
+@pytest.mark.deadline
+@pytest.mark.parametrize("how", ["stopped", "hung"])
+async def test_the_deadline_holds_without_a_database(
+    server: Server, short_path: Path, how: str, figures: Callable[[str], None]
+) -> None:
+    async with endpoint() as model:
+        home = home_on(server, short_path, model)
+        await model.behave(latency_s=600)
+        async with summaries(home) as service:
+            await wait_until(lambda: at_work(service, 4), 20, "4 jobs run")
+            if how == "stopped":
+                server.stop("immediate")
+            else:
+                server.hang()
+            began = time.monotonic()
+            service.process.terminate()
+            code = await service.process.wait()
+            took_s = time.monotonic() - began
+        figures(f"{how}: {took_s:.2f} s of 3 s, exit code {code}")
+        assert took_s <= 3.1
+        assert code != 0
+        server.wake()
+        server.start()
+        await model.behave(latency_s=0)
+        async with summaries(home) as service:
+            await wait_until(lambda: is_idle(service), 60, "the jobs came back")
+    assert home.unsummarised() == []
+
+
+async def test_an_outage_is_told_and_the_jobs_go_on_after_it(server: Server, short_path: Path) -> None:
+    async with endpoint(latency_s=0.2) as model:
+        home = home_on(server, short_path, model)
+        async with summaries(home) as service:
+            await wait_until(lambda: at_work(service, 4), 20, "4 jobs run")
+            server.stop("immediate")
+
+            async def told() -> bool:
+                return (await service.status())["degraded"] is not None
+
+            await wait_until(told, 10, "status says degraded")
+            assert (await service.http.get("/readyz")).json()["degraded"] is True
+            server.start()
+            await wait_until(lambda: is_idle(service), 60, "all documents are summarised")
+
+            async def well() -> bool:
+                return (await service.status())["degraded"] is None
+
+            await wait_until(well, 10, "status says nothing more")
+    assert home.unsummarised() == []
+
+
+def test_the_driver_is_loaded_only_where_an_address_is_given() -> None:
+    program = "import hotreload.cli, hotreload.host.start, sys; sys.exit('psycopg' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
