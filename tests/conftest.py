@@ -40,8 +40,10 @@ def pytest_configure() -> None:
     os.umask(0o022)
 
 
-def pytest_unconfigure() -> None:
-    """End a run whose interpreter waits for a thread that a failed test left behind."""
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End a run whose interpreter waits for a thread that a failed test left behind; workers end with their run."""
+    if hasattr(config, "workerinput"):
+        return
     faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
 
 

@@ -179,9 +179,10 @@ def _root_key(state: Any, server: Any) -> Sequence[Attribute]:
     """Take another root key; with one where there was none, or the other way, who may call is another matter."""
     if not (server.root_api_key and state.config.root_api_key):
         raise ValueError("server.root_api_key cannot be added or removed in a running server: restart it")
-    manager = state.api_key_manager
-    held = (manager, "_root_api_key") if hasattr(manager, "_root_api_key") else (manager._legacy, "_root_key")  # 0.5.0
-    return [(*held, server.root_api_key), (state.config, "root_api_key", server.root_api_key)]
+    manager, new = state.api_key_manager, server.root_api_key
+    before = not hasattr(manager, "_root_api_key")  # 0.5.0
+    held: Attribute = (manager._legacy, "_root_key", new) if before else (manager, "_root_api_key", new)
+    return [held, (state.config, "root_api_key", new)]
 
 
 def _server(running: Any, server: Any) -> Sequence[Attribute]:
