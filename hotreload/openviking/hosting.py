@@ -27,6 +27,7 @@ from uvicorn.config import STARTUP_FAILURE
 from hotreload.admin.acceptor import Acceptor, hand_over, share_of_descriptors
 from hotreload.admin.serving import CLOSE
 from hotreload.clock import now_ms
+from hotreload.errors import reason_of
 from hotreload.host.host import Host
 from hotreload.host.lifetime import Lifetime
 from hotreload.host.start import Started
@@ -186,9 +187,12 @@ class Hosting(Work):
         self.started.store.flush([], timeout_s, lambda _back: keep(flushed))
 
     def hung_up(self) -> None:
-        """Open OpenViking's log file again."""
+        """Open OpenViking's log file again; where that cannot be, it goes on to write to the one it has."""
         if "settings" in self._on:
-            set_up_loggers()
+            try:
+                set_up_loggers()
+            except OSError as error:
+                log.error("log.not_opened_again %s", reason_of(error))
 
     def restarts(self) -> bool:
         """Tell whether a restart was asked for over HTTP: this process ends its work and executes itself again."""
