@@ -29,7 +29,7 @@ def add_to_stopped(
     folder = state_folder(config.absolute(), own.state_dir)
     if own.store is None and not (folder / STORE).exists():
         raise LookupError(f"no store in {folder}: the service has not run with this configuration")
-    store = open_store(folder, own.store)
+    store = open_store(folder, own)
     store.payload_most = lambda: own.max_payload_bytes
     try:
         kept = store.documents_sync(WORKERS, 1)

@@ -119,6 +119,8 @@ class HotreloadSettings(LiveSettings):
     """What is logged from on, where `hotreload run` has set up logging."""
     store: SecretStr | None = None
     """The `postgresql://` address of a database that keeps the jobs; None: a file in the state folder."""
+    node_ttl_s: Annotated[float, Field(ge=5, le=3600)] = 15.0
+    """Seconds within which other processes on that database take the jobs of one over that is not heard of."""
     state_dir: Path | None = None
     """Where the queue, the history and the fingerprint key are kept; None: chosen by the host."""
 

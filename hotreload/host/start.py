@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from pydantic import SecretStr
 
 from hotreload import logs
 from hotreload.config.last_known_good import NAME, LastKnownGood
 from hotreload.config.secrets import KEY_NAME, Redactor, load_key
+from hotreload.config.settings import HotreloadSettings
 from hotreload.config.store import SnapshotStore
 from hotreload.errors import ConfigUnreadable, Problem
 from hotreload.folder import open_own_folder, tighten
@@ -115,7 +115,7 @@ async def _start(
     redactor = Redactor(load_key(state_dir))
     redactor.remember(candidate.secrets, generation=1)
     logs.scrub_with(redactor.scrub)
-    store = await anyio.to_thread.run_sync(open_store, state_dir, candidate.own.store) if stored else None
+    store = await anyio.to_thread.run_sync(open_store, state_dir, candidate.own) if stored else None
     keeper = LastKnownGood(state_dir, source.path)
     if degraded is None:
         await anyio.to_thread.run_sync(keeper.keep, document.raw)
@@ -136,10 +136,12 @@ async def _start(
     )
 
 
-def open_store(state_dir: Path, address: SecretStr | None) -> Store:
-    """Own the store of a state folder, or the one at `address`, and put right what its last owner left."""
-    place = None if address is None else address.get_secret_value()
-    store = open_engine(state_dir / STORE, place, cut=read_note(state_dir), report_cut=reconstruct)
+def open_store(state_dir: Path, own: HotreloadSettings) -> Store:
+    """Own the store of a state folder, or the database that the settings name; put right what its last owner left."""
+    address = None if own.store is None else own.store.get_secret_value()
+    store = open_engine(
+        state_dir / STORE, address, ttl_s=own.node_ttl_s, cut=read_note(state_dir), report_cut=reconstruct
+    )
     (state_dir / NOTE).unlink(missing_ok=True)  # not before: the report it was for is in the store now
     return store
 

@@ -17,10 +17,13 @@ Store: TypeAlias = "SqliteQueue | PostgresQueue"
 """Any engine: each meets `Queue`, and has what people and the host need beside it."""
 
 
-def open_engine(file: Path, address: str | None, *, cut: DrainMark | None, report_cut: Report | None) -> Store:
+def open_engine(
+    file: Path, address: str | None, *, ttl_s: float, cut: DrainMark | None, report_cut: Report | None
+) -> Store:
     """Own the store in `file`, or in the database at `address`, and put right what its last owner left.
 
-    In a database this process is the node of this machine and folder, so the next start there recovers what it left.
+    In a database this process is the node of this machine and folder, so the next start there recovers what it left;
+    where there is none, another node does within `ttl_s`.
     StoreOwned where another process owns it; StoreUnavailable where it cannot be used or the driver is not installed.
     """
     if address is None:
@@ -31,4 +34,6 @@ def open_engine(file: Path, address: str | None, *, cut: DrainMark | None, repor
         raise StoreUnavailable(
             "hotreload.store needs the driver for PostgreSQL: pip install 'openviking-hotreload[postgres]'"
         ) from error
-    return PostgresQueue.open(address, f"{socket.gethostname()}:{file.parent}", cut=cut, report_cut=report_cut)
+    return PostgresQueue.open(
+        address, f"{socket.gethostname()}:{file.parent}", ttl_s=ttl_s, cut=cut, report_cut=report_cut
+    )

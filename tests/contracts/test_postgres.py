@@ -148,6 +148,41 @@ async def test_nodes_share_the_jobs_and_each_start_recovers_its_own(dsn: str) ->
     assert first.close()
 
 
+async def test_a_node_that_falls_silent_is_taken_over_within_its_time(dsn: str) -> None:
+    first, second = (PostgresQueue.open(dsn, name, ttl_s=5) for name in ("one", "two"))
+    await first.enqueue(new(1, 2))
+    row, _ = await first.claim("a", 2)
+    await first.checkpoint(row, 7)
+    lost: list[str] = []
+    first.on_lost(lost.append)
+    held, entered = threading.Event(), threading.Event()
+
+    def hold(_connection: Any) -> None:
+        entered.set()
+        held.wait(30)
+
+    async with anyio.create_task_group() as tasks:
+
+        async def stay_silent() -> None:
+            with pytest.raises(StoreUnavailable):
+                await first.write(hold)
+
+        tasks.start_soon(stay_silent)
+        await anyio.to_thread.run_sync(entered.wait, 5)
+        began = time.monotonic()
+        while not (again := await second.claim("a", 2)):
+            await anyio.lowlevel.checkpoint()
+        assert time.monotonic() - began < 5.5
+        held.set()
+    assert (again[0].id, again[0].cursor, again[0].crashes) == (row.id, 7, 1)
+    with pytest.raises(StoreUnavailable):
+        await first.settle(row, Done())
+    assert await second.settle(again[0], Done()) is JobState.DONE
+    await until(lambda: lost)
+    assert first.close()
+    assert second.close()
+
+
 async def test_a_node_that_was_taken_over_can_write_nothing(dsn: str) -> None:
     lost: list[str] = []
     first = PostgresQueue.open(dsn)

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
+import psycopg
 import pytest
+from anyio.abc import Process
 
 from tests.contracts.postgres import Server
 
-from .running import ROOT, Endpoint, Home, Summaries, endpoint, hotreload, summaries, wait_until
+from .running import (
+    HOTRELOAD,
+    ROOT,
+    Endpoint,
+    Home,
+    Spoken,
+    Summaries,
+    endpoint,
+    hotreload,
+    started,
+    summaries,
+    wait_until,
+)
 
 pytestmark = pytest.mark.anyio
 SOURCES = sorted({path.name: path for path in (ROOT / "hotreload").rglob("[a-z]*.py")}.values())[:24]
@@ -127,3 +145,46 @@ async def test_an_outage_is_told_and_the_jobs_go_on_after_it(server: Server, sho
 def test_the_driver_is_loaded_only_where_an_address_is_given() -> None:
     program = "import hotreload.cli, hotreload.host.start, sys; sys.exit('psycopg' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+@asynccontextmanager
+async def sample(folder: Path, address: str, hold_s: float) -> AsyncIterator[tuple[Process, Spoken]]:
+    """Run the sample service as a node of the database; its jobs hold a place for `hold_s`."""
+    folder.mkdir()
+    conf = folder / "ov.conf"
+    own = {"store": address, "node_ttl_s": 5, "drain_deadline_s": 2, "watch": False}
+    conf.write_text(json.dumps({"hold_s": hold_s, "hotreload": own}))
+    arguments = ("--config", str(conf), "--socket", str(folder / "s"))
+    async with started(*HOTRELOAD, "run", "tests.process.sample:service", *arguments) as (process, spoken):
+        await wait_until((folder / "s").exists, 20, "ready")
+        yield process, spoken
+
+
+def states(address: str) -> dict[str, int]:
+    with psycopg.connect(address) as connection:
+        return dict(connection.execute("SELECT state, count(*) FROM hotreload_jobs GROUP BY state").fetchall())
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_another_node_takes_over_from_one_that_is_gone(
+    server: Server, short_path: Path, how: signal.Signals, figures: Callable[[str], None]
+) -> None:
+    address = server.schema(f"nodes_{how.name.lower()}")
+    async with sample(short_path / "one", address, 600) as (gone, spoken):
+        for number in range(4):
+            added = await hotreload("jobs", "add", "work", str(number), "--socket", str(short_path / "one/s"))
+            assert added.returncode == 0, added.stderr
+        await wait_until(lambda: states(address) == {"running": 2, "ready": 2}, 10, "two jobs run")
+        async with sample(short_path / "two", address, 0):
+            await wait_until(lambda: states(address) == {"running": 2, "done": 2}, 10, "the other node takes the rest")
+            await anyio.sleep(5)  # it keeps its lease for so long before the silence of another says something to it
+            gone.send_signal(how)
+            began = time.monotonic()
+            await wait_until(lambda: states(address) == {"done": 4}, 10, "the jobs of the node that is gone are done")
+            figures(f"{how.name}: done elsewhere after {time.monotonic() - began:.2f} s of 5 s")
+            assert time.monotonic() - began < 5.5
+            gone.send_signal(signal.SIGCONT)
+            if how is signal.SIGSTOP:
+                await spoken.line("took node", 20)
+                assert await gone.wait() != 0, "it ends, so that it is started again as a node"
+            assert states(address) == {"done": 4}

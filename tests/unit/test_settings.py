@@ -531,6 +531,8 @@ def test_our_own_defaults_are_those_of_the_contract() -> None:
         "log_level": "info",
         "max_payload_bytes": 16 * 1024 * 1024,
         "hold_s": 86400.0,
+        "store": None,
+        "node_ttl_s": 15.0,
         "state_dir": None,
     }
     assert unmarked_secrets(HotreloadSettings) == []

@@ -39,6 +39,11 @@ SELECT set_config(name, setting, false) FROM (VALUES
     ('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'on' END)
 ) AS wanted (name, setting) WHERE setting IS NOT NULL
 """
+_KEEP: Final = """
+UPDATE hotreload_nodes AS node SET seen_at = clock_timestamp()
+FROM (SELECT name, seen_at FROM hotreload_nodes WHERE name = %s AND owner = %s FOR UPDATE) AS was
+WHERE node.name = was.name RETURNING extract(epoch FROM node.seen_at - was.seen_at)
+"""
 _NODE_LOCK: Final = "hashtextextended('hotreload node ' || current_schema() || ' ' || %s, 0)"
 
 
@@ -128,8 +133,9 @@ class Node:
     node, stopped for long or cut off, can write nothing, and whether a transaction was committed can be looked up.
     """
 
-    def __init__(self, name: str, where: str) -> None:
+    def __init__(self, name: str, where: str, lease_s: float) -> None:
         self.name = name
+        self.lease_s = lease_s
         self.text = json.dumps(
             {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "id": uuid.uuid4().hex}
         )
@@ -144,7 +150,8 @@ class Node:
         except psycopg.errors.LockNotAvailable:
             owner = owner_of(connection, self.name)
             raise StoreOwned(f"{self._where}, node {self.name!r}", _named(owner)) from None
-        run(connection, "RESET lock_timeout")
+        # a process stopped in a transaction has its own row locked: the server ends that, so that it can be taken over
+        run(connection, f"RESET lock_timeout; SET idle_in_transaction_session_timeout = {int(self.lease_s * 500)}")
 
     def lock_again(self, connection: Connection) -> None:
         """Take the lock on a new connection; StoreLost where the node was taken over, StoreUnavailable until then."""
@@ -162,12 +169,20 @@ class Node:
         name, text = psycopg.sql.quote(self.name), psycopg.sql.quote(self.text)
         cursor = run(
             connection,
-            f"BEGIN; UPDATE hotreload_nodes SET written = {self._written} WHERE name = {name} AND owner = {text}",
+            f"BEGIN; UPDATE hotreload_nodes SET written = {self._written}, seen_at = clock_timestamp() "
+            f"WHERE name = {name} AND owner = {text}",
         )
         cursor.nextset()
         if cursor.rowcount != 1:
             raise StoreLost(f"{self._where}: another process took node {self.name!r} over")
         return self._written
+
+    def keep(self, connection: Connection) -> float:
+        """Keep the lease; return for how many seconds it was not, on the database's clock. StoreLost."""
+        gap_s = one(connection, _KEEP, (self.name, self.text))
+        if gap_s is None:
+            raise StoreLost(f"{self._where}: another process took node {self.name!r} over")
+        return float(gap_s)
 
     def committed(self, connection: Connection, number: int) -> bool:
         """Say whether the transaction of this number, the last one begun, was committed; on a new connection."""

@@ -1,8 +1,11 @@
-"""What the end of a node's last owner left behind: rows still running under its name are its own."""
+"""What the end of a node's last owner left behind: rows still running under its name are its own.
+
+The next owner of the name puts them right when it starts; where none does within the time of the lease, another node.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hotreload.queue.contract import DrainMark, Recovered, Report
@@ -22,7 +25,13 @@ _DONE_SINCE: Final = (
 )
 _OWN: Final = """
 INSERT INTO hotreload_nodes VALUES (%s, %s)
-ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, written = excluded.written
+ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, written = excluded.written, seen_at = clock_timestamp()
+"""
+_TAKE_OVER: Final = """
+UPDATE hotreload_nodes SET owner = '' WHERE name IN (
+    SELECT name FROM hotreload_nodes
+    WHERE name <> %s AND owner <> '' AND seen_at < clock_timestamp() - %s * interval '1 second' FOR UPDATE SKIP LOCKED)
+RETURNING name
 """
 
 
@@ -41,32 +50,62 @@ def recover(
     `report` makes of a drain that was cut is kept in the same transaction. Cut half-way nothing happened, and the next
     open finds the same. Run twice, the second finds nothing.
     """
-    node = owner.name
-    statements, documents = Statements(ledger, lambda: now_ms, node), Documents(lambda: now_ms, node)
     with atomically(connection):
-        before = owner_of(connection, node)
-        run(connection, _OWN, (node, owner.text))
+        before = owner_of(connection, owner.name)
+        run(connection, _OWN, (owner.name, owner.text))
         note = cut if cut is not None and before and cut.owner == before else None
-        drain = documents.marked(connection) or (None if note is None or known(connection, note) else note)
-        rows = [JobRow(str(row[0]), *row[1:]) for row in run(connection, _RUNNING, (node,))]
-        crashed_with, only = machine_ended(before), sum(row.suspect for row in rows) == 1
-        moves = [
-            Settlement(
-                row,
-                decide(row, Interrupted(), now_ms)
-                if drain
-                else after_crash(row, only_suspect=only, machine_ended=crashed_with),
-                None,
-            )
-            for row in rows
-        ]
-        statements.transition(connection, moves, now_ms, fence=True)
+        found = _put_back(
+            connection, ledger, now_ms, owner.name, note=note, report=report, rebooted=machine_ended(before)
+        )
         ledger.write(connection)
-        found = _found(connection, moves, drain, node)
-        documents.unmark_draining(connection, [None])
-        if drain is not None and report is not None:
-            documents.put(connection, [report(found)])
     ledger.refresh(connection)
+    return found
+
+
+def take_over(
+    connection: Connection, ledger: Ledger, now_ms: int, *, owner: Node, report: Report | None
+) -> Mapping[str, Recovered]:
+    """Take the jobs of each node over that was not seen for the lease, as its next start would; by the node's name.
+
+    From the commit on what such a node still wants to write is refused, so it may be stopped or cut off and not gone.
+    """
+    with atomically(connection):
+        names = [name for (name,) in run(connection, _TAKE_OVER, (owner.name, owner.lease_s)).fetchall()]
+        found = {name: _put_back(connection, ledger, now_ms, name, report=report) for name in names}
+        ledger.write(connection)
+    ledger.committed()
+    return found
+
+
+def _put_back(
+    connection: Connection,
+    ledger: Ledger,
+    now_ms: int,
+    node: str,
+    *,
+    report: Report | None,
+    note: DrainMark | None = None,
+    rebooted: bool = False,
+) -> Recovered:
+    statements, documents = Statements(ledger, lambda: now_ms, node), Documents(lambda: now_ms, node)
+    drain = documents.marked(connection) or (None if note is None or known(connection, note) else note)
+    rows = [JobRow(str(row[0]), *row[1:]) for row in run(connection, _RUNNING, (node,))]
+    only_suspect = sum(row.suspect for row in rows) == 1
+    moves = [
+        Settlement(
+            row,
+            decide(row, Interrupted(), now_ms)
+            if drain
+            else after_crash(row, only_suspect=only_suspect, machine_ended=rebooted),
+            None,
+        )
+        for row in rows
+    ]
+    statements.transition(connection, moves, now_ms, fence=True)
+    found = _found(connection, moves, drain, node)
+    documents.unmark_draining(connection, [None])
+    if drain is not None and report is not None:
+        documents.put(connection, [report(found)])
     return found
 
 

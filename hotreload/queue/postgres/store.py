@@ -37,7 +37,7 @@ from hotreload.queue.postgres.connection import Connection, Node, as_error, conn
 from hotreload.queue.postgres.documents import Documents
 from hotreload.queue.postgres.ledger import Ledger
 from hotreload.queue.postgres.reads import Reader
-from hotreload.queue.postgres.recovery import recover
+from hotreload.queue.postgres.recovery import recover, take_over
 from hotreload.queue.postgres.schema import migrate
 from hotreload.queue.postgres.statements import (
     PRUNED_AT_ONCE,
@@ -60,6 +60,8 @@ A = TypeVar("A")
 DAY_S: Final = 86_400.0
 LOOK_EVERY_S: Final = 30.0
 AGAIN_AFTER_S: Final = 0.05
+LEASE: Final = 0.8
+"""The part of `ttl_s` after which a node that was not seen is taken over: noticing it takes the rest."""
 _STATES: Final = "SELECT id, state FROM hotreload_jobs WHERE id = ANY(%s)"
 
 
@@ -128,6 +130,7 @@ class PostgresQueue:
         backoff: Backoff,
         keep_done_s: float,
         keep_done_most: int,
+        ttl_s: float,
         cut: DrainMark | None,
         report_cut: Report | None,
     ) -> None:
@@ -137,7 +140,7 @@ class PostgresQueue:
         self._backoff = backoff
         self._notify = Notify()
         self._ledger = Ledger(self._notify.committed)
-        self._node = Node(node, where)
+        self._node = Node(node, where, ttl_s * LEASE)
         self._statements = Statements(self._ledger, now_ms, node)
         self._documents = Documents(now_ms, node)
         self._upkeep = Upkeep(self._ledger, self._statements, now_ms, keep_done_s, keep_done_most)
@@ -158,8 +161,17 @@ class PostgresQueue:
                 raise
         except psycopg.Error as error:
             raise as_error(error, where) from error
-        opens = partial(connect, dsn)
-        self._writer = Writer(connection, opens, self._node, self._ledger, self._health, self._upkeep, where)
+        self._report_cut = report_cut
+        self._writer = Writer(
+            connection,
+            partial(connect, dsn),
+            self._node,
+            self._ledger,
+            self._health,
+            self._upkeep,
+            self._take_over,
+            where,
+        )
 
     @classmethod
     def open(
@@ -172,6 +184,7 @@ class PostgresQueue:
         backoff: Backoff | None = None,
         keep_done_s: float = DAY_S,
         keep_done_most: int = 100_000,
+        ttl_s: float = 15.0,
         cut: DrainMark | None = None,
         report_cut: Report | None = None,
     ) -> PostgresQueue:
@@ -180,7 +193,7 @@ class PostgresQueue:
         Brings the schema up to date, takes the node's lock, puts back what it was running (`recovered`). Blocks for
         some milliseconds, needs no event loop. StoreOwned where another process owns the node, StoreUnavailable where
         the database cannot be used (also: written by a newer release); then nothing is held and nothing was changed.
-        The others as `SqliteQueue.open`.
+        Other nodes take its jobs over within `ttl_s` once it is not heard of. The others as `SqliteQueue.open`.
         """
         return cls(
             dsn,
@@ -190,9 +203,18 @@ class PostgresQueue:
             backoff=backoff or Backoff(),
             keep_done_s=keep_done_s,
             keep_done_most=keep_done_most,
+            ttl_s=ttl_s,
             cut=cut,
             report_cut=report_cut,
         )
+
+    def _take_over(self, connection: Connection) -> None:
+        if self._statements.closed:
+            return
+        taken = take_over(connection, self._ledger, self._now_ms(), owner=self._node, report=self._report_cut)
+        for name, found in taken.items():
+            if jobs := len(found.crashed) + len(found.interrupted):
+                log.warning("store.node_taken_over node=%s jobs=%d", name, jobs)
 
     @property
     def trouble(self) -> str | None:
@@ -350,7 +372,8 @@ class PostgresQueue:
     async def write(self, function: Callable[[Connection], R]) -> R:
         """Run `function(connection)` in the writer's thread, in its group's transaction and a savepoint of its own.
 
-        Its result, durable on return; where it raises, what it wrote is undone and the error is raised here.
+        Its result, durable on return; where it raises, what it wrote is undone and the error is raised here. The server
+        ends a transaction in which nothing was asked for 0.4 × `ttl_s`.
         """
         return await self._writer.run(partial(_written, function), None)
 

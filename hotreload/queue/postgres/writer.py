@@ -31,10 +31,10 @@ from hotreload.queue.postgres.ledger import Ledger
 log = logging.getLogger(__name__)
 
 GROUP_MOST: Final = 1_000
-AGAIN_MOST: Final = 10
+AGAIN_MOST: Final = 3
 """How often a transaction is made again that got in another's way, or whose connection was lost before COMMIT."""
 LOOK_S: Final = 1.0
-"""How often an idle writer looks whether the database is there, and what other processes changed in it."""
+"""How often the writer keeps its lease, and looks what other processes changed."""
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MOST_S: Final = 5.0
 SILENT_S: Final = 3.0
@@ -104,6 +104,8 @@ class Writer:
     """The thread, its lanes, its connection and its transactions. Started by the constructor, ended by `close`.
 
     `opens` returns a new connection, `node` owns it from then on. `upkeep` says what to do while no caller waits.
+    `takes_over` is called every second once this process has kept its own lease that long: only then does the silence
+    of another node say something.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Writer:
         ledger: Ledger,
         health: Health,
         upkeep: Callable[[bool], SyncCall[Any, Any] | None],
+        takes_over: Callable[[Connection], None],
         where: str,
     ) -> None:
         self._connection: Connection | None = connection
@@ -122,6 +125,8 @@ class Writer:
         self._ledger = ledger
         self._health = health
         self._upkeep = upkeep
+        self._takes_over = takes_over
+        self._steady_since: float | None = None
         self._where = where
         self._posted: list[AnyCall] = []
         self._unresolved: Unresolved | None = None
@@ -226,7 +231,7 @@ class Writer:
     def _maintain(self, *, idle: bool) -> None:
         if self._health.wait_s():
             return
-        if idle and (self._health.trouble is not None or time.monotonic() - self._looked_at >= LOOK_S):
+        if self._health.trouble is not None or time.monotonic() - self._looked_at >= LOOK_S:
             self._looked_at = time.monotonic()
             self._look()
         upkeep = None if self._health.trouble else self._upkeep(idle)
@@ -234,7 +239,7 @@ class Writer:
             self._transact([upkeep])
 
     def _look(self) -> None:
-        """See whether the database is there, and take over what others changed; a lost connection is opened again."""
+        """Keep the lease and take note of what others changed, or did not; a lost connection is opened again."""
         error = self._refreshed() and self._refreshed()
         if error is not None:
             self._note(as_error(error, self._where))
@@ -242,7 +247,13 @@ class Writer:
     def _refreshed(self) -> Exception | None:
         try:
             self._health.asks()
-            self._ledger.refresh(self._connected())
+            connection = self._connected()
+            gap_s, now = self._node.keep(connection), time.monotonic()
+            self._ledger.refresh(connection)
+            if self._steady_since is None or gap_s > self._node.lease_s / 2:
+                self._steady_since = now
+            if now - self._steady_since >= self._node.lease_s:
+                self._takes_over(connection)
             self._health.answered()
         except Exception as error:  # noqa: BLE001 - the thread must live
             self._drop()
@@ -314,7 +325,7 @@ class Writer:
                 self._drop()
 
     def _drop(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._steady_since = self._connection, None, None
         if connection is not None:
             connection.close()
 

@@ -1,8 +1,10 @@
--- A node is a name that one process owns at a time; each of its transactions counts up `written` under that owner.
+-- A node is a name that one process owns at a time; each of its transactions counts up `written` under that owner, and
+-- `seen_at` says when it was there last, on the database's clock. Of a node that was taken over the owner is ''.
 CREATE TABLE hotreload_nodes (
-    name    text   PRIMARY KEY,
-    owner   text   NOT NULL,
-    written bigint NOT NULL DEFAULT 0
+    name    text        PRIMARY KEY,
+    owner   text        NOT NULL,
+    written bigint      NOT NULL DEFAULT 0,
+    seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 CREATE SEQUENCE hotreload_job_ids;
