@@ -60,7 +60,7 @@ A = TypeVar("A")
 DAY_S: Final = 86_400.0
 LOOK_EVERY_S: Final = 30.0
 AGAIN_AFTER_S: Final = 0.05
-LEASE: Final = 0.8
+LEASE: Final = 0.7
 """The part of `ttl_s` after which a node that was not seen is taken over: noticing it takes the rest."""
 _STATES: Final = "SELECT id, state FROM hotreload_jobs WHERE id = ANY(%s)"
 
@@ -373,7 +373,7 @@ class PostgresQueue:
         """Run `function(connection)` in the writer's thread, in its group's transaction and a savepoint of its own.
 
         Its result, durable on return; where it raises, what it wrote is undone and the error is raised here. The server
-        ends a transaction in which nothing was asked for 0.4 × `ttl_s`.
+        ends a transaction in which nothing was asked for 0.35 × `ttl_s`.
         """
         return await self._writer.run(partial(_written, function), None)
 

@@ -130,7 +130,7 @@ class Writer:
         self._where = where
         self._posted: list[AnyCall] = []
         self._unresolved: Unresolved | None = None
-        self._looked_at = time.monotonic()
+        self._looked_at = float("-inf")
         self._inbox: SimpleQueue[tuple[AnyCall | None, bool]] = SimpleQueue()
         self._urgent: deque[AnyCall] = deque()
         self._normal: deque[AnyCall] = deque()
@@ -213,11 +213,15 @@ class Writer:
         waits = not (self._urgent or self._normal or self._closing)
         if waits or self._unresolved is not None:
             try:
-                self._file(*self._inbox.get(timeout=max(0.001, self._health.wait_s() or LOOK_S)))
+                self._file(*self._inbox.get(timeout=self._wait_s()))
             except Empty:
                 return
         for _ in range(self._inbox.qsize()):
             self._file(*self._inbox.get())
+
+    def _wait_s(self) -> float:
+        until_look_s = self._looked_at + LOOK_S - time.monotonic()
+        return max(0.001, self._health.wait_s() or min(LOOK_S, until_look_s))
 
     def _file(self, call: AnyCall | None, urgent: bool) -> None:
         if call is not None:
