@@ -163,6 +163,7 @@ def states(address: str) -> dict[str, int]:
         return dict(connection.execute("SELECT state, count(*) FROM hotreload_jobs GROUP BY state").fetchall())
 
 
+@pytest.mark.deadline
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_another_node_takes_over_from_one_that_is_gone(
     server: Server, short_path: Path, how: signal.Signals, figures: Callable[[str], None]
