@@ -29,6 +29,7 @@ class Running:
     spoken: Spoken
     http: httpx.AsyncClient
     reloads: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    followed: anyio.Event = field(default_factory=anyio.Event)
     _heard: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -73,6 +74,8 @@ class Running:
                         self._heard = anyio.Event()
         except httpx.HTTPError:
             pass  # the process is gone
+        finally:
+            self.followed.set()
 
     async def until(self, what: str, wanted: Any, within_s: float = 15) -> None:
         """Wait until `wanted(reloads)` holds."""
@@ -148,6 +151,10 @@ async def serving(
             await listening.wait()
             await wait_until(lambda: _ready(http), 20, "ready")
             yield running
+            if process.returncode is None:
+                process.kill()
+            with anyio.move_on_after(5):  # a read that is cancelled as something arrives is an error inside anyio
+                await running.followed.wait()
             tasks.cancel_scope.cancel()
 
 

@@ -59,7 +59,8 @@ async def test_a_secret_that_is_being_written_is_waited_for(short_path: Path, wa
         await service.until("a verdict", lambda reloads: len(reloads) == 1)
         await service.rest()
         await anyio.sleep(1.2)
-        assert [each["outcome"] for each in service.reloads] == ["applied"]
+        outcomes = [each["outcome"] for each in service.reloads]
+        assert [each for each in outcomes if each != "unchanged"] == ["applied"]  # the watch may ask after the signal
         assert await shown(service) != before
 
 
