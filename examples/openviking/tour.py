@@ -197,6 +197,8 @@ def walk(tour: Tour, documents: int) -> None:
         names = tour.import_documents(documents)
         say(f"change the limit while {documents} documents are summarised")
         for number in (4, 12, 2, 6):
+            if len(tour.without_summary(names)) < documents // 2:  # a slow machine: the first may all be done
+                names += tour.import_documents(documents // 2)
             tour.limit(number)
         say("offer a broken file")
         tour.offer_a_broken_file()

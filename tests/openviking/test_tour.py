@@ -23,7 +23,9 @@ async def test_the_tour_goes_through() -> None:
     assert [limit for limit, peak in peaks if limit != peak] == []
     assert "exit code 0; calls cut: 6" in told
     assert "lost: 0" in told
-    assert "documents without L0 or L1: 0 of 72" in told
+    whole = re.search(r"documents without L0 or L1: 0 of (\d+)", told)
+    assert whole, told
+    assert int(whole[1]) >= 72
 
 
 def test_a_claim_that_does_not_hold_ends_it_with_1() -> None:
