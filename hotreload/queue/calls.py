@@ -67,6 +67,8 @@ class SyncCall(Call[A, R]):
 
 
 AnyCall = Call[Any, Any]
+Put = Callable[[AnyCall], None]
+"""Puts a call before a writer."""
 
 
 def deliver(calls: Iterable[AnyCall]) -> None:
@@ -87,3 +89,24 @@ def deliver(calls: Iterable[AnyCall]) -> None:
 def _resolve(calls: Sequence[AnyCall]) -> None:
     for call in calls:
         call.resolve()
+
+
+async def ask(put: Put, verb: Verb[A, R], arg: A, abandoned: Callable[[R], None] | None) -> R:
+    """Hand a request to a writer by `put` and return its result; see `Writer.run` of each engine."""
+    call = Call(verb, arg)
+    call.loop = asyncio.get_running_loop()
+    call.future = future = call.loop.create_future()
+    call.abandoned = abandoned
+    put(call)
+    return await future
+
+
+def ask_sync(put: Put, verb: Verb[A, R], arg: A, timeout_s: float, who: str) -> R:
+    """As `ask`, without an event loop; TimeoutError where `who` did not answer in time: it may happen yet."""
+    call = SyncCall(verb, arg)
+    put(call)
+    if not call.settled.wait(timeout_s):
+        raise TimeoutError(f"{who} did not answer within {timeout_s:g} s")
+    if call.error is not None:
+        raise call.error
+    return cast("R", call.result)

@@ -12,19 +12,19 @@ callers are refused at once, and it is tried again after growing pauses.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import psycopg
 
 from hotreload.errors import StoreLost, StoreUnavailable
-from hotreload.queue.calls import A, AnyCall, Call, R, SyncCall, Verb, deliver
+from hotreload.queue.calls import A, AnyCall, R, SyncCall, Verb, ask, ask_sync, deliver
 from hotreload.queue.postgres.connection import Connection, Node, as_error, commit, rolled_back, run
 from hotreload.queue.postgres.ledger import Ledger
 
@@ -145,25 +145,14 @@ class Writer:
         Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
         result. StoreUnavailable where the database could not be written or the store is closed.
         """
-        call = Call(verb, arg)
-        call.loop = asyncio.get_running_loop()
-        call.future = future = call.loop.create_future()
-        call.abandoned = abandoned
-        self._put(call, urgent=False)
-        return await future
+        return await ask(partial(self._put, urgent=False), verb, arg, abandoned)
 
     def run_sync(self, verb: Verb[A, R], arg: A, *, timeout_s: float, urgent: bool = False) -> R:
         """As `run`, from any thread but the writer's; no event loop needed. `urgent` goes before all that waits.
 
         TimeoutError after `timeout_s` seconds: it may happen yet.
         """
-        call = SyncCall(verb, arg)
-        self._put(call, urgent=urgent)
-        if not call.settled.wait(timeout_s):
-            raise TimeoutError(f"the database did not answer within {timeout_s:g} s")
-        if call.error is not None:
-            raise call.error
-        return cast("R", call.result)
+        return ask_sync(partial(self._put, urgent=urgent), verb, arg, timeout_s, "the database")
 
     def post(self, verb: Verb[A, R], arg: A) -> None:
         """Do `verb` in a next group, or in a later one until the database can be written; no caller waits for it."""

@@ -11,7 +11,6 @@ back and each has one of its own: one caller's failure fails no other. Results a
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -19,12 +18,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import apsw
 
 from hotreload.errors import StoreLost, StoreUnavailable
-from hotreload.queue.calls import A, AnyCall, Call, R, SyncCall, Verb, deliver
+from hotreload.queue.calls import A, AnyCall, R, SyncCall, Verb, ask, ask_sync, deliver
 from hotreload.queue.sqlite.connection import REOPENED_AFTER, Database, as_error, run
 from hotreload.queue.sqlite.files import StoreFiles
 from hotreload.queue.sqlite.ledger import Ledger
@@ -211,25 +210,14 @@ class Writer:
         Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
         result. StoreUnavailable where the store could not be written or is closed.
         """
-        call = Call(verb, arg)
-        call.loop = asyncio.get_running_loop()
-        call.future = future = call.loop.create_future()
-        call.abandoned = abandoned
-        self._put(call, urgent=False)
-        return await future
+        return await ask(partial(self._put, urgent=False), verb, arg, abandoned)
 
     def run_sync(self, verb: Verb[A, R], arg: A, *, timeout_s: float, urgent: bool = False) -> R:
         """As `run`, from any thread but the writer's; no event loop needed. `urgent` goes before all that waits.
 
         TimeoutError after `timeout_s` seconds: it may happen yet.
         """
-        call = SyncCall(verb, arg)
-        self._put(call, urgent=urgent)
-        if not call.settled.wait(timeout_s):
-            raise TimeoutError(f"the store's writer did not answer within {timeout_s:g} s")
-        if call.error is not None:
-            raise call.error
-        return cast("R", call.result)
+        return ask_sync(partial(self._put, urgent=urgent), verb, arg, timeout_s, "the store's writer")
 
     def post(self, verb: Verb[A, R], arg: A) -> None:
         """Do `verb` in a next group, or in a later one until the store can be written; no caller waits for it."""
