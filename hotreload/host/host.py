@@ -51,6 +51,8 @@ from hotreload.systemd.status import SystemdStatus
 from hotreload.workers.active import JobEnd
 
 log = logging.getLogger(__name__)
+TEND_S = 0.5
+"""How often it is seen to that stop signals and SIGHUP are heard, and that the drain's sentinel works."""
 FIGURES_S = 0.5
 """How often subscribers are told pool and queue figures, or the progress of a drain."""
 
@@ -185,7 +187,8 @@ class Host:
         tasks.start_soon(self._follow_file, name="watch")
         tasks.start_soon(self.systemd.speak, name="systemd status")
         tasks.start_soon(self._publish_figures, name="figures")
-        tasks.start_soon(self.drain.tend, name="sentinel")
+        if not self.guest:
+            tasks.start_soon(self._tend, name="signals")
         tasks.start_soon(self.recovering.run, name="recovery")
         early.take(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self._hung_up), polite=self.guest)
         self._hung_up()
@@ -423,6 +426,13 @@ class Host:
         if drain.deadline is not None and store is not None:
             since_ms = now_ms() - round((time.monotonic() - drain.deadline.started) * 1000)
             store.mark_draining(within_s, DrainMark(drain.id, drain.reason or "", since_ms, drain.deadline.total_s))
+
+    async def _tend(self) -> None:
+        while True:
+            await anyio.sleep(TEND_S)
+            self.drain.tend()
+            self._signals.take_back()
+            early.take_back()
 
     async def _publish_figures(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any, cast
@@ -23,6 +24,16 @@ Factory = Callable[..., "asyncio.Future[Any]"]
 def enter(job_id: str) -> None:
     """Mark the current context, and what is started from it, as that of a job."""
     _job.set(job_id)
+
+
+def end_forked(owner: int) -> None:
+    """End this process where it is not `owner`: a child that a job's code forked and let return to its caller.
+
+    It shares the parent's event loop, sockets and store, and would live on as a second service that nothing stops.
+    """
+    if os.getpid() != owner:
+        os.write(2, b"hotreload: a process that a job forked returned from the job's code: it is ended\n")
+        os._exit(1)
 
 
 def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
