@@ -99,7 +99,8 @@ class Contained(Coroutine[Any, Any, Any]):
 
 
 class ServiceLoop(asyncio.SelectorEventLoop):
-    """The event loop of a process that runs jobs: neither a SystemExit of a callback nor a job's `stop` ends it.
+    """The event loop of a process that runs jobs: what a callback or a signal handler raises, and a job's `stop`,
+    do not end it.
 
     Before the first pool runs (`contain_exits`) it is a plain one, so that Ctrl-C ends a process that starts.
     """
@@ -109,11 +110,13 @@ class ServiceLoop(asyncio.SelectorEventLoop):
         while True:
             try:
                 return super().run_forever()
-            except (SystemExit, KeyboardInterrupt) as error:
-                if not isinstance(self.get_task_factory(), ContainedTasks):
+            except BaseException as error:
+                failed = isinstance(error, OSError) and error.errno is not None  # the loop's own: it would fail again
+                if failed or not isinstance(self.get_task_factory(), ContainedTasks):
                     raise
                 log.error(
-                    "loop.exit_ignored error=%s: raised by a callback that a job left behind", type(error).__name__
+                    "loop.error_ignored error=%s: raised by a callback or signal handler that a job left behind",
+                    type(error).__name__,
                 )
 
     def stop(self) -> None:
