@@ -34,6 +34,7 @@ from hotreload.drain.request import TerminationSignals
 from hotreload.drain.sentinel import Sentinel
 from hotreload.errors import ControlSocketUnsafe
 from hotreload.host.edges import CUT_S, Edges
+from hotreload.host.fleet import Fleet
 from hotreload.host.interrupted import NOTE
 from hotreload.host.records import Records
 from hotreload.host.start import Started
@@ -108,6 +109,8 @@ class Host:
             search=lambda: self.recovering.line,
             restarts=work.restarts,
         )
+        shared = started.store.fleet if started.store is not None else None
+        self.fleet = Fleet(self, shared) if shared is not None else None
         self._feed = Feed()
         foreign = guest or work.serving is not None
         self._edges = Edges(self, started.name, started.options, started.start_up.notifier, foreign=foreign)
@@ -190,6 +193,8 @@ class Host:
         if not self.guest:
             tasks.start_soon(self._tend, name="signals")
         tasks.start_soon(self.recovering.run, name="recovery")
+        if self.fleet is not None:
+            tasks.start_soon(self.fleet.run, name="fleet")
         early.take(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self._hung_up), polite=self.guest)
         self._hung_up()
         tasks.start_soon(self._when_ready, name="ready")
