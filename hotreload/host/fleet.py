@@ -1,8 +1,8 @@
 """This process among those that share its store: what they know of each other, and reloads that all apply or none.
 
 A reload of the fleet is a round in the store. Every node checks its own file first; only where all accept does the
-round move on, and each node applies exactly what it checked. Whoever asked may die: a round that did not move on
-changes nothing, one that did is applied by all.
+round move on, and each node applies exactly what it checked. The node that was asked may die: a round that did not
+move on changes nothing, one that did is applied by all.
 """
 
 from __future__ import annotations
