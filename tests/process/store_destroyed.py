@@ -252,7 +252,7 @@ def check(path: Path, history: list[list[str]]) -> None:
     queue = SqliteQueue.open(path)
     try:
         every = "SELECT id, state FROM hotreload_jobs"
-        there = dict(queue._reader.read(lambda connection: connection.execute(every).fetchall()))
+        there = dict(queue._engine.reader.read(lambda connection: connection.execute(every).fetchall()))
     finally:
         assert queue.close()
     added = {int(job_id) for kind, *ids in history if kind == "E" for job_id in ids}

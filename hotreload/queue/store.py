@@ -1,21 +1,17 @@
-"""The queue on PostgreSQL as its callers use it."""
+"""The queue as its callers use it, on whatever engine: what the verbs are given, who waits, what is told."""
 
 from __future__ import annotations
 
 import logging
-import random
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from os import PathLike
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-import psycopg
 from anyio import to_thread
 
-from hotreload import clock
-from hotreload.errors import NotOffered, QueueDraining, StoreLost, StoreUnavailable
-from hotreload.queue.calls import SyncCall, Verb
+from hotreload.errors import QueueDraining, StoreLost, StoreUnavailable
+from hotreload.queue.calls import Verb
 from hotreload.queue.contract import (
     Added,
     Cancelled,
@@ -28,41 +24,125 @@ from hotreload.queue.contract import (
     PutBack,
     QueueDepth,
     Recovered,
-    Report,
     Requeued,
 )
 from hotreload.queue.job import PAYLOAD_MOST, Backoff, Done, JobRow, JobState, NewJob, Verdict, decide, stored, to_json
-from hotreload.queue.notify import Notify
-from hotreload.queue.postgres.connection import Connection, Node, as_error, connect, guarded, place, run
-from hotreload.queue.postgres.documents import Documents
-from hotreload.queue.postgres.ledger import Ledger
-from hotreload.queue.postgres.reads import Reader
-from hotreload.queue.postgres.recovery import recover, take_over
-from hotreload.queue.postgres.schema import migrate
-from hotreload.queue.postgres.statements import (
-    PRUNED_AT_ONCE,
+from hotreload.queue.ledger import Ledger
+from hotreload.queue.reads import Reads
+from hotreload.queue.recovery import Documents
+from hotreload.queue.verbs import (
     Checkpoint,
     Claim,
     Exchange,
     Flush,
     NewJobs,
+    Raw,
     Settlement,
     Statements,
+    Verbs,
+    leased,
     numbers,
-    overdue,
 )
-from hotreload.queue.postgres.writer import Health, Writer
 
 log = logging.getLogger(__name__)
 
-R = TypeVar("R")
 A = TypeVar("A")
-DAY_S: Final = 86_400.0
-LOOK_EVERY_S: Final = 30.0
-AGAIN_AFTER_S: Final = 0.05
-LEASE: Final = 0.7
-"""The part of `ttl_s` after which a node that was not seen is taken over: noticing it takes the rest."""
-_STATES: Final = "SELECT id, state FROM hotreload_jobs WHERE id = ANY(%s)"
+R = TypeVar("R")
+
+
+class Writer(Protocol):
+    """The thread that does every write, many callers to a transaction."""
+
+    async def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> R:
+        """Do `verb` with `arg` in the next group; its result once that is durable.
+
+        Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
+        result. StoreUnavailable where the store could not be written or is closed.
+        """
+        ...
+
+    def run_sync(self, verb: Verb[A, R], arg: A, *, timeout_s: float, urgent: bool = False) -> R:
+        """As `run`, from any other thread; no event loop needed. `urgent` goes before all that waits.
+
+        TimeoutError after `timeout_s` seconds: it may happen yet.
+        """
+        ...
+
+    def post(self, verb: Verb[A, R], arg: A) -> None:
+        """Do `verb` in a next group, or in a later one until the store can be written; no caller waits for it."""
+        ...
+
+
+class Engine(Protocol):
+    """An open store of one engine: its writer's thread, and what the engine does in a way of its own."""
+
+    ledger: Ledger
+    verbs: Verbs
+    documents: Documents
+    reads: Reads
+    recovered: Recovered
+
+    @property
+    def sql(self) -> Statements:
+        """How its statements are run."""
+        ...
+
+    @property
+    def writer(self) -> Writer:
+        """Its writer's thread."""
+        ...
+
+    @property
+    def owner(self) -> str:
+        """What tells this owner of the store from those before and after it (see `DrainMark`)."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the store cannot be written now, None where it can; tried again by itself meanwhile."""
+        ...
+
+    @property
+    def incident(self) -> str | None:
+        """What happened to the store not long ago, where it was put right; None without."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """True where what was acknowledged is in no place that the next start finds."""
+        ...
+
+    def on_lost(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(reason)` once the store is lost for good; from the writer's thread."""
+        ...
+
+    def guarded(self, connection: Any, function: Callable[[Any], R]) -> R:
+        """Call a user's function in the open transaction; ValueError where it would reach beyond its own rows."""
+        ...
+
+    def read(self, query: Callable[[Any], R]) -> R:
+        """Call a user's function that may only read, beside the writer."""
+        ...
+
+    def backup(self, into: str | PathLike[str]) -> int:
+        """Write a consistent copy into a file, and return its size in bytes."""
+        ...
+
+    def keep_done(self, queue: str, keep_s: float) -> None:
+        """Keep ended jobs of a queue for another time than the others; from any thread."""
+        ...
+
+    def put_off_upkeep(self) -> None:
+        """Remove nothing and tidy nothing up from now on: a flush is to wait for nothing."""
+        ...
+
+    def insist(self, verb: Verb[A, R], arg: A, timeout_s: float) -> R:
+        """As `Writer.run_sync`, and again after an outage that is over within `timeout_s`."""
+        ...
+
+    def close(self, timeout_s: float) -> bool:
+        """Do what waits, give the store back; False where that took over `timeout_s`."""
+        ...
 
 
 class LastFlush(NamedTuple):
@@ -73,175 +153,66 @@ class LastFlush(NamedTuple):
     report: Callable[[PutBack], Put] | None
 
 
-class Upkeep:
-    """Says which ended jobs the writer is to remove: while no caller waits, or once there are too many."""
+class Store:
+    """Meets `Queue`; see there for what each verb promises.
 
-    def __init__(
-        self, ledger: Ledger, statements: Statements, now_ms: Callable[[], int], keep_done_s: float, most: int
-    ) -> None:
-        self._ledger = ledger
-        self._statements = statements
-        self._now_ms = now_ms
-        self._keep_done_s = keep_done_s
-        self._most = most
-        self._looked_at = time.monotonic()
-        self._more = False
-        self.keep_s: dict[str, float] = {}
-        self.suspended = False
-
-    def __call__(self, idle: bool) -> SyncCall[Any, Any] | None:
-        """Return what to do now, None where that is nothing; `idle` is False while callers wait."""
-        done = sum(standing.done for standing in self._ledger.standings().values())
-        due = self._more or time.monotonic() - self._looked_at >= LOOK_EVERY_S
-        if self.suspended or not done or not ((idle and due) or done > self._most + PRUNED_AT_ONCE):
-            return None
-        self._looked_at = time.monotonic()
-        return SyncCall(self._prune, overdue(self._ledger, self._before_ms, self._most))
-
-    def _before_ms(self, queue: str) -> int:
-        return self._now_ms() - int(self.keep_s.get(queue, self._keep_done_s) * 1000)
-
-    def _prune(self, connection: Connection, calls: Sequence[Sequence[tuple[str, int, int]]]) -> Sequence[None]:
-        self._more = PRUNED_AT_ONCE in self._statements.prune(connection, calls[0])
-        return [None]
-
-
-class PostgresQueue:
-    """Meets `Queue`; see there for what each verb promises. Open it with `open`.
-
-    Any number of event loops and threads of the process that owns the node may use it. Every write waits for its turn
-    in the writer's thread and returns once it is durable; while the database cannot be reached the call raises
-    StoreUnavailable, nothing of it happened then, and `trouble` says why. What `write` and `within` are given may be
-    called again, where its transaction has to be made again.
+    Any number of event loops and threads of the one owning process may use it. Every write waits for its turn in the
+    writer's thread and returns once it is durable; where the store cannot be written the call raises StoreUnavailable
+    and the next call tries again. Nothing of it happened then, unless the disk failed in the last moment, as it made
+    the commit durable: it may have happened, what was claimed goes back by itself, and calling again is safe.
     """
 
-    recovered: Recovered
-    """What the node's last owner left running, and what became of it at `open`."""
-    lost: Final = 0
-    incident: Final = None
-
     def __init__(
-        self,
-        dsn: str,
-        node: str,
-        *,
-        now_ms: Callable[[], int],
-        jitter: Callable[[], float],
-        backoff: Backoff,
-        keep_done_s: float,
-        keep_done_most: int,
-        ttl_s: float,
-        cut: DrainMark | None,
-        report_cut: Report | None,
+        self, engine: Engine, *, now_ms: Callable[[], int], jitter: Callable[[], float], backoff: Backoff | None
     ) -> None:
-        where = place(dsn)
+        self._engine = engine
+        self._writer, self._verbs, self._documents = engine.writer, engine.verbs, engine.documents
+        self._ledger, self._reads = engine.ledger, engine.reads
         self._now_ms = now_ms
         self._jitter = jitter
-        self._backoff = backoff
-        self._notify = Notify()
-        self._ledger = Ledger(self._notify.committed)
-        self._node = Node(node, where, ttl_s * LEASE)
-        self._statements = Statements(self._ledger, now_ms, node)
-        self._documents = Documents(now_ms, node)
-        self._upkeep = Upkeep(self._ledger, self._statements, now_ms, keep_done_s, keep_done_most)
-        self._health = Health()
+        self._backoff = backoff or Backoff()
         self._draining = self._marked = False
         self.payload_most: Callable[[], int] = lambda: PAYLOAD_MOST
-        self._reader, self._user_reader = Reader(dsn), Reader(dsn)
-        try:
-            connection = connect(dsn)
-            try:
-                migrate(connection)
-                self._node.lock(connection)
-                self.recovered = recover(
-                    connection, self._ledger, now_ms(), owner=self._node, cut=cut, report=report_cut
-                )
-            except BaseException:
-                connection.close()
-                raise
-        except psycopg.Error as error:
-            raise as_error(error, where) from error
-        self._report_cut = report_cut
-        self._writer = Writer(
-            connection,
-            partial(connect, dsn),
-            self._node,
-            self._ledger,
-            self._health,
-            self._upkeep,
-            self._take_over,
-            where,
-        )
-
-    @classmethod
-    def open(
-        cls,
-        dsn: str,
-        node: str = "",
-        *,
-        now_ms: Callable[[], int] = clock.now_ms,
-        jitter: Callable[[], float] = random.random,
-        backoff: Backoff | None = None,
-        keep_done_s: float = DAY_S,
-        keep_done_most: int = 100_000,
-        ttl_s: float = 15.0,
-        cut: DrainMark | None = None,
-        report_cut: Report | None = None,
-    ) -> PostgresQueue:
-        """Own `node` in the database at `dsn` (a `postgresql://` address) and put right what its last owner left.
-
-        Brings the schema up to date, takes the node's lock, puts back what it was running (`recovered`). Blocks for
-        some milliseconds, needs no event loop. StoreOwned where another process owns the node, StoreUnavailable where
-        the database cannot be used (also: written by a newer release); then nothing is held and nothing was changed.
-        Other nodes take its jobs over within `ttl_s` once it is not heard of. The others as `SqliteQueue.open`.
-        """
-        return cls(
-            dsn,
-            node,
-            now_ms=now_ms,
-            jitter=jitter,
-            backoff=backoff or Backoff(),
-            keep_done_s=keep_done_s,
-            keep_done_most=keep_done_most,
-            ttl_s=ttl_s,
-            cut=cut,
-            report_cut=report_cut,
-        )
-
-    def _take_over(self, connection: Connection) -> None:
-        if self._statements.closed:
-            return
-        taken = take_over(connection, self._ledger, self._now_ms(), owner=self._node, report=self._report_cut)
-        for name, found in taken.items():
-            if jobs := len(found.crashed) + len(found.interrupted):
-                log.warning("store.node_taken_over node=%s jobs=%d", name, jobs)
+        self.recovered = engine.recovered
+        """What the last owner left running, and what became of it as the store was opened."""
 
     @property
     def trouble(self) -> str | None:
-        """Why the database cannot be written now, None where it can; it is tried again by itself."""
-        return self._health.trouble
+        """Why the store cannot be written now, None where it can; tried by itself meanwhile."""
+        return self._engine.trouble
+
+    @property
+    def incident(self) -> str | None:
+        """What another program did to the store in the last minute, where it was put right; None without."""
+        return self._engine.incident
+
+    @property
+    def lost(self) -> int:
+        """How many unfinished jobs are in no store that the next start finds; 0 where it is sound."""
+        standings = self._ledger.standings().values() if self._engine.lost else ()
+        return sum(one.ready + one.scheduled + one.running for one in standings)
 
     def on_lost(self, listener: Callable[[str], None]) -> None:
-        """Call `listener(reason)` once another process has taken the node over; from the writer's thread."""
-        self._health.lost_listeners.append(listener)
+        """Call `listener(reason)` once the store is lost for good (see StoreLost); from the writer's thread."""
+        self._engine.on_lost(listener)
 
     @property
     def owner(self) -> str:
-        """What tells this owner of the node from those before and after it (see `DrainMark`)."""
-        return self._node.text
+        """What tells this owner of the store from those before and after it (see `DrainMark`)."""
+        return self._engine.owner
 
     # --- the verbs of `Queue` ---------------------------------------------------------------------------------------
 
     async def enqueue(self, jobs: Sequence[NewJob], *, unless_done_since_ms: int | None = None) -> Added:
         """As `Queue.enqueue`. QueueDraining after `refuse_new`; TypeError or ValueError for a payload not JSON."""
-        return await self._writer.run(self._statements.enqueue, self._new_jobs(jobs, unless_done_since_ms))
+        return await self._writer.run(self._verbs.enqueue, self._new_jobs(jobs, unless_done_since_ms))
 
     def enqueue_sync(
         self, jobs: Sequence[NewJob], *, unless_done_since_ms: int | None = None, timeout_s: float = 30.0
     ) -> Added:
         """As `enqueue`, from any thread; TimeoutError after `timeout_s`: it may happen yet."""
         new = self._new_jobs(jobs, unless_done_since_ms)
-        return self._writer.run_sync(self._statements.enqueue, new, timeout_s=timeout_s)
+        return self._writer.run_sync(self._verbs.enqueue, new, timeout_s=timeout_s)
 
     def _new_jobs(self, jobs: Sequence[NewJob], unless_done_since_ms: int | None) -> NewJobs:
         if self._draining:
@@ -254,18 +225,19 @@ class PostgresQueue:
         """As `Queue.claim`; at once, without the writer, where nothing is ready. Cancelled, what it took goes back."""
         if limit <= 0 or not self._promising(queue):
             return []
-        return await self._writer.run(self._statements.claim, Claim(queue, limit), abandoned=self._unclaim)
+        rows = await self._writer.run(self._verbs.claim, Claim(queue, limit), abandoned=self._unclaim)
+        return [leased(row) for row in rows]
 
     def _promising(self, queue: str) -> bool:
         standing = self._ledger.standings().get(queue)
-        if self._statements.closed or standing is None or standing.paused:
+        if self._verbs.closed or standing is None or standing.paused:
             return False
         return standing.ready > 0 or (standing.next_due_ms is not None and standing.next_due_ms <= self._now_ms())
 
-    def _unclaim(self, rows: Sequence[JobRow]) -> None:
+    def _unclaim(self, rows: Sequence[Raw]) -> None:
         if rows:
             try:
-                self._writer.post(self._statements.unclaim, rows)
+                self._writer.post(self._verbs.unclaim, rows)
             except StoreUnavailable:  # closed: the next open puts them back
                 return
 
@@ -275,9 +247,9 @@ class PostgresQueue:
         cursor: Any,
         *,
         step: tuple[str, Any] | None = None,
-        within: Callable[[Connection], object] | None = None,
+        within: Callable[[Any], object] | None = None,
     ) -> None:
-        """As `Queue.checkpoint`. `within(connection)` writes rows of the job's own in the same transaction.
+        """As `Queue.checkpoint`. `within(connection)` writes rows of the job's own into the same file and savepoint.
 
         Both are durable on return, or neither happened: where `within` raises, its error is raised here and the
         cursor stays; where the job is fenced, `within` is not called. It runs in the writer's thread: SQL only.
@@ -285,20 +257,23 @@ class PostgresQueue:
         most = self.payload_most()
         kept = None if step is None else (step[0], stored(step[1], f"the result of step {step[0]!r}", most))
         progress = Checkpoint(row, stored(cursor, "the cursor", most), kept)
-        verb = self._statements.checkpoint if within is None else partial(self._checkpoint_within, within)
+        verb = self._verbs.checkpoint if within is None else partial(self._checkpoint_within, within)
         await self._writer.run(verb, progress)
 
     def _checkpoint_within(
-        self, within: Callable[[Connection], object], connection: Connection, calls: Sequence[Checkpoint]
+        self,
+        within: Callable[[Any], object],
+        connection: Any,
+        calls: Sequence[Checkpoint],
     ) -> Sequence[BaseException | None]:
-        outcome = self._statements.checkpoint(connection, calls)
+        outcome = self._verbs.checkpoint(connection, calls)
         if outcome[0] is None:
-            guarded(connection, within)
+            self._engine.guarded(connection, within)
         return outcome
 
     async def settle(self, row: JobRow, verdict: Verdict) -> JobState:
         """As `Queue.settle`. TypeError or ValueError for a result that is not a JSON value; the claim stands then."""
-        return await self._writer.run(self._statements.settle, self._settlement(row, verdict))
+        return await self._writer.run(self._verbs.settle, self._settlement(row, verdict))
 
     def _settlement(self, row: JobRow, verdict: Verdict) -> Settlement:
         to = decide(row, verdict, self._now_ms(), jitter=self._jitter(), backoff=self._backoff)
@@ -312,9 +287,9 @@ class PostgresQueue:
             return Exchanged([], [])
         call = Exchange([self._settlement(*one) for one in ended], claim)
         states, rows = await self._writer.run(
-            self._statements.exchange, call, abandoned=lambda given: self._unclaim(given[1])
+            self._verbs.exchange, call, abandoned=lambda given: self._unclaim(given[1])
         )
-        return Exchanged(states, rows)
+        return Exchanged(states, [leased(row) for row in rows])
 
     async def next_due_ms(self, queue: str) -> int | None:
         """As `Queue.next_due_ms`; from memory."""
@@ -328,7 +303,7 @@ class PostgresQueue:
 
     def on_ready(self, listener: Callable[[str], None]) -> None:
         """As `Queue.on_ready`; also called when a job ended for which a suspect waits."""
-        self._notify.listeners.append(listener)
+        self._ledger.listeners.append(listener)
 
     # --- for people and for other parts of the service --------------------------------------------------------------
 
@@ -336,58 +311,64 @@ class PostgresQueue:
         self, *, queue: str | None = None, state: JobState | None = None, limit: int = 50, before: str | None = None
     ) -> Sequence[JobView]:
         """Return a page of jobs, newest first; the next page is the one before the last id of this."""
-        return await to_thread.run_sync(self._reader.page, queue, state, limit, before)
+        return await to_thread.run_sync(self._reads.page, queue, state, limit, before)
 
     async def job(self, job_id: str) -> JobView | None:
         """Return one job with payload, cursor, result and traceback; None where there is none."""
-        return await to_thread.run_sync(self._reader.job, job_id)
+        return await to_thread.run_sync(self._reads.job, job_id)
 
     async def retry(self, ids: Sequence[str]) -> list[str]:
         """Make dead jobs ready with all their attempts, from their last checkpoint; return those made ready.
 
         One whose key belongs to an active job by now is passed over.
         """
-        return await self._writer.run(self._statements.retry, tuple(ids))
+        return await self._writer.run(self._verbs.retry, tuple(ids))
 
     async def discard(self, ids: Sequence[str]) -> list[str]:
         """Remove jobs that do not run; return those removed."""
-        return await self._writer.run(self._statements.discard, tuple(ids))
+        return await self._writer.run(self._verbs.discard, tuple(ids))
 
     async def cancel(self, ids: Sequence[str]) -> Cancelled:
         """Remove the waiting ones of these jobs, and end the running ones as `cancelled`, fenced; pass over others."""
-        return await self._writer.run(self._statements.cancel, tuple(ids))
+        return await self._writer.run(self._verbs.cancel, tuple(ids))
 
     def keep_done(self, queue: str, keep_s: float) -> None:
         """Keep ended jobs of `queue` for so many seconds from now on, instead of the store's own time."""
-        self._upkeep.keep_s[queue] = keep_s
+        self._engine.keep_done(queue, keep_s)
 
     async def pause(self, queue: str) -> None:
         """Claim nothing more from `queue`, over restarts too, until `resume`; what runs goes on."""
-        await self._writer.run(self._statements.pause, (queue, True))
+        await self._writer.run(self._verbs.pause, (queue, True))
 
     async def resume(self, queue: str) -> None:
         """End a pause; the listeners of `on_ready` are called."""
-        await self._writer.run(self._statements.pause, (queue, False))
+        await self._writer.run(self._verbs.pause, (queue, False))
 
-    async def write(self, function: Callable[[Connection], R]) -> R:
+    async def write(self, function: Callable[[Any], R]) -> R:
         """Run `function(connection)` in the writer's thread, in its group's transaction and a savepoint of its own.
 
-        Its result, durable on return; where it raises, what it wrote is undone and the error is raised here. The server
-        ends a transaction in which nothing was asked for 0.35 × `ttl_s`.
+        Its result, durable on return; where it raises, what it wrote is undone and the error is raised here.
         """
-        return await self._writer.run(partial(_written, function), None)
+        return await self._writer.run(partial(self._written, function), None)
 
-    async def read(self, query: Callable[[Connection], R]) -> R:
+    def _written(self, function: Callable[[Any], R], connection: Any, _calls: Sequence[None]) -> Sequence[R]:
+        return [self._engine.guarded(connection, function)]
+
+    async def read(self, query: Callable[[Any], R]) -> R:
         """Run `query(connection)`, which may only read, beside the writer in a thread; what it returns.
 
         It sees all that is durable, the rows of the jobs' own included, as of its first statement. Queries take turns.
-        ValueError for SQL that does not only read, StoreUnavailable where the database cannot be read.
+        ValueError for SQL that does not only read, StoreUnavailable where the store cannot be read.
         """
-        return await to_thread.run_sync(self._user_reader.read, query)
+        return await to_thread.run_sync(self._engine.read, query)
 
-    async def backup(self, into: object) -> int:
-        """Raise NotOffered: a database is copied by its own tools, for all who use it."""
-        raise NotOffered(f"the store is {place(self._reader.dsn)}, not a file; copy it with pg_dump")
+    async def backup(self, into: str | PathLike[str]) -> int:
+        """Write a consistent copy of the store into the file `into`, whatever is written meanwhile; its size in bytes.
+
+        A file of that name is replaced once the copy is whole and on the disk. ValueError for a file of the store
+        itself; OSError and StoreUnavailable leave what was there. Cancelled, the copy is made all the same.
+        """
+        return await to_thread.run_sync(self._engine.backup, into)
 
     async def put_document(self, kind: str, document_id: str, body: Any, *, keep: int = 50) -> None:
         """Keep a JSON value under a kind and an id (replacing an older one), and the newest `keep` of its kind."""
@@ -406,29 +387,32 @@ class PostgresQueue:
 
     def documents_sync(self, kind: str, newest: int = 50) -> Sequence[Document]:
         """As `documents`, from any thread."""
-        return self._reader.documents(kind, newest)
+        return self._reads.documents(kind, newest)
 
     def duplicates(self, queue: str, keys: Sequence[str], since_ms: int) -> Mapping[str, Duplicate]:
         """Return the keys that have an active or dead job, or one done at `since_ms` or later; from any thread."""
-        return self._reader.duplicates(queue, keys, since_ms)
+        return self._reads.duplicates(queue, keys, since_ms)
 
     def pending(self, ranges: Sequence[tuple[int, int]]) -> tuple[int, int, Mapping[str, str]]:
         """Return of the jobs in these ranges of ids: how many are unfinished, how many there are, the dead and why.
 
         From any thread.
         """
-        return self._reader.pending(ranges)
+        return self._reads.pending(ranges)
 
     def queues_of(self, ids: Sequence[str]) -> Mapping[str, int]:
         """Return how many of these jobs each queue has; from any thread."""
-        return self._reader.queues_of(ids) if ids else {}
+        return self._reads.queues_of(ids) if ids else {}
 
     # --- the end of a process: from any thread, the event loop may be blocked ---------------------------------------
 
     def stop_claims(self) -> None:
-        """Give nothing to claims from now on; a second call changes nothing. Jobs may still be added."""
-        self._statements.closed = True
-        self._upkeep.suspended = True
+        """Give nothing to claims from now on; a second call changes nothing.
+
+        Jobs may still be added. Upkeep is put off, so that a flush waits for nothing.
+        """
+        self._verbs.closed = True
+        self._engine.put_off_upkeep()
 
     def refuse_new(self) -> None:
         """Refuse `enqueue` as well, with QueueDraining; a second call changes nothing."""
@@ -436,7 +420,7 @@ class PostgresQueue:
         self._draining = True
 
     def mark_draining(self, timeout_s: float = 1.0, drain: DrainMark | None = None) -> None:
-        """Record durably that a drain began: a kill from now on interrupts jobs, it does not crash them.
+        """Record on the disk that a drain began: a kill from now on interrupts jobs, it does not crash them.
 
         Goes before all that waits. The mark ends with `flush` or `close`, or at the next `open`. TimeoutError after
         `timeout_s`.
@@ -450,7 +434,7 @@ class PostgresQueue:
     ) -> Requeued:
         """As `Queue.requeue_running`; after all that waits already, so that no verdict or checkpoint is overtaken."""
         call = Flush([self._settlement(*one) for one in ended], tuple(queues))
-        return self._until(self._statements.flush, call, timeout_s)
+        return self._engine.insist(self._verbs.flush, call, timeout_s)
 
     def flush(
         self,
@@ -463,31 +447,23 @@ class PostgresQueue:
     ) -> PutBack:
         """As `Queue.flush`; `report` is called in the writer's thread. Ends the mark of the drain.
 
-        Where it raises the mark stays for the next `open`. An outage is waited out for as long as `timeout_s` allows.
+        Where it raises the mark stays for the next `open`. StoreLost says how many jobs no start will find.
         """
         self.refuse_new()
         self._marked = False
         flush = Flush([self._settlement(*one) for one in ended], tuple(queues))
-        return self._until(self._last_flush, LastFlush(flush, asked, report), timeout_s)
+        try:
+            return self._engine.insist(self._last_flush, LastFlush(flush, asked, report), timeout_s)
+        except StoreUnavailable as error:
+            if lost := self.lost:
+                raise StoreLost(str(error), lost) from error
+            raise
 
-    def _until(self, verb: Verb[A, R], call: A, timeout_s: float) -> R:
-        """Do `verb`, again and again while the database is out, for `timeout_s`; raise what the last attempt met."""
-        until, pause = time.monotonic() + timeout_s, threading.Event()
-        while True:
-            try:
-                return self._writer.run_sync(verb, call, timeout_s=max(0.0, until - time.monotonic()))
-            except StoreLost:
-                raise
-            except StoreUnavailable:
-                if self.trouble is None or time.monotonic() + AGAIN_AFTER_S >= until:
-                    raise
-                pause.wait(AGAIN_AFTER_S)
-
-    def _last_flush(self, connection: Connection, calls: Sequence[LastFlush]) -> Sequence[PutBack]:
+    def _last_flush(self, connection: Any, calls: Sequence[LastFlush]) -> Sequence[PutBack]:
         done: list[PutBack] = []
         for call in calls:
-            [requeued] = self._statements.flush(connection, [call.flush])
-            found = run(connection, _STATES, (numbers(call.asked),)).fetchall()
+            [requeued] = self._verbs.flush(connection, [call.flush])
+            found = self._engine.sql.rows(connection, "states", numbers(call.asked))
             done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
             self._documents.unmark_draining(connection, [None])
             if call.report is not None:
@@ -495,7 +471,7 @@ class PostgresQueue:
         return done
 
     def close(self, timeout_s: float = 5.0, *, crashed: bool = False) -> bool:
-        """Do what waits and give the node back; False where that took over `timeout_s`.
+        """Do what waits, fold the WAL into the file, give the store back; False where that took over `timeout_s`.
 
         Rows still running are put back as interrupted, because an orderly end is not a crash, and the mark of a drain
         ends. With `crashed` (the host failed by a defect, which one of them may have provoked) they are left as
@@ -510,10 +486,4 @@ class PostgresQueue:
                 self._marked = False
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("store.close_left_running error=%s", error)
-        self._reader.close()
-        self._user_reader.close()
-        return self._writer.close(timeout_s)
-
-
-def _written(function: Callable[[Connection], R], connection: Connection, _calls: Sequence[None]) -> Sequence[R]:
-    return [guarded(connection, function)]
+        return self._engine.close(timeout_s)
