@@ -351,6 +351,8 @@ _LONE: Final = re.compile(r"\\(?:u(?:d[89ab]..\\ud[c-f]..|(d[89a-f]..))|.)")
 """Each escape of a JSON text; the group is that of half a pair without the other half."""
 _A_BYTE: Final = re.compile("dc[89a-f].")
 """Python's name for a byte that is not UTF-8 (PEP 383)."""
+_ESCAPED: Final = re.compile(r"(?<!\\)(\\*+)(?:([\udc80-\udcff\0])|(?=udc[89a-f][0-9a-f]|x00))")
+"""Backslashes, then what is written as an escape, or what reads like the rest of one."""
 
 
 def from_json(text: str | None) -> Any:
@@ -384,12 +386,17 @@ def holds_bytes(text: str) -> bool:
 def storable(name: str) -> str:
     """Return a key or the name of a step as any database holds it; ValueError for half a character.
 
-    Bytes of a file name that are not UTF-8 are escaped (`\\udcff`), and so is NUL.
+    Bytes of a file name that are not UTF-8 are escaped (`\\udcff`), and so is NUL (`\\x00`). Two names are never kept
+    as one: backslashes right before an escape, or before what looks like the rest of one, are doubled.
     """
-    if name.isascii() and "\0" not in name:
+    if name.isascii() and "\0" not in name and "\\" not in name:
         return name
     checked(to_json(name), f"{name!r}", PAYLOAD_MOST)
-    return escaped(name).replace("\0", "\\x00")
+    return _ESCAPED.sub(lambda found: found[1] * 2 + _escape(found[2] or ""), name)
+
+
+def _escape(character: str) -> str:
+    return "\\x00" if character == "\0" else escaped(character)
 
 
 def escaped(text: str) -> str:
