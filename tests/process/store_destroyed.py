@@ -108,7 +108,7 @@ async def _tell_health(queue: SqliteQueue, told: int) -> None:
 
 
 def _obey(queue: SqliteQueue, told: int, orders: int) -> None:
-    path = queue.path
+    path = queue._engine.path
     while order := os.read(orders, 1):
         with suppress(OSError, sqlite3.Error):
             if order == b"p":
