@@ -26,6 +26,7 @@ from hotreload.queue.contract import (
     Recovered,
     Requeued,
 )
+from hotreload.queue.fleet import Fleet
 from hotreload.queue.job import PAYLOAD_MOST, Backoff, Done, JobRow, JobState, NewJob, Verdict, decide, stored, to_json
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.reads import Reads
@@ -81,6 +82,11 @@ class Engine(Protocol):
     documents: Documents
     reads: Reads
     recovered: Recovered
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """The processes that share the store; None where no other one can."""
+        ...
 
     @property
     def sql(self) -> Statements:
@@ -140,6 +146,10 @@ class Engine(Protocol):
         """As `Writer.run_sync`, and again after an outage that is over within `timeout_s`."""
         ...
 
+    def leave(self, timeout_s: float) -> None:
+        """Write the last word of an owner that ends in order: it left nothing."""
+        ...
+
     def close(self, timeout_s: float) -> bool:
         """Do what waits, give the store back; False where that took over `timeout_s`."""
         ...
@@ -180,6 +190,11 @@ class Store:
     def trouble(self) -> str | None:
         """Why the store cannot be written now, None where it can; tried by itself meanwhile."""
         return self._engine.trouble
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """The processes that share the store; None where no other one can."""
+        return self._engine.fleet
 
     @property
     def incident(self) -> str | None:
@@ -484,6 +499,8 @@ class Store:
             if self._marked or crashed:
                 self._writer.run_sync(self._documents.unmark_draining, None, timeout_s=timeout_s, urgent=True)
                 self._marked = False
+            if not crashed:
+                self._engine.leave(timeout_s)
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("store.close_left_running error=%s", error)
         return self._engine.close(timeout_s)

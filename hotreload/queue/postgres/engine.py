@@ -20,6 +20,7 @@ from hotreload.queue.contract import DrainMark, Report
 from hotreload.queue.job import Backoff
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.postgres.connection import Connection, Node, as_error, connect, guarded, place
+from hotreload.queue.postgres.nodes import Nodes
 from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.recovery import mark_of, recover, take_over
 from hotreload.queue.postgres.schema import migrate
@@ -143,6 +144,7 @@ class PostgresEngine:
         self._health = Health()
         self.reader, self._user_reader = Reader(dsn), Reader(dsn)
         self.reads = Reads(self.sql, self.reader)
+        self.fleet = Nodes(self.node, self.reader)
         self._report_cut = report_cut
         try:
             connection = connect(dsn)
@@ -163,8 +165,10 @@ class PostgresEngine:
             self._health,
             self.upkeep,
             self._take_over,
+            self.fleet.look,
             where,
         )
+        self.fleet.writer = self.writer
 
     def _take_over(self, connection: Connection) -> None:
         if self.verbs.closed:
@@ -220,6 +224,10 @@ class PostgresEngine:
                 if self.trouble is None or time.monotonic() + AGAIN_AFTER_S >= until:
                     raise
                 pause.wait(AGAIN_AFTER_S)
+
+    def leave(self, timeout_s: float) -> None:
+        """See `Engine`; the node is removed."""
+        self.writer.run_sync(self.fleet.leave, None, timeout_s=timeout_s)
 
     def close(self, timeout_s: float) -> bool:
         """See `Engine`."""

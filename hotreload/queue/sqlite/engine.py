@@ -81,7 +81,9 @@ class SqliteQueue(Store):
 
 
 class SqliteEngine:
-    """Meets `Engine`: one file, its lock, its connections, its writer."""
+    """Meets `Engine`: one file, its lock, its connections, its writer. No other process shares it."""
+
+    fleet = None
 
     def __init__(
         self,
@@ -223,6 +225,9 @@ class SqliteEngine:
     def insist(self, verb: Verb[A, R], arg: A, timeout_s: float) -> R:
         """See `Engine`; a disk that refuses now is not waited for."""
         return self.writer.run_sync(verb, arg, timeout_s=timeout_s)
+
+    def leave(self, timeout_s: float) -> None:
+        """See `Engine`; the lock says so."""
 
     def close(self, timeout_s: float) -> bool:
         """See `Engine`; the WAL is folded into the file."""
