@@ -281,6 +281,8 @@ class Verbs:
         """End the claims; a fenced one, and the second of two for a job, changes nothing and gets its LeaseLost."""
         first = {_token(call.row): call for call in reversed(calls)}
         held = self.transition(connection, list(first.values()), self._now_ms(), fence=False)
+        if len(held) == len(calls):
+            return [call.to.state for call in calls]
         return [
             call.to.state
             if _token(call.row) in held and first[_token(call.row)] is call
@@ -293,7 +295,7 @@ class Verbs:
         if not calls:
             return frozenset()
         held = self._sql.held(connection, "move", [_moved(call, now_ms, fence) for call in calls])
-        moved = [call for call in calls if _token(call.row) in held]
+        moved = calls if len(held) == len(calls) else [call for call in calls if _token(call.row) in held]
         for (queue, state), count in Counter((call.row.queue, call.to.state) for call in moved).items():
             self._count(queue, "running", _column(state), count)
         for call in moved:
