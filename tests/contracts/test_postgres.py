@@ -256,7 +256,7 @@ async def test_a_migration_that_fails_leaves_nothing(dsn: str) -> None:
 async def test_old_results_are_removed(dsn: str) -> None:
     queue = PostgresQueue.open(dsn, keep_done_s=0)
     await queue.settle(await one_of(queue, dedupe_key="k"), Done(1))
-    queue._upkeep._more = True
+    queue._engine.upkeep._more = True
     deadline = time.monotonic() + 20
     while await queue.jobs():
         assert time.monotonic() < deadline
