@@ -122,6 +122,15 @@ def as_error(error: BaseException, where: str) -> BaseException:
     return error
 
 
+def not_opened(error: psycopg.Error, where: str) -> BaseException:
+    """Return what an error means while a store is opened: StoreUnavailable, in one line."""
+    said = str(error).strip().splitlines()[0]
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        said += "; `hotreload store check` names the privileges that a role lacks"
+    found = as_error(error, where)
+    return found if isinstance(found, StoreUnavailable) else StoreUnavailable(f"{where}: {said}")
+
+
 # --- the owner of a node ----------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ from hotreload.queue.contract import (
 )
 from hotreload.queue.job import PAYLOAD_MOST, Backoff, Done, JobRow, JobState, NewJob, Verdict, decide, stored, to_json
 from hotreload.queue.notify import Notify
-from hotreload.queue.postgres.connection import Connection, Node, as_error, connect, guarded, place, run
+from hotreload.queue.postgres.connection import Connection, Node, connect, guarded, not_opened, place, run
 from hotreload.queue.postgres.documents import Documents
 from hotreload.queue.postgres.ledger import Ledger
 from hotreload.queue.postgres.reads import Reader
@@ -160,7 +160,7 @@ class PostgresQueue:
                 connection.close()
                 raise
         except psycopg.Error as error:
-            raise as_error(error, where) from error
+            raise not_opened(error, where) from error
         self._report_cut = report_cut
         self._writer = Writer(
             connection,
