@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,14 @@ from hotreload.config.settings import LiveSettings, SettingsModel
 from hotreload.errors import ConfigInvalid
 from hotreload.host.start import Started
 from hotreload.queue.engines import Store
+from hotreload.queue.sqlite import SqliteQueue
 from hotreload.recovery.scan import QueueSearch, Scan, Seen
 from hotreload.reload.apply import Reloadable
 from hotreload.service.checks import Place, Shape
 from hotreload.service.work import ServiceWork
 from hotreload.workers.deaths import Deaths, Hook
 from hotreload.workers.execution import Execution
+from hotreload.workers.fleet import FleetLimits, divided
 from hotreload.workers.job import Surroundings
 from hotreload.workers.kind import Kind
 from hotreload.workers.limits import Limit, Rate, SharedLimit, checked_limit, checked_rate
@@ -59,6 +61,8 @@ class Declared:
     workers: dict[str, DeclaredWorker] = field(default_factory=dict[str, DeclaredWorker])
     limits: dict[str, Asked] = field(default_factory=dict[str, Asked])
     rates: dict[str, Asked] = field(default_factory=dict[str, Asked])
+    across: set[str] = field(default_factory=set[str])
+    """The limits and rates that hold over all processes on the store."""
     resources: dict[str, Resource] = field(default_factory=dict[str, Resource])
     factories: dict[str, Factory] = field(default_factory=dict[str, Factory])
     reloadables: dict[str, Reloadable] = field(default_factory=dict[str, Reloadable])
@@ -147,6 +151,7 @@ def compose(declared: Declared, started: Started, version: str, schema: Mapping[
         kinds=declared.kinds,
         pools=pools,
         shared=list(shared.values()),
+        divides=_divides([shared[name] for name in sorted(declared.across)], store),
         resources=resources,
         reloadables=[*resources, *declared.reloadables.values(), *follows],
         snapshots=started.snapshots,
@@ -172,6 +177,17 @@ class PolicyInForce:
         """Put a policy in force."""
         self._policy = self._pool.execution.policy = value
         self._store.keep_done(self._pool.queue_name, value.keep_done_s)
+
+
+def _divides(limits: Sequence[SharedLimit], store: Store | None) -> list[FleetLimits]:
+    """Have these limits hold over all nodes on the store; a store in a file has one."""
+    if not limits or store is None or isinstance(store, SqliteQueue):
+        return []
+
+    def ready(pool: str) -> int:
+        return next((one.ready for one in store.depths() if f"workers.{one.name}" == pool), 0)
+
+    return [divided(limits, store, ready)]
 
 
 async def _payload_of(store: Store | None, job_id: str) -> Any:

@@ -13,6 +13,7 @@ from hotreload.queue.job import Interrupted, JobRow, JobState, after_crash, deci
 from hotreload.queue.postgres.connection import Connection, Node, atomically, machine_ended, owner_of, run
 from hotreload.queue.postgres.documents import Documents, known
 from hotreload.queue.postgres.ledger import Ledger
+from hotreload.queue.postgres.permits import release
 from hotreload.queue.postgres.statements import COUNTERS, Settlement, Statements
 
 # Without payloads and cursors: all of them may not fit into memory.
@@ -104,6 +105,7 @@ def _put_back(
     statements.transition(connection, moves, now_ms, fence=True)
     found = _found(connection, moves, drain, node)
     documents.unmark_draining(connection, [None])
+    release(connection, node)
     if drain is not None and report is not None:
         documents.put(connection, [report(found)])
     return found

@@ -33,9 +33,11 @@ from hotreload.queue.contract import (
 )
 from hotreload.queue.job import PAYLOAD_MOST, Backoff, Done, JobRow, JobState, NewJob, Verdict, decide, stored, to_json
 from hotreload.queue.notify import Notify
+from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres.connection import Connection, Node, connect, guarded, not_opened, place, run
 from hotreload.queue.postgres.documents import Documents
 from hotreload.queue.postgres.ledger import Ledger
+from hotreload.queue.postgres.permits import Permits
 from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.recovery import recover, take_over
 from hotreload.queue.postgres.schema import migrate
@@ -143,6 +145,7 @@ class PostgresQueue:
         self._node = Node(node, where, ttl_s * LEASE)
         self._statements = Statements(self._ledger, now_ms, node)
         self._documents = Documents(now_ms, node)
+        self._permits = Permits(self._node)
         self._upkeep = Upkeep(self._ledger, self._statements, now_ms, keep_done_s, keep_done_most)
         self._health = Health()
         self._draining = self._marked = False
@@ -423,6 +426,19 @@ class PostgresQueue:
         """Return how many of these jobs each queue has; from any thread."""
         return self._reader.queues_of(ids) if ids else {}
 
+    @property
+    def lease_s(self) -> float:
+        """For how many seconds after its last write no other node takes over what this one has."""
+        return self._node.lease_s
+
+    async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
+        """Ask for permits of limits that hold over all nodes; None where another node is asking at this moment.
+
+        Durable on return: it may be used from then on, for `lease_s` from the call on. Cancelled or refused
+        (StoreUnavailable), what was granted is unknown: ask again, with what is in use.
+        """
+        return await self._writer.run(self._permits.exchange, asks)
+
     # --- the end of a process: from any thread, the event loop may be blocked ---------------------------------------
 
     def stop_claims(self) -> None:
@@ -490,6 +506,7 @@ class PostgresQueue:
             found = run(connection, _STATES, (numbers(call.asked),)).fetchall()
             done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
             self._documents.unmark_draining(connection, [None])
+            self._permits.release(connection, [None])
             if call.report is not None:
                 self._documents.put(connection, [call.report(done[-1])])
         return done
@@ -505,6 +522,8 @@ class PostgresQueue:
         try:
             if not crashed and any(standing.running for standing in self._ledger.standings().values()):
                 self.requeue_running(list(self._ledger.standings()), timeout_s)
+            if self._permits.used and not self._permits.released:
+                self._writer.run_sync(self._permits.release, None, timeout_s=timeout_s)
             if self._marked or crashed:
                 self._writer.run_sync(self._documents.unmark_draining, None, timeout_s=timeout_s, urgent=True)
                 self._marked = False
