@@ -148,6 +148,10 @@ class ServiceWork(Work):
         """Return the queues, those without a worker included."""
         return [] if self._store is None else self._store.depths()
 
+    def more(self) -> dict[str, Any]:
+        """Return the limits and rates that pools share, `permits` being this process' part of one over the fleet."""
+        return {"limits": [_shared(one) for one in self._shared]}
+
     def limits(self) -> list[PoolFigures]:
         """Return the shared limits."""
         return [PoolFigures(one.name, one.value, one.running, 0, None) for one in self._shared]
@@ -156,6 +160,12 @@ class ServiceWork(Work):
         """Return the pools with what waits for them."""
         depths = {depth.name: depth for depth in self.queues()}
         return [_figures(pool, depths.get(pool.queue_name)) for pool in self._pools]
+
+
+def _shared(limit: SharedLimit) -> dict[str, Any]:
+    across = "process" if limit.part is None else "fleet"
+    permits = None if limit.part is None else limit.part.permits
+    return {"name": limit.name, "limit": limit.value, "running": limit.running, "across": across, "permits": permits}
 
 
 def _figures(pool: Pool, depth: QueueDepth | None) -> PoolFigures:

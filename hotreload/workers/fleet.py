@@ -57,6 +57,9 @@ class FleetPart:
         self._until = float("-inf")
         self._granted = Grant(0, 0, short=False)
         self._wants = self._value = 0
+        self._high = self._base = 0
+        self._spare = 0
+        """What is kept beyond what runs: as much as was used since the last ask, halved with each that used less."""
         limit.part = self
         limit.listen(self._moved)
 
@@ -84,9 +87,10 @@ class FleetPart:
         """True while other nodes hold what is this node's part, or this one holds what is theirs."""
         return self._granted.short or self._granted.permits > max(self._usable, self.limit.running)
 
-    def wanting(self) -> None:
-        """Note that a pool found no place; asked for unless the store knows that so many are wanted."""
-        if self._needs() > self._wants:
+    def taken(self, missing: int) -> None:
+        """Note what a pool took; where places were missing they are asked for, unless the store knows of it."""
+        self._high = max(self._high, self.limit.running)
+        if missing and self._needs() > self._wants:
             self._wake()
 
     def freed(self) -> None:
@@ -103,12 +107,14 @@ class FleetPart:
         return min(self.limit.value, self.limit.running + self.limit.missing(self._ready))
 
     def ask(self) -> Ask:
-        """Say what is needed, and stop using what is not."""
-        running = self.limit.running
-        self._wants = max(running, self._needs())
+        """Say what is needed, with some to spare for what comes next, and stop using the rest."""
+        running, rate = self.limit.running, isinstance(self.limit, Rate)
+        used = 2 * (self._high - self._base) if rate else self._high - running
+        self._spare = max(used, self._spare // 2)
+        self._wants = max(running, self._needs(), min(self.limit.value, running + self._spare))
         self._usable = min(self._usable, self._wants)
-        self._value = self.limit.value
-        keep_s = MINUTE_S if isinstance(self.limit, Rate) else 0.0
+        self._value, self._base, self._high = self.limit.value, running, running
+        keep_s = MINUTE_S if rate else 0.0
         return Ask(self.limit.name, self.limit.value, max(running, self._usable), self._wants, keep_s)
 
     def granted(self, grant: Grant, until: float) -> None:

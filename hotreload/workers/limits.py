@@ -53,8 +53,13 @@ class Part(Protocol):
         """How many places may be taken here now."""
         ...
 
-    def wanting(self) -> None:
-        """Note that a pool found no place."""
+    @property
+    def permits(self) -> int:
+        """How many count as this process' in the others' eyes; more than `usable` after the limit shrank."""
+        ...
+
+    def taken(self, missing: int) -> None:
+        """Note that a pool took places, and so many fewer than it wanted."""
         ...
 
     def freed(self) -> None:
@@ -108,8 +113,8 @@ class SharedLimit(Limit):
             if taken < free:  # left for those that hold fewer; where none is free, two would wake each other for ever
                 self.wake_wanting()
             self._wanting[pool], self._missing[pool] = wake, wanted - taken
-            if self.part is not None:
-                self.part.wanting()
+        if self.part is not None:
+            self.part.taken(wanted - taken)
         return taken
 
     def give_back(self, pool: str, places: int) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from hotreload.errors import LeaseLost, NotOffered, StoreLost, StoreUnavailable
 from hotreload.queue.job import Done, JobState, NewJob
+from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.postgres.connection import connect
 from hotreload.queue.postgres.schema import Step, applied, migrate, steps
@@ -275,3 +276,41 @@ async def test_an_address_that_is_none_and_a_copy_are_refused_without_the_passwo
     with pytest.raises(NotOffered, match="pg_dump"):
         await queue.backup("x")
     assert queue.close()
+
+
+def asks(has: int, wants: int, value: int = 16, keep_s: float = 0.0) -> list[Ask]:
+    return [Ask("limits.calls", value, has, wants, keep_s)]
+
+
+async def test_permits_are_divided_between_nodes_and_come_back_with_an_orderly_end(dsn: str) -> None:
+    one, two = PostgresQueue.open(dsn, "one"), PostgresQueue.open(dsn, "two")
+    assert await one.share(asks(0, 40)) == [Grant(16, 16, short=False)]
+    assert await two.share(asks(0, 40)) == [Grant(0, 0, short=True)]
+    assert await one.share(asks(16, 40)) == [Grant(16, 8, short=False)]
+    assert await one.share(asks(8, 40)) == [Grant(8, 8, short=False)]
+    assert await two.share(asks(0, 40)) == [Grant(8, 8, short=False)]
+    assert await one.share(asks(8, 40, value=4)) == [Grant(8, 0, short=True)]
+    one.flush(["a"], 5)
+    assert await two.share(asks(8, 40)) == [Grant(16, 16, short=False)]
+    assert await one.share(asks(8, 40)) == [Grant(0, 0, short=False)], "nothing begins after the flush"
+    assert one.close()
+    assert two.close()
+
+
+async def test_the_permits_of_a_node_that_is_gone_are_free_at_its_next_start_those_of_a_rate_a_minute_later(
+    dsn: str,
+) -> None:
+    one, two = PostgresQueue.open(dsn, "one"), PostgresQueue.open(dsn, "two")
+    limit, rate = Ask("limits.calls", 16, 0, 16), Ask("rates.calls", 16, 0, 16, 60.0)
+    assert await one.share([limit, rate]) == [Grant(16, 16, short=False)] * 2
+    ENGINES["postgres"].abandon(one)
+    assert await two.share([limit, rate]) == [Grant(0, 0, short=True)] * 2
+    again = PostgresQueue.open(dsn, "one")
+    assert await two.share([limit, rate]) == [Grant(16, 16, short=False), Grant(0, 0, short=False)]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("UPDATE hotreload_permits SET until = clock_timestamp() WHERE until IS NOT NULL")
+    assert await two.share([limit, rate]) == [Grant(16, 16, short=False)] * 2
+    assert await two.share([Ask(one.name, 16, 0, 0) for one in (limit, rate)]) == [Grant(0, 0, short=False)] * 2
+    assert await two.read(lambda connection: connection.execute("SELECT * FROM hotreload_permits").fetchall()) == []
+    assert again.close()
+    assert two.close()

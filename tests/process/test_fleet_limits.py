@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import anyio
 import anyio.abc
+import httpx
 import psycopg
 import pytest
 from anyio.abc import Process
@@ -135,6 +137,14 @@ def done(address: str) -> int:
     return int(row[0])
 
 
+def permits(fleet: Nodes, number: int) -> int:
+    """Return how many permits of the limit a node holds."""
+    with psycopg.connect(fleet.address) as connection:
+        asked = "SELECT permits FROM hotreload_permits WHERE name = 'limits.calls' AND strpos(node, %s) > 0"
+        row = connection.execute(asked, (f"{fleet.folder}/{number}/",)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 async def test_three_nodes_share_a_limit_and_use_all_of_it(
     server: Server, short_path: Path, figures: Callable[[str], None]
 ) -> None:
@@ -179,6 +189,46 @@ async def test_the_permits_of_a_killed_node_come_back_and_never_too_early(
         seen.held.set()
         await wait_until(lambda: done(fleet.address) == 100, 60, "all jobs are done")
     assert (seen.most, seen.above) == (LIMIT, [])
+
+
+async def test_a_node_that_was_stopped_begins_nothing_when_it_goes_on(server: Server, short_path: Path) -> None:
+    async with calls(latency_s=0) as seen, nodes(server, short_path, seen.port, calls=LIMIT) as fleet:
+        seen.held = anyio.Event()
+        await anyio.to_thread.run_sync(add, fleet.address, 100)
+        await wait_until(lambda: seen.under_way == LIMIT, 20, "all of the limit is used")
+        late = permits(fleet, 0)
+        fleet.processes[0].send_signal(signal.SIGSTOP)
+        await wait_until(
+            lambda: seen.under_way == LIMIT + late, 20, "the others take its permits, its calls still stand"
+        )
+        fleet.processes[0].send_signal(signal.SIGCONT)
+        assert await fleet.processes[0].wait() != 0
+        assert seen.most == LIMIT + late
+        await wait_until(lambda: seen.under_way == LIMIT, 10, "its calls end with it")
+        seen.limit = LIMIT
+        seen.held.set()
+        await wait_until(lambda: done(fleet.address) == 100, 60, "all jobs are done")
+    assert seen.above == []
+
+
+async def test_with_a_store_in_a_file_it_is_the_limit_of_the_one_process(short_path: Path) -> None:
+    async with calls(latency_s=0.02) as seen:
+        own = {"watch": False}
+        (short_path / "ov.conf").write_text(json.dumps({"port": seen.port, "calls": 3, "hotreload": own}))
+        place = ("--config", str(short_path / "ov.conf"), "--socket", str(short_path / "s"))
+        async with started(*HOTRELOAD, "run", "tests.process.fleet_service:service", *place):
+            await wait_until((short_path / "s").exists, 20, "ready")
+            body = [{"payload": number} for number in range(30)]
+            async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(short_path / "s"))) as http:
+                sent = await http.post("http://s/admin/jobs/batch", json={"queue": "call", "jobs": body})
+                assert sent.status_code == 201, sent.text
+                await wait_until(lambda: seen.ended == 30, 20, "all jobs are done")
+                status = (await http.get("http://s/admin/status")).json()
+    assert seen.most == 3
+    assert [(each["name"], each["across"]) for each in status["limits"]] == [
+        ("limits.calls", "process"),
+        ("rates.starts", "process"),
+    ]
 
 
 async def test_a_live_resize_holds_over_all_nodes(server: Server, short_path: Path) -> None:
