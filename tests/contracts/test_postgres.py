@@ -314,3 +314,94 @@ async def test_the_permits_of_a_node_that_is_gone_are_free_at_its_next_start_tho
     assert await two.read(lambda connection: connection.execute("SELECT * FROM hotreload_permits").fetchall()) == []
     assert again.close()
     assert two.close()
+
+
+CHANGES = {
+    "insert": "INSERT INTO hotreload_queues (name) VALUES ('mine')",
+    "update": "UPDATE hotreload_jobs SET state = 'done'",
+    "delete": "DELETE FROM hotreload_jobs",
+    "truncate": "TRUNCATE hotreload_steps",
+    "with": "WITH gone AS (DELETE FROM hotreload_jobs RETURNING id) INSERT INTO mine SELECT id FROM gone",
+    "prepared": "EXECUTE sweeps",
+    "procedure": "DO $$ BEGIN EXECUTE 'delete from ' || 'hotreload' || '_jobs'; END $$",
+    "cascade": "DELETE FROM mine",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_function_of_a_user_cannot_change_the_tables_of_the_store(dsn: str, change: str) -> None:
+    queue = PostgresQueue.open(dsn)
+    row = await one_of(queue)
+
+    def prepare(connection: Any) -> None:
+        connection.execute("CREATE TABLE mine (x bigint PRIMARY KEY)")
+        connection.execute("PREPARE sweeps AS DELETE FROM hotreload_jobs")
+        sweep = (
+            "CREATE FUNCTION sweep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM hotreload_jobs; END $$"
+        )
+        connection.execute(sweep)
+        connection.execute("INSERT INTO mine VALUES (1)")
+        connection.execute("CREATE TRIGGER sweep AFTER DELETE ON mine FOR EACH STATEMENT EXECUTE FUNCTION sweep()")
+
+    def both(connection: Any) -> None:
+        connection.execute("INSERT INTO mine VALUES (2)")
+        connection.execute(CHANGES[change])
+
+    await queue.write(prepare)
+    refused: list[str] = []
+
+    async def wrong(call: Any) -> None:
+        with pytest.raises(
+            ValueError, match=r"(INSERT|UPDATE|DELETE|TRUNCATE) hotreload_\w+: not for a function"
+        ) as error:
+            await call
+        refused.append(str(error.value))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wrong, queue.write(both))
+        tasks.start_soon(wrong, queue.checkpoint(row, 7, within=both))
+        tasks.start_soon(queue.write, lambda connection: connection.execute("INSERT INTO mine VALUES (3)"))
+        tasks.start_soon(queue.enqueue, new(2))
+    assert len(refused) == 2
+    mine = await queue.read(lambda connection: connection.execute("SELECT x FROM mine ORDER BY x").fetchall())
+    assert mine == [(1,), (3,)]
+    await queue.checkpoint(row, 8, within=lambda connection: connection.execute("INSERT INTO mine VALUES (4)"))
+    assert await queue.settle(row, Done()) is JobState.DONE
+    assert depth(queue) == (1, 0, 0, 0)
+    assert queue.close()
+
+
+async def test_every_table_has_the_guard_those_of_a_later_step_too(dsn: str) -> None:
+    PostgresQueue.open(dsn).close()
+    later = [*steps(), Step(steps()[-1].version + 1, "later", "CREATE TABLE hotreload_later (x INTEGER)")]
+    with connect(dsn) as connection:
+        migrate(connection, later)
+        unguarded = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' "
+            "AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = pg_class.oid AND tgname = 'hotreload_guard')"
+        )
+        assert unguarded.fetchall() == []
+
+
+@pytest.mark.parametrize("ends", ["COMMIT", "rollback", " END", b"ABORT", "BEGIN", "START TRANSACTION"])
+async def test_a_text_that_ends_the_transaction_is_refused_and_fails_no_neighbour(dsn: str, ends: Any) -> None:
+    queue = PostgresQueue.open(dsn)
+    await queue.write(lambda connection: connection.execute("CREATE TABLE mine (x INTEGER)"))
+
+    async def wrong() -> None:
+        with pytest.raises(ValueError, match="the transaction is the store's"):
+            await queue.write(lambda connection: connection.execute(ends))
+
+    def in_parts(connection: Any) -> None:
+        connection.execute("SAVEPOINT part")
+        connection.execute("INSERT INTO mine VALUES (1)")
+        connection.execute("ROLLBACK TO part")
+        connection.execute("INSERT INTO mine VALUES (2)")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(queue.enqueue, new(1))
+        tasks.start_soon(wrong)
+        tasks.start_soon(queue.write, in_parts)
+    assert await queue.read(lambda connection: connection.execute("SELECT x FROM mine").fetchall()) == [(2,)]
+    assert depth(queue) == (1, 0, 0, 0)
+    assert queue.close()

@@ -283,7 +283,8 @@ class PostgresQueue:
         """As `Queue.checkpoint`. `within(connection)` writes rows of the job's own in the same transaction.
 
         Both are durable on return, or neither happened: where `within` raises, its error is raised here and the
-        cursor stays; where the job is fenced, `within` is not called. It runs in the writer's thread: SQL only.
+        cursor stays; where the job is fenced, `within` is not called. It runs in the writer's thread: SQL only, and
+        may be called again, as `write` says.
         """
         most = self.payload_most()
         kept = None if step is None else (step[0], stored(step[1], f"the result of step {step[0]!r}", most))
@@ -375,8 +376,10 @@ class PostgresQueue:
     async def write(self, function: Callable[[Connection], R]) -> R:
         """Run `function(connection)` in the writer's thread, in its group's transaction and a savepoint of its own.
 
-        Its result, durable on return; where it raises, what it wrote is undone and the error is raised here. The server
-        ends a transaction in which nothing was asked for 0.35 × `ttl_s`.
+        Its result, durable on return; where it raises, what it wrote is undone and the error is raised here. ValueError
+        for what ends the transaction or changes a table named `hotreload_…`. The server ends a transaction in which
+        nothing was asked for 0.35 × `ttl_s`. It is called again where a neighbour in its group failed, or the
+        connection was lost before the commit; nothing of the call before is there then, but what it did outside is.
         """
         return await self._writer.run(partial(_written, function), None)
 

@@ -21,6 +21,24 @@ _VERSIONS: Final = """
 CREATE TABLE hotreload_schema (version bigint PRIMARY KEY, name text NOT NULL, applied_at timestamptz DEFAULT now())
 """
 
+# WHEN is asked once a statement, without a call; a table that a later step makes is guarded as well.
+_GUARD: Final = """
+DO $do$
+DECLARE ours text;
+BEGIN
+    FOR ours IN
+        SELECT relname FROM pg_class
+        WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind = 'r'
+            AND starts_with(relname, 'hotreload_') AND NOT EXISTS (
+                SELECT FROM pg_trigger WHERE tgrelid = pg_class.oid AND tgname = 'hotreload_guard')
+    LOOP
+        EXECUTE format('CREATE TRIGGER hotreload_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I
+            FOR EACH STATEMENT WHEN (current_setting(''hotreload.function'', true) = ''on'')
+            EXECUTE FUNCTION hotreload_refuse()', ours);
+    END LOOP;
+END $do$
+"""
+
 
 class Step(NamedTuple):
     """One version of the schema: the SQL that leads to it from the version before."""
@@ -58,6 +76,7 @@ def migrate(connection: Connection, known: Sequence[Step] | None = None) -> Sequ
         for step in missing:
             run(connection, step.sql)
             run(connection, "INSERT INTO hotreload_schema (version, name) VALUES (%s, %s)", (step.version, step.name))
+        run(connection, _GUARD)
     return [step.version for step in missing]
 
 
