@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from hotreload.errors import LeaseLost, NotOffered, StoreLost, StoreUnavailable
+from hotreload.queue.contract import DrainMark, Put, Recovered
 from hotreload.queue.job import Done, JobState, NewJob
 from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres import PostgresQueue
@@ -405,3 +406,92 @@ async def test_a_text_that_ends_the_transaction_is_refused_and_fails_no_neighbou
     assert await queue.read(lambda connection: connection.execute("SELECT x FROM mine").fetchall()) == [(2,)]
     assert depth(queue) == (1, 0, 0, 0)
     assert queue.close()
+
+
+async def test_many_old_results_are_removed_in_many_transactions(dsn: str) -> None:
+    PostgresQueue.open(dsn).close()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            """
+            INSERT INTO hotreload_jobs (id, queue, state, priority, run_at_ms, max_attempts, version, enqueued_at_ms,
+                ended_at_ms, payload)
+            SELECT n, 'a', 'done', 0, 1, 1, 1, 1, n, 'null' FROM generate_series(1, 5000) AS n;
+            INSERT INTO hotreload_queues (name, done) VALUES ('a', 5000);
+            CREATE TABLE removed (rows bigint);
+            CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                INSERT INTO removed SELECT count(*) FROM gone; RETURN NULL; END $$;
+            CREATE TRIGGER note AFTER DELETE ON hotreload_jobs REFERENCING OLD TABLE AS gone
+                FOR EACH STATEMENT EXECUTE FUNCTION note();
+            """
+        )
+        queue = PostgresQueue.open(dsn, keep_done_s=0)
+        queue._upkeep._more = True
+
+        def gone() -> list[Any]:
+            return connection.execute("SELECT rows FROM removed WHERE rows > 0").fetchall()
+
+        await until(lambda: sum(rows for (rows,) in gone()) == 5000)
+        assert gone() == [(2000,), (2000,), (1000,)]
+        assert queue.close()
+
+
+async def test_a_node_cut_in_its_drain_is_taken_over_as_interrupted_and_its_report_is_made(dsn: str) -> None:
+    reports: list[Recovered] = []
+
+    def report(found: Recovered) -> Put:
+        reports.append(found)
+        return Put("drain", "d", "{}", 9)
+
+    one = PostgresQueue.open(dsn, "one", ttl_s=5)
+    two = PostgresQueue.open(dsn, "two", ttl_s=5, report_cut=report)
+    row = await one_of(one)
+    one.mark_draining(5, DrainMark("d", "signal"))
+    await until(lambda: two.depths() and depth(two) == (0, 0, 1, 0))
+    ENGINES["postgres"].abandon(one)
+    await until(lambda: depth(two) == (1, 0, 0, 0))
+    found = await two.job(row.id)
+    assert found is not None
+    assert (found.interruptions, found.crashes, found.history) == (1, 0, [])
+    assert [list(each.interrupted) for each in reports] == [[row.id]]
+    assert [document.id for document in await two.documents("drain")] == ["d"]
+    again = PostgresQueue.open(dsn, "one")
+    left = (again.recovered.interrupted, again.recovered.crashed, again.recovered.drain)
+    assert left == ([], [], None), "the next start of the node finds nothing more to count"
+    assert again.close()
+    assert two.close()
+
+
+@pytest.mark.parametrize(("boot", "stalled"), [("this", 1), ("before", 0)])
+async def test_a_take_over_after_a_reboot_says_nothing_about_the_job(dsn: str, boot: str, stalled: int) -> None:
+    one, two = PostgresQueue.open(dsn, "one", ttl_s=5), PostgresQueue.open(dsn, "two", ttl_s=5)
+    row = await one_of(one)
+    await until(lambda: two.depths() and depth(two) == (0, 0, 1, 0))
+    ENGINES["postgres"].abandon(one)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        if boot == "before":
+            changed = (
+                "UPDATE hotreload_nodes SET owner = jsonb_set(owner::jsonb, '{boot}', '\"before\"') WHERE name = 'one'"
+            )
+            connection.execute(changed)
+        await until(lambda: depth(two) == (1, 0, 0, 0))
+        asked = "SELECT crashes, stalled_crashes FROM hotreload_jobs WHERE id = %s"
+        assert connection.execute(asked, (row.id,)).fetchone() == (1, stalled)
+    assert two.close()
+
+
+async def test_a_node_that_ended_in_order_leaves_nothing_to_take_over(dsn: str) -> None:
+    one, two = PostgresQueue.open(dsn, "one", ttl_s=5), PostgresQueue.open(dsn, "two", ttl_s=5)
+    row = await one_of(one)
+    one.mark_draining(5, DrainMark("d", "signal"))
+    one.flush(["a"], 5)
+    assert one.close()
+    await until(lambda: owners(dsn) == {"one": False, "two": True})
+    found = await two.job(row.id)
+    assert found is not None
+    assert (found.state, found.interruptions, found.crashes) == (JobState.READY, 1, 0)
+    assert two.close()
+
+
+def owners(dsn: str) -> dict[str, bool]:
+    with psycopg.connect(dsn) as connection:
+        return dict(connection.execute("SELECT name, owner <> '' FROM hotreload_nodes").fetchall())

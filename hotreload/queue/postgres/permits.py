@@ -65,7 +65,11 @@ class Permits:
             for ask in asks
             if ask.name in turns
         ]
-        rows = [(one.name, to.permits, one.wants, one.value, one.keep_s) for one, to in kept if to.permits or one.wants]
+        rows = [
+            (one.name, to.permits, one.wants, one.value, float(one.keep_s))
+            for one, to in kept
+            if to.permits or one.wants
+        ]
         old += [(one.name, self._owner) for one, to in kept if not (to.permits or one.wants)]
         if rows:
             run(connection, _KEEP, (self._owner, self._node, *(list(column) for column in zip(*rows, strict=True))))
