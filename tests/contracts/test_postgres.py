@@ -495,3 +495,37 @@ async def test_a_node_that_ended_in_order_leaves_nothing_to_take_over(dsn: str) 
 def owners(dsn: str) -> dict[str, bool]:
     with psycopg.connect(dsn) as connection:
         return dict(connection.execute("SELECT name, owner <> '' FROM hotreload_nodes").fetchall())
+
+
+async def test_a_store_is_migrated_while_nodes_work_on_it(dsn: str) -> None:
+    queue = PostgresQueue.open(dsn, "one")
+    ended = anyio.Event()
+    done: list[str] = []
+
+    async def work() -> None:
+        while not ended.is_set():
+            await queue.enqueue(new(1, 2))
+            for row in await queue.claim("a", 2):
+                await queue.checkpoint(row, 1, step=("s", 1))
+                await queue.settle(row, Done())
+                done.append(row.id)
+            await queue.put_document("kind", "id", 1)
+
+    def migrate_often() -> None:
+        known = list(steps())
+        tables = ("documents", "queues", "steps", "jobs", "nodes")
+        with connect(dsn) as connection:
+            for number in range(20):
+                sql = ";".join(f"ALTER TABLE hotreload_{table} ADD COLUMN more_{number} bigint" for table in tables)
+                known.append(Step(known[-1].version + 1, f"more_{number}", sql))
+                assert migrate(connection, known) == [known[-1].version]
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(work)
+        await anyio.to_thread.run_sync(migrate_often)
+        ended.set()
+    assert queue.trouble is None
+    assert len(done) == len(set(done)) > 0
+    assert (await queue.jobs(state=JobState.DONE, limit=1000)) != []
+    assert queue.close()

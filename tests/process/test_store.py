@@ -18,6 +18,7 @@ from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.sqlite import SqliteQueue
 from hotreload.queue.sqlite.schema import steps
 from tests.contracts.postgres import Server
+from tests.contracts.stores import ENGINES
 from tests.process.running import hotreload
 from tests.process.serving import put, serving
 
@@ -164,7 +165,12 @@ async def test_a_database_is_shown_with_its_nodes_while_it_is_used(server: Serve
     assert [(node["name"], node["running"]) for node in document["nodes"]] == [("one", 1)]
     assert [(queue["name"], queue["ready"], queue["running"]) for queue in document["queues"]] == [("a", 1, 1)]
     assert document["size_bytes"] > 0
-    assert queue.close()
+    ENGINES["postgres"].abandon(queue)
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("UPDATE hotreload_nodes SET seen_at = seen_at - interval '1 hour'")
+    _, document, _ = await asked("check", conf)
+    assert [each["severity"] for each in document["findings"]] == ["note"]
+    assert "1 jobs run under it" in document["findings"][0]["what"]
     shown = (await hotreload("store", "show", "--config", str(conf))).stdout.decode()
     assert "s ago" in shown
 

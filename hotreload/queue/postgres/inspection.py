@@ -27,6 +27,7 @@ from hotreload.queue.postgres.connection import Connection, connect, not_opened,
 from hotreload.queue.postgres.schema import applied, migrate, steps
 
 ENGINE: Final = "postgresql"
+SILENT_S: Final = 60.0
 OLDEST_SERVER: Final = 130_000
 _MADE: Final = re.compile(r"^(CREATE|DROP) (?:UNIQUE )?(TABLE|INDEX|SEQUENCE) (hotreload_\w+)", re.MULTILINE)
 _QUEUES: Final = f"SELECT name, {', '.join(COUNTED)}, paused FROM hotreload_queues ORDER BY name"
@@ -69,6 +70,7 @@ def inspect(dsn: str, *, check: bool) -> Inspection:
         lacking = _lacking(connection) if check and has else []
         reads = has and not any("SELECT" in each.right for each in lacking)
         queues = [QueueRows(*row) for row in run(connection, _QUEUES)] if reads else []
+        nodes = [_node(*row) for row in run(connection, _NODES)] if reads else []
         found = Inspection(
             engine=ENGINE,
             place=_named(connection, dsn),
@@ -76,10 +78,10 @@ def inspect(dsn: str, *, check: bool) -> Inspection:
             needs=needs,
             size_bytes=one(connection, _SIZE),
             queues=queues,
-            nodes=[_node(*row) for row in run(connection, _NODES)] if reads else [],
+            nodes=nodes,
             server=one(connection, "SHOW server_version"),
             role=one(connection, "SELECT current_user::text"),
-            findings=_findings(connection, has, needs, queues, lacking) if check else None,
+            findings=_findings(connection, has, needs, queues, nodes, lacking) if check else None,
         )
         rolled_back(connection)
         return found
@@ -123,15 +125,28 @@ def _node(name: str, owner: str, seen_s: float, running: int) -> NodeSeen:
 
 
 def _findings(
-    connection: Connection, has: int, needs: int, queues: Sequence[QueueRows], lacking: Sequence[Finding]
+    connection: Connection,
+    has: int,
+    needs: int,
+    queues: Sequence[QueueRows],
+    nodes: Sequence[NodeSeen],
+    lacking: Sequence[Finding],
 ) -> list[Finding]:
-    found = [*schema_findings(has, needs), *_server(connection), *lacking]
+    found = [*schema_findings(has, needs), *_server(connection), *_silent(nodes), *lacking]
     if has == needs:
         found += _missing(connection)
     if any(each.severity is Severity.ERROR for each in found):
         return found
     counted = Counter({(queue, state): count for queue, state, count in run(connection, _ROWS)})
     return [*found, *miscounted(counted, queues)]
+
+
+def _silent(nodes: Sequence[NodeSeen]) -> list[Finding]:
+    """Name the nodes that are gone and whose jobs no other node has taken over."""
+    right = "they go back to the queue at its next start, or when another node runs"
+    gone = [(node.name, node.seen_s, node.running) for node in nodes if node.running and node.seen_s > SILENT_S]
+    said = [f"node {name} was not seen for {seen_s:,.0f} s, {jobs:,} jobs run under it" for name, seen_s, jobs in gone]
+    return [Finding(Severity.NOTE, what, right) for what in said]
 
 
 def _server(connection: Connection) -> list[Finding]:

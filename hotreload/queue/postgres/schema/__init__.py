@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Final, NamedTuple
 
+import psycopg
+
 from hotreload.errors import StoreUnavailable
 from hotreload.queue.postgres.connection import Connection, atomically, one, run
 
@@ -17,6 +19,8 @@ _THERE: Final = """
 SELECT count(*) FROM pg_class
 WHERE relname = 'hotreload_schema' AND relnamespace = quote_ident(current_schema())::regnamespace
 """
+# Every transaction of a node writes its row first: from here on none is half-way in the tables that the steps change.
+_ALONE: Final = "LOCK TABLE hotreload_nodes IN SHARE ROW EXCLUSIVE MODE"
 _VERSIONS: Final = """
 CREATE TABLE hotreload_schema (version bigint PRIMARY KEY, name text NOT NULL, applied_at timestamptz DEFAULT now())
 """
@@ -70,14 +74,26 @@ def migrate(connection: Connection, known: Sequence[Step] | None = None) -> Sequ
             raise StoreUnavailable(
                 f"the store has schema {has}, this release knows up to {known[-1].version}: run the newer release"
             )
-        if has == 0:
-            run(connection, _VERSIONS)
         missing = [step for step in known if step.version > has]
-        for step in missing:
-            run(connection, step.sql)
-            run(connection, "INSERT INTO hotreload_schema (version, name) VALUES (%s, %s)", (step.version, step.name))
-        run(connection, _GUARD)
+        try:
+            _apply(connection, has, missing)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise StoreUnavailable(
+                f"the store has schema {has}, this release needs {known[-1].version}, and the role may not migrate it "
+                f"({str(error).splitlines()[0]}): hotreload store migrate, as the role that owns the tables"
+            ) from error
     return [step.version for step in missing]
+
+
+def _apply(connection: Connection, has: int, missing: Sequence[Step]) -> None:
+    if has == 0:
+        run(connection, _VERSIONS)
+    else:
+        run(connection, _ALONE)
+    for step in missing:
+        run(connection, step.sql)
+        run(connection, "INSERT INTO hotreload_schema (version, name) VALUES (%s, %s)", (step.version, step.name))
+    run(connection, _GUARD)
 
 
 def applied(connection: Connection) -> int:
