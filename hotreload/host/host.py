@@ -34,6 +34,7 @@ from hotreload.drain.request import TerminationSignals
 from hotreload.drain.sentinel import Sentinel
 from hotreload.errors import ControlSocketUnsafe
 from hotreload.host.edges import CUT_S, Edges
+from hotreload.host.fleet import Fleet
 from hotreload.host.interrupted import NOTE
 from hotreload.host.records import Records
 from hotreload.host.start import Started
@@ -51,6 +52,8 @@ from hotreload.systemd.status import SystemdStatus
 from hotreload.workers.active import JobEnd
 
 log = logging.getLogger(__name__)
+TEND_S = 0.5
+"""How often it is seen to that stop signals and SIGHUP are heard, and that the drain's sentinel works."""
 FIGURES_S = 0.5
 """How often subscribers are told pool and queue figures, or the progress of a drain."""
 
@@ -106,6 +109,8 @@ class Host:
             search=lambda: self.recovering.line,
             restarts=work.restarts,
         )
+        shared = started.store.fleet if started.store is not None else None
+        self.fleet = Fleet(self, shared) if shared is not None else None
         self._feed = Feed()
         foreign = guest or work.serving is not None
         self._edges = Edges(self, started.name, started.options, started.start_up.notifier, foreign=foreign)
@@ -185,8 +190,11 @@ class Host:
         tasks.start_soon(self._follow_file, name="watch")
         tasks.start_soon(self.systemd.speak, name="systemd status")
         tasks.start_soon(self._publish_figures, name="figures")
-        tasks.start_soon(self.drain.tend, name="sentinel")
+        if not self.guest:
+            tasks.start_soon(self._tend, name="signals")
         tasks.start_soon(self.recovering.run, name="recovery")
+        if self.fleet is not None:
+            tasks.start_soon(self.fleet.run, name="fleet")
         early.take(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self._hung_up), polite=self.guest)
         self._hung_up()
         tasks.start_soon(self._when_ready, name="ready")
@@ -423,6 +431,13 @@ class Host:
         if drain.deadline is not None and store is not None:
             since_ms = now_ms() - round((time.monotonic() - drain.deadline.started) * 1000)
             store.mark_draining(within_s, DrainMark(drain.id, drain.reason or "", since_ms, drain.deadline.total_s))
+
+    async def _tend(self) -> None:
+        while True:
+            await anyio.sleep(TEND_S)
+            self.drain.tend()
+            self._signals.take_back()
+            early.take_back()
 
     async def _publish_figures(self) -> None:
         while True:

@@ -69,6 +69,7 @@ class Draft:
 class Attempt:
     """One reload under way; `pending_restart` is what was pending before it, until its own plan is made.
 
+    `candidate` is the fingerprint of what a valid file leads to; where `expects` is another one, it is refused.
     Afterwards `committed` has the parts that run on the new settings and what they replaced (see `retire`),
     `not_undone` those that could not take their change back, each with the reason.
     """
@@ -79,6 +80,8 @@ class Attempt:
     dry_run: bool
     pending_restart: tuple[PendingRestart, ...]
     draft: Draft | None = None
+    expects: str | None = None
+    candidate: str | None = None
     document: Document | None = None
     committed: Sequence[Ready] = ()
     not_undone: Sequence[tuple[str, str]] = ()
@@ -109,6 +112,10 @@ class Attempt:
             if self.dry_run:  # a reload that is refused leaves what was pending; here the plan is asked for
                 self.pending_restart = self._plan.pending_restart
             return self.report(Outcome.REJECTED, judged.resolved.errors)
+        self.candidate = new.fingerprint
+        if self.expects not in (None, new.fingerprint):
+            self._plan = Plan()
+            return self.report(Outcome.REFUSED, [Problem("file", "it is not what was checked: it changed since")])
         self.pending_restart = self._plan.pending_restart
         if self.dry_run:
             return self.report(Outcome.VALID)

@@ -23,13 +23,23 @@ class Ticket:
     """A reload asked for. Several callers may hold the same; leaving it does not stop the reload."""
 
     def __init__(
-        self, ticket_id: str, trigger: Trigger, *, dry_run: bool, if_match: int | None, draft: Draft | None = None
+        self,
+        ticket_id: str,
+        trigger: Trigger,
+        *,
+        dry_run: bool,
+        if_match: int | None,
+        draft: Draft | None = None,
+        expects: str | None = None,
     ) -> None:
         self.id = ticket_id
         self.trigger = trigger
         self.dry_run = dry_run
         self.if_match = if_match
         self.draft = draft
+        self.expects = expects
+        self.candidate: str | None = None
+        """The fingerprint of what the file leads to, once it was found valid."""
         self.report: ReloadReport | None = None
         self._done = anyio.Event()
 
@@ -65,7 +75,7 @@ class ReloadCoordinator:
         self._lifecycle = lifecycle
         self._began = began
         self._heard = heard
-        self._waiting: dict[tuple[bool, int | None, Draft | None], Ticket] = {}
+        self._waiting: dict[tuple[bool, int | None, Draft | None, str | None], Ticket] = {}
         self._asked = anyio.Event()
         self._running: Ticket | None = None
         self._closed = False
@@ -82,19 +92,28 @@ class ReloadCoordinator:
         dry_run: bool = False,
         if_match: int | None = None,
         draft: Draft | None = None,
+        expects: str | None = None,
         ticket_id: str | None = None,
     ) -> Ticket:
         """Ask for a reload and return its ticket; never waits.
 
         A request joins the waiting reload of its kind, which will read the file after this call: the verdict is
         on content at least as new as the request. `ticket_id` names a new ticket, not one that is joined. A `draft`
-        is checked instead of the file, always as a dry run.
+        is checked instead of the file, always as a dry run. With `expects`, the `candidate` of an earlier check,
+        anything else in the file is refused (`errors[0].path` is `file`).
         """
         dry_run = dry_run or draft is not None
-        kind = (dry_run, if_match, draft)
+        kind = (dry_run, if_match, draft, expects)
         ticket = self._waiting.get(kind)
         if ticket is None:
-            ticket = Ticket(ticket_id or uuid.uuid4().hex, trigger, dry_run=dry_run, if_match=if_match, draft=draft)
+            ticket = Ticket(
+                ticket_id or uuid.uuid4().hex,
+                trigger,
+                dry_run=dry_run,
+                if_match=if_match,
+                draft=draft,
+                expects=expects,
+            )
             if self._closed:
                 ticket.finish(self._refusal(ticket) or self._ended_report(ticket))
             else:
@@ -145,6 +164,7 @@ class ReloadCoordinator:
     async def _serve(self, ticket: Ticket) -> None:
         attempt = self._new_attempt(ticket)
         report = self._refusal(ticket) or await self._run(attempt, ticket)
+        ticket.candidate = attempt.candidate
         if ticket.report is None:  # else it was cut, and its callers were told
             self._conclude(ticket, report, attempt.document)
         if attempt.committed:
@@ -208,4 +228,6 @@ class ReloadCoordinator:
         return self._new_attempt(ticket).report(Outcome.REFUSED, [draining])
 
     def _new_attempt(self, ticket: Ticket) -> Attempt:
-        return Attempt(self._flow, ticket.id, ticket.trigger, ticket.dry_run, self.pending_restart, ticket.draft)
+        return Attempt(
+            self._flow, ticket.id, ticket.trigger, ticket.dry_run, self.pending_restart, ticket.draft, ticket.expects
+        )

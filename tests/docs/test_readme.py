@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "examples/reference/README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").glob("*/README.md")), ROOT / "systemd/README.md"]
 BLOCK = re.MULTILINE | re.DOTALL
-TYPED = {"README.md", "examples/summaries/README.md", "examples/monitoring/README.md"}
+TYPED = {"examples/fleet/README.md", "README.md", "examples/summaries/README.md", "examples/monitoring/README.md"}
 """Pages whose console blocks are typed by tests."""
 SHARED = {"--help", "--json", "--url", "--key-file", "--socket", "--name", "--config", "--verbose"}
 """Options that are described for all verbs together."""

@@ -232,23 +232,28 @@ async def test_with_a_store_in_a_file_it_is_the_limit_of_the_one_process(short_p
 
 
 async def test_a_live_resize_holds_over_all_nodes(server: Server, short_path: Path) -> None:
-    async with calls(latency_s=0.05) as seen, nodes(server, short_path, seen.port, calls=LIMIT) as fleet:
-        seen.limit = LIMIT
-        await anyio.to_thread.run_sync(add, fleet.address, 1_500)
+    async with calls(latency_s=0.02) as seen, nodes(server, short_path, seen.port, calls=LIMIT) as fleet:
+        seen.limit, seen.held = LIMIT, (first := anyio.Event())
+        await anyio.to_thread.run_sync(add, fleet.address, 600)
         await wait_until(lambda: seen.under_way == LIMIT, 20, "all of the limit is used")
-        for number in range(3):
-            fleet.write(number, calls=5)
-            assert (await hotreload("reload", "--socket", str(fleet.socket(number)))).returncode == 0
-        await wait_until(lambda: seen.under_way <= 5, 10, "what runs above the new limit ends")
-        seen.limit, ended = 5, seen.ended
-        await wait_until(lambda: seen.ended > ended + 100, 30, "jobs go on under the new limit")
-        seen.limit = LIMIT
-        for number in range(3):
-            fleet.write(number, calls=LIMIT)
-            assert (await hotreload("reload", "--socket", str(fleet.socket(number)))).returncode == 0
-        await wait_until(lambda: seen.under_way == LIMIT, 10, "all of the grown limit is used")
-        await wait_until(lambda: done(fleet.address) == 1_500, 60, "all jobs are done")
+        await resize(fleet, 5)
+        seen.limit, seen.held = 5, None  # from the last verdict on none begins above it, whatever is under way
+        first.set()
+        await wait_until(lambda: seen.ended > 200, 40, "jobs go on under the new limit")
+        seen.limit, seen.held = LIMIT, (last := anyio.Event())
+        await resize(fleet, LIMIT)
+        await wait_until(lambda: seen.under_way == LIMIT, 20, "all of the grown limit is used")
+        last.set()
+        await wait_until(lambda: done(fleet.address) == 600, 60, "all jobs are done")
     assert seen.above == []
+
+
+async def resize(fleet: Nodes, limit: int) -> None:
+    """Reload every node with another limit, one after the other."""
+    for number in range(3):
+        fleet.write(number, calls=limit)
+        reloaded = await hotreload("reload", "--socket", str(fleet.socket(number)))
+        assert reloaded.returncode == 0, reloaded.stderr
 
 
 async def test_a_rate_holds_over_all_nodes_and_counts_what_a_killed_one_began(server: Server, short_path: Path) -> None:

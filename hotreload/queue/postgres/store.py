@@ -37,6 +37,7 @@ from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres.connection import Connection, Node, connect, guarded, not_opened, place, run
 from hotreload.queue.postgres.documents import Documents
 from hotreload.queue.postgres.ledger import Ledger
+from hotreload.queue.postgres.nodes import Nodes
 from hotreload.queue.postgres.permits import Permits
 from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.recovery import recover, take_over
@@ -151,6 +152,7 @@ class PostgresQueue:
         self._draining = self._marked = False
         self.payload_most: Callable[[], int] = lambda: PAYLOAD_MOST
         self._reader, self._user_reader = Reader(dsn), Reader(dsn)
+        self.fleet = Nodes(self._node, self._reader)
         try:
             connection = connect(dsn)
             try:
@@ -173,8 +175,10 @@ class PostgresQueue:
             self._health,
             self._upkeep,
             self._take_over,
+            self.fleet.look,
             where,
         )
+        self.fleet.writer = self._writer
 
     @classmethod
     def open(
@@ -530,6 +534,8 @@ class PostgresQueue:
             if self._marked or crashed:
                 self._writer.run_sync(self._documents.unmark_draining, None, timeout_s=timeout_s, urgent=True)
                 self._marked = False
+            if not crashed:
+                self._writer.run_sync(self.fleet.leave, None, timeout_s=timeout_s)
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("store.close_left_running error=%s", error)
         self._reader.close()

@@ -117,6 +117,7 @@ class Writer:
         health: Health,
         upkeep: Callable[[bool], SyncCall[Any, Any] | None],
         takes_over: Callable[[Connection], None],
+        looks: Callable[[Connection], None],
         where: str,
     ) -> None:
         self._connection: Connection | None = connection
@@ -126,6 +127,7 @@ class Writer:
         self._health = health
         self._upkeep = upkeep
         self._takes_over = takes_over
+        self._looks = looks
         self._steady_since: float | None = None
         self._where = where
         self._posted: list[AnyCall] = []
@@ -243,6 +245,7 @@ class Writer:
             connection = self._connected()
             gap_s, now = self._node.keep(connection), time.monotonic()
             self._ledger.refresh(connection)
+            self._looks(connection)
             if self._steady_since is None or gap_s > self._node.lease_s / 2:
                 self._steady_since = now
             if now - self._steady_since >= self._node.lease_s:

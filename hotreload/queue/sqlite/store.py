@@ -173,6 +173,9 @@ class SqliteQueue:
         """Why the store cannot be written now, None where it can; tried by itself every second meanwhile."""
         return self._health.trouble
 
+    fleet: Final = None
+    """No other process shares a file."""
+
     @property
     def incident(self) -> str | None:
         """What another program did to the store's files in the last minute, where it was put right; None without."""
