@@ -146,6 +146,10 @@ class Engine(Protocol):
         """As `Writer.run_sync`, and again after an outage that is over within `timeout_s`."""
         ...
 
+    def release(self, connection: Any) -> None:
+        """Give back what is shared with other processes; in the transaction of the last flush."""
+        ...
+
     def leave(self, timeout_s: float) -> None:
         """Write the last word of an owner that ends in order: it left nothing."""
         ...
@@ -362,7 +366,10 @@ class Store:
     async def write(self, function: Callable[[Any], R]) -> R:
         """Run `function(connection)` in the writer's thread, in its group's transaction and a savepoint of its own.
 
-        Its result, durable on return; where it raises, what it wrote is undone and the error is raised here.
+        Its result, durable on return; where it raises, what it wrote is undone and the error is raised here. ValueError
+        for what ends the transaction or changes a table named `hotreload_…`. In a database it is called again where a
+        neighbour in its group failed, or the connection was lost before the commit; nothing of the call before is
+        there then, but what it did outside is.
         """
         return await self._writer.run(partial(self._written, function), None)
 
@@ -481,6 +488,7 @@ class Store:
             found = self._engine.sql.rows(connection, "states", numbers(call.asked))
             done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
             self._documents.unmark_draining(connection, [None])
+            self._engine.release(connection)
             if call.report is not None:
                 self._documents.put(connection, [call.report(done[-1])])
         return done

@@ -131,9 +131,11 @@ class Job(AnyJob[P, S]):
     async def checkpoint(self, cursor: Any = None, *, within: Within | None = None) -> None:
         """Keep `cursor` (a JSON value, or of the worker's `cursor` type) and the place in the current `resume` loop.
 
-        Durable on return. `within(connection)` writes rows of the job's own into the same file and transaction:
-        both are durable or neither. Cancelled while it waits, it may or may not have been kept. LeaseLost when the
-        job is no longer this claim's; StoreUnavailable when the disk refuses: the progress before it stays.
+        Durable on return. `within(connection)` writes rows of the job's own into the same store and transaction:
+        both are durable or neither. ValueError where it ends the transaction or changes a table named `hotreload_…`;
+        on PostgreSQL it may be called again, what its first call wrote is undone then. Cancelled while it waits, it
+        may or may not have been kept. LeaseLost when the job is no longer this claim's; StoreUnavailable when the disk
+        refuses: the progress before it stays.
         """
         places = self._at()
         await self.keep(lambda progress: progress.at(cursor, places), within)

@@ -19,7 +19,7 @@ from hotreload.queue.calls import SyncCall, Verb
 from hotreload.queue.contract import DrainMark, Report
 from hotreload.queue.job import Backoff
 from hotreload.queue.ledger import Ledger
-from hotreload.queue.postgres.connection import Connection, Node, as_error, connect, guarded, place
+from hotreload.queue.postgres.connection import Connection, Node, connect, guarded, not_opened, place
 from hotreload.queue.postgres.nodes import Nodes
 from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.recovery import mark_of, recover, take_over
@@ -156,7 +156,7 @@ class PostgresEngine:
                 connection.close()
                 raise
         except psycopg.Error as error:
-            raise as_error(error, where) from error
+            raise not_opened(error, where) from error
         self.writer = Writer(
             connection,
             partial(connect, dsn),
@@ -224,6 +224,10 @@ class PostgresEngine:
                 if self.trouble is None or time.monotonic() + AGAIN_AFTER_S >= until:
                     raise
                 pause.wait(AGAIN_AFTER_S)
+
+    def release(self, connection: Connection) -> None:
+        """See `Engine`."""
+        self.fleet.release(connection)
 
     def leave(self, timeout_s: float) -> None:
         """See `Engine`; the node is removed."""

@@ -11,6 +11,7 @@ from typing import Final
 from hotreload.queue.contract import DrainMark, Recovered, Report
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.postgres.connection import Connection, Node, atomically, machine_ended, owner_of, run
+from hotreload.queue.postgres.permits import release
 from hotreload.queue.postgres.statements import PostgresStatements
 from hotreload.queue.recovery import Documents, put_back
 
@@ -19,10 +20,10 @@ INSERT INTO hotreload_nodes VALUES (%s, %s)
 ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, written = excluded.written, seen_at = clock_timestamp()
 """
 _TAKE_OVER: Final = """
-UPDATE hotreload_nodes SET owner = '' WHERE name IN (
-    SELECT name FROM hotreload_nodes
-    WHERE name <> %s AND owner <> '' AND seen_at < clock_timestamp() - %s * interval '1 second' FOR UPDATE SKIP LOCKED)
-RETURNING name
+UPDATE hotreload_nodes AS node SET owner = '' FROM (
+    SELECT name, owner FROM hotreload_nodes
+    WHERE name <> %s AND owner <> '' AND seen_at < clock_timestamp() - %s * interval '1 second' FOR UPDATE SKIP LOCKED
+) AS was WHERE node.name = was.name RETURNING was.name, was.owner
 """
 
 
@@ -62,8 +63,11 @@ def take_over(
     From the commit on what such a node still wants to write is refused, so it may be stopped or cut off and not gone.
     """
     with atomically(connection):
-        names = [name for (name,) in run(connection, _TAKE_OVER, (owner.name, owner.lease_s)).fetchall()]
-        found = {name: _put_back(connection, ledger, now_ms, name, None, report) for name in names}
+        gone = run(connection, _TAKE_OVER, (owner.name, owner.lease_s)).fetchall()
+        found = {
+            name: _put_back(connection, ledger, now_ms, name, None, report, machine_ended(before))
+            for name, before in gone
+        }
         ledger.write(connection)
     ledger.committed()
     return found
@@ -80,4 +84,5 @@ def _put_back(
 ) -> Recovered:
     sql = PostgresStatements(node)
     documents = Documents(sql, lambda: now_ms, mark_of(node))
+    release(connection, node)
     return put_back(connection, sql, documents, ledger, now_ms, note=note, report=report, machine_ended=rebooted)
