@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 
 from tests.contracts.postgres import Server
@@ -39,6 +40,7 @@ class Nodes:
 
     def __init__(self, folder: Path, address: str, ttl_s: float) -> None:
         self.folder = folder
+        self.address = address
         self.running: dict[str, Running] = {}
         self._own = {"store": address, "node_ttl_s": ttl_s, "watch": False}
 
@@ -61,6 +63,18 @@ class Nodes:
             return wanted(self.rows)
 
         await wait_until(is_so, 20, what)
+
+    async def accepted(self, *names: str) -> None:
+        """Wait until these nodes have accepted what all are asked to reload, and nothing is decided."""
+
+        sql = "SELECT node FROM hotreload_answers JOIN hotreload_rounds AS asked ON id = round WHERE asked.phase = 'check'"
+
+        def told() -> bool:
+            with psycopg.connect(self.address) as connection:
+                given = {node for (node,) in connection.execute(sql)}
+            return given == {self.named(name) for name in names}
+
+        await wait_until(told, 20, f"{names} have accepted")
 
     async def values(self) -> list[int]:
         """Return the value that each node runs with."""
@@ -192,3 +206,99 @@ async def test_a_service_with_a_store_of_its_own_has_no_fleet(short_path: Path) 
             assert "this service shares its store with no other" in done.stderr.decode()
             assert done.returncode not in (0, 1)
         assert (await service.status())["nodes"] == []
+
+
+async def test_a_node_whose_part_refuses_keeps_all_from_applying(server: Server, short_path: Path) -> None:
+    async with fleet(server, short_path) as nodes:
+        nodes.save("a", "c", value=2, first={"value": 1})
+        nodes.save("b", value=2, first={"value": 1, "trouble": "fail"})
+        done = await nodes.running["a"].verb("reload", "--all", "--json")
+        verdict = json.loads(done.stdout)
+        assert (done.returncode, verdict["outcome"]) == (1, "refused"), verdict
+        assert f"refused by {nodes.named('b')}: nothing was applied anywhere" in done.stderr.decode()
+        assert "cannot build 1" in done.stderr.decode()
+        assert await nodes.values() == [1, 1, 1]
+
+
+async def test_a_node_killed_while_it_checks_is_named_and_nothing_is_applied(server: Server, short_path: Path) -> None:
+    async with fleet(server, short_path) as nodes:
+        nodes.save("a", "c", value=2)
+        nodes.save("b", value=2, first={"value": 1, "trouble": "kill"})
+        done = await nodes.running["a"].verb("reload", "--all")
+        assert done.returncode == 1
+        assert f"refused by {nodes.named('b')}: nothing was applied anywhere" in done.stderr.decode()
+        assert await nodes.running.pop("b").process.wait() == -signal.SIGKILL
+        assert await nodes.values() == [1, 1]
+        assert (await nodes.running["a"].verb("reload", "--all")).returncode == 0
+        assert await nodes.values() == [2, 2]
+
+
+@asynccontextmanager
+async def asked(nodes: Nodes, *, stopped: str, timeout_s: float = 20) -> AsyncIterator[list[Any]]:
+    """Ask the first node for a reload of all while one is stopped; within, the others have accepted.
+
+    Yields the list that has the finished command afterwards.
+    """
+    done: list[Any] = []
+
+    async def ask() -> None:
+        done.append(await nodes.running["a"].verb("reload", "--all", "--json", "--timeout", str(timeout_s)))
+
+    nodes.running[stopped].process.send_signal(signal.SIGSTOP)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await nodes.accepted(*(name for name in NAMES if name != stopped))
+        yield done
+
+
+async def test_a_node_applies_what_it_checked_though_its_file_changed_since(server: Server, short_path: Path) -> None:
+    async with fleet(server, short_path, ttl_s=60) as nodes:
+        nodes.save(*NAMES, value=2)
+        async with asked(nodes, stopped="c") as done:
+            nodes.save("a", value=3)
+            nodes.save("b", value=-3)
+            nodes.running["c"].process.send_signal(signal.SIGCONT)
+        assert json.loads(done[0].stdout)["outcome"] == "applied"
+        assert await nodes.values() == [2, 2, 2]
+
+
+async def test_a_second_reload_of_all_is_refused_while_one_is_checked(server: Server, short_path: Path) -> None:
+    async with fleet(server, short_path, ttl_s=60) as nodes:
+        nodes.save(*NAMES, value=2)
+        async with asked(nodes, stopped="c") as done:
+            second = await nodes.running["b"].verb("reload", "--all")
+            assert second.returncode == 4
+            assert "another reload of all nodes is being checked" in second.stderr.decode()
+            nodes.running["c"].process.send_signal(signal.SIGCONT)
+        assert done[0].returncode == 0
+        assert await nodes.values() == [2, 2, 2]
+
+
+async def test_a_node_killed_after_it_accepted_is_named(server: Server, short_path: Path) -> None:
+    async with fleet(server, short_path) as nodes:
+        nodes.save(*NAMES, value=2)
+        async with asked(nodes, stopped="c") as done:
+            nodes.running["b"].process.kill()
+            nodes.running["c"].process.send_signal(signal.SIGCONT)
+        verdict, gone = json.loads(done[0].stdout), nodes.named("b")
+        assert (done[0].returncode, verdict["outcome"]) == (1, "partial")
+        assert {node["node"] for node in verdict["nodes"] if node["outcome"] == "gone"} == {gone}
+        assert f"applied by 2 of 3 nodes, not by {gone}" in done[0].stderr.decode()
+        del nodes.running["b"]
+        assert await nodes.values() == [2, 2]
+
+
+async def test_where_the_asked_node_dies_the_others_take_back_what_they_prepared(
+    server: Server, short_path: Path
+) -> None:
+    async with fleet(server, short_path, ttl_s=60) as nodes:
+        nodes.save(*NAMES, value=2)
+        async with asked(nodes, stopped="c", timeout_s=8) as done:
+            nodes.running["a"].process.kill()
+        assert done[0].returncode == 3
+        await nodes.running["b"].until("b gives up", lambda reloads: [each["outcome"] for each in reloads])
+        assert nodes.running["b"].reloads[0]["outcome"] == "rolled_back"
+        nodes.running["c"].process.send_signal(signal.SIGCONT)
+        del nodes.running["a"]
+        assert await nodes.values() == [1, 1]
+        assert (await nodes.running["b"].reload())["outcome"] == "applied"
