@@ -24,13 +24,17 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Something that `members` are asked to do together: `kind` is `reload` or `drain`, `phase` where it stands."""
+    """Something that `members` are asked to do together: `kind` is `reload` or `drain`, `phase` where it stands.
+
+    It stays in the phase `check` for `left_s` more seconds at most.
+    """
 
     id: str
     kind: str
     phase: str
     asked_by: str
     members: Sequence[str]
+    left_s: float
 
 
 class Fleet(Protocol):
@@ -64,6 +68,11 @@ class Fleet(Protocol):
         """
         ...
 
+    @property
+    def schema(self) -> int:
+        """The version of the store's schema that this node works on."""
+        ...
+
     def publish(self, about: Mapping[str, Any]) -> None:
         """Say this of this node from the next look on; from any thread."""
         ...
@@ -72,8 +81,12 @@ class Fleet(Protocol):
         """Call `listener` at each look with each round that waits for this node; from the writer's thread."""
         ...
 
-    async def ask(self, asked: Round) -> None:
-        """Begin a round."""
+    async def ask(self, asked: Round) -> str | None:
+        """Begin a round; returns who asked for another reload that is still being checked, and begins none then."""
+        ...
+
+    async def phase(self, round_id: str) -> tuple[str, float]:
+        """Return where a round stands, and for how many more seconds it may be checked (on the database's clock)."""
         ...
 
     async def advance(self, round_id: str, phase: str, to: str) -> bool:
