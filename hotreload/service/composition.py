@@ -183,11 +183,7 @@ def _divides(limits: Sequence[SharedLimit], store: Store | None) -> list[FleetLi
     """Have these limits hold over all nodes on the store; a store in a file has one."""
     if not limits or store is None or isinstance(store, SqliteQueue):
         return []
-
-    def ready(pool: str) -> int:
-        return next((one.ready for one in store.depths() if f"workers.{one.name}" == pool), 0)
-
-    return [divided(limits, store, ready)]
+    return [divided(limits, store)]
 
 
 async def _payload_of(store: Store | None, job_id: str) -> Any:

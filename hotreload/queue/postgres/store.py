@@ -438,6 +438,11 @@ class PostgresQueue:
         """For how many seconds after its last write no other node takes over what this one has."""
         return self._node.lease_s
 
+    def ready(self, queue: str) -> int:
+        """Return how many jobs of `queue` could be claimed, as far as this process knows."""
+        standing = self._ledger.standings().get(queue)
+        return 0 if standing is None or standing.paused else standing.ready
+
     async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
         """Ask for permits of limits that hold over all nodes; None where another node is asking at this moment.
 
