@@ -107,13 +107,13 @@ def drain_all(client: Client, deadline_s: float | None, timeout_s: float, *, rol
 def _until_gone(client: Client, asked: Sequence[Mapping[str, Any]], timeout_s: float) -> None:
     """Return when these processes are gone, each said when it is; Failure where one is still there."""
     left, until, pause = (
-        {node["name"]: node.get("instance") for node in asked},
+        {node["name"]: node.get("started_at") for node in asked},
         time.monotonic() + timeout_s,
         threading.Event(),
     )
     while True:
-        there = {node["name"]: node.get("instance") for node in nodes_of(client) if node["alive"]}
-        for name in [name for name, instance in left.items() if there.get(name) != instance]:
+        there = {node["name"]: node.get("started_at") for node in nodes_of(client) if node["alive"]}
+        for name in [name for name, started in left.items() if there.get(name) != started]:
             click.echo(f"{name}: drained")
             del left[name]
         if not left:
@@ -128,7 +128,7 @@ def _until_back(client: Client, node: Mapping[str, Any], timeout_s: float) -> No
     until, pause = time.monotonic() + timeout_s, threading.Event()
     while True:
         for now in nodes_of(client):
-            back = now["name"] == node["name"] and now.get("instance") != node.get("instance")
+            back = now["name"] == node["name"] and now.get("started_at") != node.get("started_at")
             if back and now["alive"] and now.get("phase") == "running":
                 click.echo(f"{node['name']}: back")
                 return

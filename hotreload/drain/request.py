@@ -56,11 +56,8 @@ class TerminationSignals:
             if taken != self._heard:
                 signal.signal(number, self._heard)
                 self._since[number] = taken
-                log.warning(
-                    "signal.taken_back %s: it asks for a drain again (other code had set %s)",
-                    signal.Signals(number).name,
-                    getattr(taken, "__qualname__", None) or getattr(taken, "name", None) or repr(taken),
-                )
+                name = signal.Signals(number).name
+                log.warning("signal.taken_back %s: it asks for a drain again (other code had set %r)", name, taken)
 
     def release(self, *, last: bool = False) -> None:
         """Put the handlers of before back, or with `last` ignore the signals: the process is about to leave."""

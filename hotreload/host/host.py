@@ -33,8 +33,8 @@ from hotreload.drain.last_resort import LastResort
 from hotreload.drain.request import TerminationSignals
 from hotreload.drain.sentinel import Sentinel
 from hotreload.errors import ControlSocketUnsafe
+from hotreload.fleet.coordinator import Fleet
 from hotreload.host.edges import CUT_S, Edges
-from hotreload.host.fleet import Fleet
 from hotreload.host.interrupted import NOTE
 from hotreload.host.records import Records
 from hotreload.host.start import Started
@@ -42,12 +42,14 @@ from hotreload.host.status import config_document, converging, held_back, status
 from hotreload.host.work import Work
 from hotreload.lifecycle import Phase
 from hotreload.queue.contract import DrainMark
+from hotreload.queue.fleet import Fleet as Shared
 from hotreload.recovery.background import BackgroundRecovery
 from hotreload.recovery.coordinator import RecoveryCoordinator
 from hotreload.reload.attempt import Draft, Flow
 from hotreload.reload.coordinator import ReloadCoordinator, Ticket
 from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
 from hotreload.reload.triggers import FileWatch
+from hotreload.systemd.listen import handed_over
 from hotreload.systemd.status import SystemdStatus
 from hotreload.workers.active import JobEnd
 
@@ -110,10 +112,10 @@ class Host:
             restarts=work.restarts,
         )
         shared = started.store.fleet if started.store is not None else None
-        self.fleet = Fleet(self, shared) if shared is not None else None
+        self.fleet = None if shared is None else self._make_fleet(shared)
         self._feed = Feed()
-        foreign = guest or work.serving is not None
-        self._edges = Edges(self, started.name, started.options, started.start_up.notifier, foreign=foreign)
+        handed = [] if guest or work.serving is not None else handed_over()  # else they are the server's beside us
+        self._edges = Edges(self, started.name, started.options, started.start_up.notifier, handed)
         self._signals = TerminationSignals(self.drain.signalled, chain=guest)
         self._task_factory: Any = None
         self._job_has_ended = anyio.Event()
@@ -140,6 +142,17 @@ class Host:
             sentinel=sentinel,
             hold=lambda left_s: self.systemd.hold(left_s),  # noqa: PLW0108 - made later, of what the drain says
             closing=self.closing,
+        )
+
+    def _make_fleet(self, shared: Shared) -> Fleet:
+        return Fleet(
+            shared,
+            self.reloads,
+            status=self.status,
+            snapshot=lambda: self.started.snapshots.current,
+            folder=self.started.source.path.parent,
+            drain=self.start_drain,
+            draining=lambda: self.draining,
         )
 
     def _count_recovered(self) -> None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import importlib.util
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 from hotreload.errors import StoreUnavailable
 from hotreload.queue.contract import DrainMark, Report
 from hotreload.queue.inspection import Inspection, Migrated
 from hotreload.queue.sqlite import SqliteQueue
 from hotreload.queue.sqlite import inspection as sqlite
+from hotreload.queue.store import Store
 
-if TYPE_CHECKING:
-    from hotreload.queue.postgres import PostgresQueue
-
-Store: TypeAlias = "SqliteQueue | PostgresQueue"
-"""Any engine: each meets `Queue`, and has what people and the host need beside it."""
+__all__ = ["Store", "inspect_store", "migrate_store", "open_engine"]
 
 
 def open_engine(

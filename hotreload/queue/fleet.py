@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hotreload.queue.permits import Ask, Grant
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -55,6 +57,23 @@ class Fleet(Protocol):
 
     def on_round(self, listener: Callable[[Round], None]) -> None:
         """Call `listener` at each look with each round that waits for this node; from the writer's thread."""
+        ...
+
+    @property
+    def lease_s(self) -> float:
+        """For how many seconds after its last write no other node takes over what this one has."""
+        ...
+
+    async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
+        """Ask for permits of limits that hold over all nodes; None where another node is asking at this moment.
+
+        Durable on return: it may be used from then on, for `lease_s` from the call on. Cancelled or refused
+        (StoreUnavailable), what was granted is unknown: ask again, with what is in use.
+        """
+        ...
+
+    def release(self, connection: Any) -> None:
+        """Give all permits back in the open transaction; nothing is granted after it. In the writer's thread."""
         ...
 
     async def ask(self, asked: Round) -> None:

@@ -13,7 +13,6 @@ from hotreload.config.settings import LiveSettings, SettingsModel
 from hotreload.errors import ConfigInvalid
 from hotreload.host.start import Started
 from hotreload.queue.engines import Store
-from hotreload.queue.sqlite import SqliteQueue
 from hotreload.recovery.scan import QueueSearch, Scan, Seen
 from hotreload.reload.apply import Reloadable
 from hotreload.service.checks import Place, Shape
@@ -181,9 +180,8 @@ class PolicyInForce:
 
 def _divides(limits: Sequence[SharedLimit], store: Store | None) -> list[FleetLimits]:
     """Have these limits hold over all nodes on the store; a store in a file has one."""
-    if not limits or store is None or isinstance(store, SqliteQueue):
-        return []
-    return [divided(limits, store)]
+    fleet = None if store is None else store.fleet
+    return [divided(limits, fleet, store.ready)] if limits and store is not None and fleet is not None else []
 
 
 async def _payload_of(store: Store | None, job_id: str) -> Any:

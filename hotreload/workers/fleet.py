@@ -37,10 +37,6 @@ class Shares(Protocol):
         """For how many seconds after its last write no other node takes over what this one has."""
         ...
 
-    def ready(self, queue: str) -> int:
-        """Return how many jobs of a queue could be claimed; cheap."""
-        ...
-
     async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
         """Answer each ask; None: ask again soon. StoreUnavailable where the store cannot be written."""
         ...
@@ -171,11 +167,10 @@ class FleetLimits:
         return None if all(part.idle for part in self._parts) else LOOK_S
 
 
-def divided(limits: Sequence[SharedLimit], store: Shares) -> FleetLimits:
-    """Have these limits hold over all nodes on the store; nothing begins under them before `run`."""
+def divided(limits: Sequence[SharedLimit], store: Shares, ready: Callable[[str], int]) -> FleetLimits:
+    """Have these limits hold over all nodes on the store; nothing begins under them before `run`.
 
-    def ready(pool: str) -> int:
-        return store.ready(pool.removeprefix("workers."))
-
-    parts = [FleetPart(limit, ready, time.monotonic) for limit in limits]
+    `ready(queue)` is how many jobs of a queue could be claimed; it is to be cheap.
+    """
+    parts = [FleetPart(limit, lambda pool: ready(pool.removeprefix("workers.")), time.monotonic) for limit in limits]
     return FleetLimits(store, parts, time.monotonic)

@@ -259,7 +259,7 @@ async def test_a_migration_that_fails_leaves_nothing(dsn: str) -> None:
 async def test_old_results_are_removed(dsn: str) -> None:
     queue = PostgresQueue.open(dsn, keep_done_s=0)
     await queue.settle(await one_of(queue, dedupe_key="k"), Done(1))
-    queue._upkeep._more = True
+    queue._engine.upkeep._more = True
     deadline = time.monotonic() + 20
     while await queue.jobs():
         assert time.monotonic() < deadline
@@ -286,15 +286,15 @@ def asks(has: int, wants: int, value: int = 16, keep_s: float = 0.0) -> list[Ask
 
 async def test_permits_are_divided_between_nodes_and_come_back_with_an_orderly_end(dsn: str) -> None:
     one, two = PostgresQueue.open(dsn, "one"), PostgresQueue.open(dsn, "two")
-    assert await one.share(asks(0, 40)) == [Grant(16, 16, short=False)]
-    assert await two.share(asks(0, 40)) == [Grant(0, 0, short=True)]
-    assert await one.share(asks(16, 40)) == [Grant(16, 8, short=False)]
-    assert await one.share(asks(8, 40)) == [Grant(8, 8, short=False)]
-    assert await two.share(asks(0, 40)) == [Grant(8, 8, short=False)]
-    assert await one.share(asks(8, 40, value=4)) == [Grant(8, 0, short=True)]
+    assert await one.fleet.share(asks(0, 40)) == [Grant(16, 16, short=False)]
+    assert await two.fleet.share(asks(0, 40)) == [Grant(0, 0, short=True)]
+    assert await one.fleet.share(asks(16, 40)) == [Grant(16, 8, short=False)]
+    assert await one.fleet.share(asks(8, 40)) == [Grant(8, 8, short=False)]
+    assert await two.fleet.share(asks(0, 40)) == [Grant(8, 8, short=False)]
+    assert await one.fleet.share(asks(8, 40, value=4)) == [Grant(8, 0, short=True)]
     one.flush(["a"], 5)
-    assert await two.share(asks(8, 40)) == [Grant(16, 16, short=False)]
-    assert await one.share(asks(8, 40)) == [Grant(0, 0, short=False)], "nothing begins after the flush"
+    assert await two.fleet.share(asks(8, 40)) == [Grant(16, 16, short=False)]
+    assert await one.fleet.share(asks(8, 40)) == [Grant(0, 0, short=False)], "nothing begins after the flush"
     assert one.close()
     assert two.close()
 
@@ -304,15 +304,15 @@ async def test_the_permits_of_a_node_that_is_gone_are_free_at_its_next_start_tho
 ) -> None:
     one, two = PostgresQueue.open(dsn, "one"), PostgresQueue.open(dsn, "two")
     limit, rate = Ask("limits.calls", 16, 0, 16), Ask("rates.calls", 16, 0, 16, 60.0)
-    assert await one.share([limit, rate]) == [Grant(16, 16, short=False)] * 2
+    assert await one.fleet.share([limit, rate]) == [Grant(16, 16, short=False)] * 2
     ENGINES["postgres"].abandon(one)
-    assert await two.share([limit, rate]) == [Grant(0, 0, short=True)] * 2
+    assert await two.fleet.share([limit, rate]) == [Grant(0, 0, short=True)] * 2
     again = PostgresQueue.open(dsn, "one")
-    assert await two.share([limit, rate]) == [Grant(16, 16, short=False), Grant(0, 0, short=False)]
+    assert await two.fleet.share([limit, rate]) == [Grant(16, 16, short=False), Grant(0, 0, short=False)]
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("UPDATE hotreload_permits SET until = clock_timestamp() WHERE until IS NOT NULL")
-    assert await two.share([limit, rate]) == [Grant(16, 16, short=False)] * 2
-    assert await two.share([Ask(one.name, 16, 0, 0) for one in (limit, rate)]) == [Grant(0, 0, short=False)] * 2
+    assert await two.fleet.share([limit, rate]) == [Grant(16, 16, short=False)] * 2
+    assert await two.fleet.share([Ask(one.name, 16, 0, 0) for one in (limit, rate)]) == [Grant(0, 0, short=False)] * 2
     assert await two.read(lambda connection: connection.execute("SELECT * FROM hotreload_permits").fetchall()) == []
     assert again.close()
     assert two.close()
@@ -440,7 +440,7 @@ async def test_many_old_results_are_removed_in_many_transactions(dsn: str) -> No
             """
         )
         queue = PostgresQueue.open(dsn, keep_done_s=0)
-        queue._upkeep._more = True
+        queue._engine.upkeep._more = True
 
         def gone() -> list[Any]:
             return connection.execute("SELECT rows FROM removed WHERE rows > 0").fetchall()

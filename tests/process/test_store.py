@@ -160,7 +160,7 @@ async def test_a_database_is_shown_with_its_nodes_while_it_is_used(server: Serve
     queue = PostgresQueue.open(address, "one")
     await queue.enqueue([NewJob("a", 1), NewJob("a", 2)])
     await queue.claim("a", 1)
-    await queue.share([Ask("limits.calls", 16, 0, 4)])
+    await queue.fleet.share([Ask("limits.calls", 16, 0, 4)])
     code, document, said = await asked("check", conf)
     held = {"name": "limits.calls", "node": "one", "permits": 4, "wants": 4, "value": 16, "ended": False}
     assert document["limits"] == [held]

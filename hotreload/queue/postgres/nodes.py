@@ -10,8 +10,10 @@ from typing import Any, Final
 from anyio import to_thread
 
 from hotreload.queue.fleet import Node, Round
+from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres.connection import Connection, one, run
 from hotreload.queue.postgres.connection import Node as Owner
+from hotreload.queue.postgres.permits import Permits
 from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.writer import Writer
 
@@ -49,6 +51,7 @@ class Nodes:
     def __init__(self, owner: Owner, reader: Reader) -> None:
         self._owner = owner
         self._reader = reader
+        self._permits = Permits(owner)
         self._about: str | None = None
         self._said: str | None = None
         self._listeners: list[Callable[[Round], None]] = []
@@ -89,8 +92,24 @@ class Nodes:
 
     def leave(self, connection: Connection, calls: Sequence[None]) -> Sequence[None]:
         """Remove this node: it ends in order and left nothing. Nothing may be written after it."""
+        self.release(connection)
         run(connection, _LEAVE, (self.name, self._owner.text))
         return [None] * len(calls)
+
+    # --- limits over all nodes --------------------------------------------------------------------------------------
+
+    @property
+    def lease_s(self) -> float:
+        """As `Fleet.lease_s`."""
+        return self._owner.lease_s
+
+    async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
+        """As `Fleet.share`."""
+        return await self._write(self._permits.exchange, asks)
+
+    def release(self, connection: Connection) -> None:
+        """As `Fleet.release`."""
+        self._permits.release(connection)
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 

@@ -25,8 +25,8 @@ import psycopg
 
 from hotreload.errors import StoreLost, StoreUnavailable
 from hotreload.queue.calls import A, AnyCall, R, SyncCall, Verb, ask, ask_sync, deliver
+from hotreload.queue.ledger import Ledger
 from hotreload.queue.postgres.connection import Connection, Node, as_error, commit, rolled_back, run
-from hotreload.queue.postgres.ledger import Ledger
 
 log = logging.getLogger(__name__)
 

@@ -9,31 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
 
 from hotreload.clock import iso, now_ms
+from hotreload.config.document import Keys
 from hotreload.config.secrets import Redactor
+from hotreload.config.store import Snapshot
 from hotreload.errors import StoreUnavailable
 from hotreload.queue.fleet import Fleet as Shared
 from hotreload.queue.fleet import Node, Round
+from hotreload.reload.coordinator import ReloadCoordinator
 from hotreload.reload.report import Outcome, Trigger, TriggerKind
 
-if TYPE_CHECKING:
-    from hotreload.config.document import Keys
-    from hotreload.host.host import Host
-
 log = logging.getLogger(__name__)
-PUBLISH_S: Final = 0.5
+PUBLISH_S: Final = 1.0
+SAID: Final = ("pid", "started_at", "version", "phase", "generation")
 LOOK_S: Final = 0.1
 OWN: Final = frozenset({("hotreload", "store"), ("hotreload", "state_dir")})
 """What differs from node to node without being another configuration."""
@@ -41,11 +40,31 @@ GOOD: Final = frozenset({Outcome.APPLIED.value, Outcome.UNCHANGED.value, Outcome
 
 
 class Fleet:
-    """The part of a host that speaks to the other nodes; `run` until cancelled."""
+    """One node's part in the fleet; `run` until cancelled.
 
-    def __init__(self, host: Host, shared: Shared) -> None:
-        self._host = host
+    `status` returns the status document of this process, whose main points it says to the others; `snapshot` its
+    settings in force, whose paths count from `folder`. `drain(reason)` begins its drain, and `draining` says that it
+    runs: then it takes part in nothing more.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        reloads: ReloadCoordinator,
+        *,
+        status: Callable[[], dict[str, Any]],
+        snapshot: Callable[[], Snapshot[Any]],
+        folder: Path,
+        drain: Callable[[str], object],
+        draining: Callable[[], bool],
+    ) -> None:
         self._shared = shared
+        self._reloads = reloads
+        self._status = status
+        self._snapshot = snapshot
+        self._folder = folder
+        self._drain = drain
+        self._draining = draining
         self._checked: dict[str, str | None] = {}
         self._waiting: dict[tuple[str, str], Round] = {}
         self._taking_part = set[tuple[str, str]]()
@@ -60,29 +79,24 @@ class Fleet:
         return [_row(node, common, own=node.name == self._shared.name) for node in nodes]
 
     def _about(self) -> dict[str, Any]:
-        host, last = self._host, self._host.records.last_reload
+        status = self._status()
+        last = status["last_reload"]
         return {
-            "pid": os.getpid(),
-            "instance": host.instance,
-            "started_at": host.started_at,
-            "version": host.work.version,
-            "phase": host.phase.value,
-            "generation": host.generation,
+            **{key: status[key] for key in SAID},
             "fingerprint": self._fingerprint(),
-            "degraded": host.degraded is not None,
-            "pools": [{"name": pool.name, "running": pool.running, "limit": pool.limit} for pool in host.work.pools()],
+            "degraded": status["degraded"] is not None,
+            "pools": [{key: pool[key] for key in ("name", "running", "limit")} for pool in status["pools"]],
             "last_reload": last and {"outcome": last["outcome"], "at": last["trigger"]["at"]},
         }
 
     def _fingerprint(self) -> str | None:
         """Return the fingerprint that all nodes make with the same key; paths count from the configuration's folder."""
-        key, snapshot = self._shared.key, self._host.started.snapshots.current
+        key, snapshot = self._shared.key, self._snapshot()
         if key is None:
             return None
         if self._same is None or self._same[0] != snapshot.generation:
-            folder = self._host.started.source.path.parent
             leaves: dict[Keys, object] = {
-                keys: _from(folder, value) for keys, value in snapshot.leaves.items() if keys not in OWN
+                keys: _from(self._folder, value) for keys, value in snapshot.leaves.items() if keys not in OWN
             }
             self._same = snapshot.generation, Redactor(key).fingerprint(leaves)
         return self._same[1]
@@ -106,7 +120,7 @@ class Fleet:
 
     def _hear(self, waiting: Round) -> None:
         step = waiting.id, waiting.phase
-        if step not in self._taking_part and not self._host.draining:
+        if step not in self._taking_part and not self._draining():
             self._waiting[step] = waiting
             self._heard.set()
 
@@ -124,15 +138,15 @@ class Fleet:
         try:
             if waiting.kind == "drain":
                 await self._shared.answer(waiting.id, waiting.phase, {"outcome": "draining"})
-                self._host.start_drain(f"asked for by {waiting.asked_by}")
+                self._drain(f"asked for by {waiting.asked_by}")
                 return
             if waiting.phase == "check":
-                ticket = self._host.reloads.submit(trigger, dry_run=True)
+                ticket = self._reloads.submit(trigger, dry_run=True)
                 report = await ticket.wait()
                 self._checked = {waiting.id: ticket.candidate}  # a newer round ends those before
             else:
                 expects = self._checked.pop(waiting.id, None) or "nothing"
-                report = await self._host.reloads.submit(trigger, expects=expects).wait()
+                report = await self._reloads.submit(trigger, expects=expects).wait()
             await self._shared.answer(waiting.id, waiting.phase, report.to_dict())
         except StoreUnavailable as error:
             log.warning("fleet.not_answered round=%s phase=%s error=%s", waiting.id, waiting.phase, error)
