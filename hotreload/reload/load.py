@@ -133,6 +133,11 @@ class Reader:
             self._seen[path] = _Seen.after(self._seen.get(path), reading)
         return readings
 
+    def mode_of(self, path: Path) -> int | None:
+        """Return the mode a file had when it was last read, None where it was not; asks no file system."""
+        seen = self._seen.get(path)
+        return None if seen is None else seen.mode
+
     async def settled(
         self,
         files: Sequence[Path],
@@ -221,13 +226,15 @@ class _Seen:
     content: Version
     since: float
     in_place: bool
+    mode: int | None = None
 
     @classmethod
     def after(cls, before: _Seen | None, reading: Reading) -> _Seen:
         if before is not None and before.content == reading.content and not reading.torn:
             return before
         another = before is not None and before.content[:2] != reading.content[:2]
-        return cls(reading.content, time.monotonic(), in_place=not (another and reading.entered_last))
+        in_place = not (another and reading.entered_last)
+        return cls(reading.content, time.monotonic(), in_place, reading.mode)
 
 
 @dataclass(slots=True)
