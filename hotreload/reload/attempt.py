@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -10,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hotreload.config.document import Document
 from hotreload.config.secrets import Redactor, secrets_in
@@ -25,7 +24,6 @@ from hotreload.reload.report import Converging, Outcome, PendingRestart, ReloadR
 from hotreload.reload.validate import Resolved, Source, build_candidate, resolve
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def _nobody_asks(_versions: Mapping[Path, Version]) -> None:
@@ -117,7 +115,7 @@ class Attempt:
 
         def judge(document: Document, inputs: Inputs) -> None:
             loaded = {"load": (time.perf_counter() - self._began) * 1000}
-            made.append(_uncollected(_judge, self.flow, document, inputs.beside, self._before, loaded))
+            made.append(_judge(self.flow, document, inputs.beside, self._before, loaded))
 
         inputs = await self.flow.reader.settled(
             [path, *source.files_beside()],
@@ -196,20 +194,6 @@ class _Judged:
     secrets: frozenset[str]
     warnings: tuple[Problem, ...]
     timings: dict[str, float]
-
-
-def _uncollected(work: Callable[..., T], *args: Any) -> T:
-    """Call `work` with no garbage collection in it: a large file makes many objects and hardly any garbage.
-
-    A collection that they start looks at all there are, and stops every thread for that long.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        return work(*args)
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _judge(flow: Flow, document: Document, beside: Beside, before: Snapshot[Any], timings: dict[str, float]) -> _Judged:

@@ -9,6 +9,7 @@ What no lease tells: a writer that closes the file half-way and opens it again.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -158,7 +159,10 @@ class Reader:
         async with self.reading:
             parse_it = partial(parse, files[0], dialect=dialect, environ=environ)
             looks = _Looks(files, self, parse_it, absent_s, given, then if then is None else self._guarded(then))
-            return await self._settled(files, looks)
+            try:
+                return await self._settled(files, looks)
+            finally:
+                looks.collect()
 
     async def _settled(self, files: Sequence[Path], looks: _Looks) -> Inputs:
         ends = anyio.current_time() + looks.absent_s + self.deadline_s
@@ -252,9 +256,26 @@ class _Looks:
     unfinished: frozenset[Path] = frozenset()
     judging_since: float | None = None
     thread: int = 0
+    _collects: bool = field(default_factory=gc.isenabled)
 
     def take(self) -> None:
-        """Look; in a thread, as a large file takes its time to be parsed."""
+        """Look; in a thread, as a large file takes its time to be parsed.
+
+        Garbage is not collected meanwhile: a large file makes many objects and hardly any garbage, and a collection
+        that they start looks at all there are, and stops every thread for that long.
+        """
+        gc.disable()
+        try:
+            self._take()
+        finally:
+            self.collect()
+
+    def collect(self) -> None:
+        """Collect garbage again, also where `take` does not return."""
+        if self._collects:
+            gc.enable()
+
+    def _take(self) -> None:
         before = self.readings.get(self.files[0])
         self.reader.alone(self._look, self.reader.deadline_s)
         now = self.readings[self.files[0]]
