@@ -118,8 +118,15 @@ class Reader:
         self.reading = anyio.Lock(fast_acquire=True)
         """Held while `settled` is at it: who finds a change meanwhile leaves it to that call."""
 
+    async def look(self, call: Callable[[], T], within_s: float, longer: Callable[[], float] = float) -> T:
+        """Return what `call` returns, which looks at the file system: `DaemonThread.run` once no other call does."""
+        with anyio.fail_after(within_s):
+            while self._looking.locked():  # noqa: ASYNC110 - a thread holds it, and none waits for one that hangs
+                await anyio.sleep(AGAIN_S)
+        return await self.thread.run(call, within_s, longer)
+
     def alone(self, look: Callable[[], T], within_s: float) -> T:
-        """Look at the file system once no other thread does; TimeoutError where one does for so long."""
+        """Look at the file system while no other thread does; TimeoutError where one does for so long."""
         if not self._looking.acquire(timeout=within_s):
             raise TimeoutError
         try:
@@ -169,7 +176,7 @@ class Reader:
         while True:
             try:
                 longer = lambda: self._judging_s if looks.judging_since else 0.0  # noqa: E731
-                await self.thread.run(looks.take, self.deadline_s, longer)
+                await self.look(looks.take, self.deadline_s, longer)
             except TimeoutError:
                 if looks.judging_since:
                     self._stuck.append(looks)

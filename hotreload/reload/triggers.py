@@ -138,7 +138,7 @@ class FileWatch:
         files = self._files()
         try:
             look = partial(self._reader.alone, lambda: survey(files, self._reader.read), self._look_s)
-            self._now = await self._reader.thread.run(look, self._look_s)
+            self._now = await self._reader.look(look, self._look_s)
         except OSError as error:
             if self._answers:
                 log.warning("watch.look_failed limit_s=%g error=%s", self._look_s, error or "no answer")
