@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -14,12 +15,13 @@ NAME = "last-known-good.json"
 class LastKnownGood:
     """A copy in the state folder: atomic (temporary file, fsync, rename, fsync of the folder), mode 0600.
 
-    It is never more readable than `original`, where that is given.
+    It is never more readable than `original_mode` says that the file was when it was read (None: it does not know).
+    The file itself is not looked at: its file system may not answer, and what else is written must not wait for it.
     """
 
-    def __init__(self, state_dir: Path, original: Path | None = None) -> None:
+    def __init__(self, state_dir: Path, original_mode: Callable[[], int | None] = lambda: None) -> None:
         self.path = state_dir / NAME
-        self._original = original
+        self._original_mode = original_mode
 
     def keep(self, raw: bytes) -> None:
         """Replace the copy; killed half-way the old one stays whole. A failure is logged: it must not stop a reload."""
@@ -35,12 +37,8 @@ class LastKnownGood:
         return self.path.read_bytes()
 
     def _mode(self) -> int:
-        if self._original is None:
-            return 0o600
-        try:
-            return stat.S_IMODE(self._original.stat().st_mode) & 0o600 | 0o400
-        except FileNotFoundError:
-            return 0o600
+        mode = self._original_mode()
+        return 0o600 if mode is None else stat.S_IMODE(mode) & 0o600 | 0o400
 
     def _is_kept(self, raw: bytes, mode: int) -> bool:
         """Tell whether the copy is this one already, is our own file and no more readable than it may be."""

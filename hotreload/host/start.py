@@ -116,7 +116,7 @@ async def _start(
     redactor.remember(candidate.secrets, generation=1)
     logs.scrub_with(redactor.scrub)
     store = await anyio.to_thread.run_sync(open_store, state_dir, candidate.own) if stored else None
-    keeper = LastKnownGood(state_dir, source.path)
+    keeper = LastKnownGood(state_dir, partial(reader.mode_of, source.path))
     if degraded is None:
         await anyio.to_thread.run_sync(keeper.keep, document.raw)
     return Started(

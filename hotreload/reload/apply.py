@@ -147,33 +147,71 @@ async def prepare(
     parts: Sequence[Reloadable], old: Any, new: Any, paths: Sequence[Keys], generation: int
 ) -> list[Ready]:
     """Prepare every part that the changed `paths` concern, in order; PartFailed after undoing all in reverse."""
-    ready: list[Ready] = []
     covering = {path: frozenset(dotted(path[:count]) for count in range(len(path) + 1)) for path in paths}
-    ends = anyio.current_time() + ALL_LIMIT_S
+    concerned: list[tuple[Reloadable, Transition]] = []
+    for part in parts:
+        mine = [dotted(path) for path, prefixes in covering.items() if not prefixes.isdisjoint(part.paths)]
+        if mine:
+            concerned.append((part, Transition(old, new, mine, generation)))
+    preparation = _Preparation(concerned)
     try:
-        for part in parts:
-            mine = [dotted(path) for path, prefixes in covering.items() if not prefixes.isdisjoint(part.paths)]
-            if mine and (made := await _prepare_one(part, Transition(old, new, mine, generation), ends)):
-                ready.append(made)
+        await preparation.run()
     except PartFailed as failed:
-        failed.not_undone = tuple(await undo(ready))
+        failed.not_undone = tuple(await undo(preparation.ready))
         raise
     except BaseException:
-        await undo(ready)
+        await undo(preparation.ready)
         raise
-    return ready
+    return preparation.ready
 
 
-async def _prepare_one(part: Reloadable, transition: Transition, ends: float) -> Ready | None:
-    left_s = ends - anyio.current_time()
-    ending = await bounded(lambda: part.prepare(transition), min(left_s, PART_LIMIT_S), late=_undo_late(part.name))
-    if ending.overran and left_s < PART_LIMIT_S:
-        raise PartFailed("reload", "prepare", f"took longer than {ALL_LIMIT_S:g} s in all ({part.name} was the last)")
-    if ending.overran:
-        raise PartFailed(part.name, "prepare", f"did not end within {PART_LIMIT_S:g} s")
-    if ending.failure is not None:
-        raise PartFailed(part.name, "prepare", f"failed: {_told(ending.failure)}") from ending.failure
-    return None if ending.value is None else Ready(part.name, ending.value)
+class _Preparation:
+    """Prepares parts one after another, all in one task; its limits hold whatever a part does."""
+
+    def __init__(self, concerned: Sequence[tuple[Reloadable, Transition]]) -> None:
+        self.ready: list[Ready] = []
+        self._concerned = concerned
+        self._name, self._given_up = "reload", False
+        self._since = self._began = anyio.current_time()
+
+    async def run(self) -> None:
+        """Prepare all, or raise PartFailed."""
+        if not self._concerned:
+            return
+        step = Step(self._each)
+        try:
+            while not step.over and (left_s := self._ends - anyio.current_time()) > 0:
+                await step.wait(left_s)
+        finally:
+            if not step.over:
+                self._given_up = True
+                await step.stop(_undo_late(self._name))
+        if self._given_up or step.ending().overran:
+            raise self._overran()
+        failure = step.ending().failure
+        if failure is not None:
+            raise PartFailed(self._name, "prepare", f"failed: {_told(failure)}") from failure
+
+    async def _each(self) -> Prepared | None:
+        """Prepare one after another; returns what a part made though it had been given up."""
+        for part, transition in self._concerned:
+            self._name, self._since = part.name, anyio.current_time()
+            made = await part.prepare(transition)
+            if self._given_up:
+                return made
+            if made is not None:
+                self.ready.append(Ready(part.name, made))
+        return None
+
+    @property
+    def _ends(self) -> float:
+        return min(self._since + PART_LIMIT_S, self._began + ALL_LIMIT_S)
+
+    def _overran(self) -> PartFailed:
+        if self._began + ALL_LIMIT_S < self._since + PART_LIMIT_S:
+            told = f"took longer than {ALL_LIMIT_S:g} s in all ({self._name} was the last)"
+            return PartFailed("reload", "prepare", told)
+        return PartFailed(self._name, "prepare", f"did not end within {PART_LIMIT_S:g} s")
 
 
 async def commit(ready: Sequence[Ready], swap: Callable[[], None]) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any
 
 from hotreload.config.document import Document
 from hotreload.config.secrets import Redactor, secrets_in
 from hotreload.config.sources import Beside
 from hotreload.config.store import Snapshot, SnapshotStore
-from hotreload.errors import ConfigError, ConfigInvalid, Problem
+from hotreload.errors import ConfigError, Problem
 from hotreload.reload.apply import PartFailed, Ready, Reloadable, commit, owner_of, prepare, retire, undo
-from hotreload.reload.daemon_thread import DaemonThread
 from hotreload.reload.load import REST_S, Inputs, Reader, with_lines
 from hotreload.reload.plan import Plan
 from hotreload.reload.reading import Version
@@ -26,9 +24,6 @@ from hotreload.reload.report import Converging, Outcome, PendingRestart, ReloadR
 from hotreload.reload.validate import Resolved, Source, build_candidate, resolve
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-JUDGING_S: Final = 30.0
-"""Seconds that validators and the plan may take; the thread is left behind then."""
 
 
 def _nobody_asks(_versions: Mapping[Path, Version]) -> None:
@@ -50,7 +45,6 @@ class Flow:
     taken: Callable[[Mapping[Path, Version]], None] = _nobody_asks
     warnings: Callable[[], Sequence[Problem]] = tuple
     reader: Reader = field(default_factory=Reader)
-    judge: DaemonThread = field(default_factory=partial(DaemonThread, "hotreload-validate"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +97,7 @@ class Attempt:
     async def run(self) -> ReloadReport:
         """Reload and return the verdict. Cancelled, it undoes what it prepared; nothing is applied."""
         try:
-            with self._stage("load"):
-                inputs = await self._load()
-                self._raw = inputs.raw
-                document = self.document = inputs.document
-            judged = await self._judge(document, inputs.beside)
+            judged = await self._judged()
         except ConfigError as error:
             return self.report(Outcome.REJECTED, error.problems)
         self._timings.update(judged.timings)
@@ -120,6 +110,7 @@ class Attempt:
         self.pending_restart = self._plan.pending_restart
         if self.dry_run:
             return self.report(Outcome.VALID)
+        self.flow.redactor.remember(judged.secrets, generation=new.generation)
         if not self._plan.live:
             if (refused := await self._confirmed(())) is not None:
                 return refused
@@ -127,26 +118,28 @@ class Attempt:
             return self.report(Outcome.UNCHANGED)
         return await self._apply(new)
 
-    async def _judge(self, document: Document, beside: Beside) -> _Judged:
-        """Validate and plan in a thread of our own: validators are the user's, and a large file takes its time."""
-        work = partial(_uncollected, _judge, self.flow, document, beside, self._before)
-        with suppress(TimeoutError):
-            return await self.flow.judge.run(work, JUDGING_S)
-        raise ConfigInvalid([Problem("", f"validating it took longer than {JUDGING_S:g} s", file=document.name)])
-
-    async def _load(self) -> Inputs:
-        source, draft = self.flow.source, self.draft
+    async def _judged(self) -> _Judged:
+        """Load, validate and plan, in one call of a thread: validators are the user's, and a large file takes time."""
+        source, draft, made = self.flow.source, self.draft, list[_Judged]()
         path = source.path if draft is None else source.path.with_name(draft.name)
+
+        def judge(document: Document, inputs: Inputs) -> None:
+            loaded = {"load": (time.perf_counter() - self._began) * 1000}
+            made.append(_judge(self.flow, document, inputs.beside, self._before, loaded))
+
         inputs = await self.flow.reader.settled(
             [path, *source.files_beside()],
             given=None if draft is None else draft.raw,
             environ=None if draft is None or draft.expands else {},
             dialect=source.dialect,
             absent_s=REST_S,
+            then=judge,
         )
         if not self.dry_run:
             self.flow.taken(inputs.versions)
-        return inputs
+        self._raw = inputs.raw
+        self.document = inputs.document
+        return made[0]
 
     async def _apply(self, new: Snapshot[Any]) -> ReloadReport:
         try:
@@ -226,38 +219,23 @@ class _Judged:
     """What is known of a file once it is valid."""
 
     resolved: Resolved[Any]
+    secrets: frozenset[str]
     warnings: tuple[Problem, ...]
     timings: dict[str, float]
 
 
-def _uncollected(work: Callable[..., T], *args: Any) -> T:
-    """Call `work` with no garbage collection in it: a large file makes many objects and hardly any garbage.
-
-    A collection that they start looks at all there are, and stops every thread for that long.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        return work(*args)
-    finally:
-        if collects:
-            gc.enable()
-
-
-def _judge(flow: Flow, document: Document, beside: Beside, before: Snapshot[Any]) -> _Judged:
-    timings: dict[str, float] = {}
+def _judge(flow: Flow, document: Document, beside: Beside, before: Snapshot[Any], timings: dict[str, float]) -> _Judged:
     with _stage(timings, "validate"):
         candidate = build_candidate(document, flow.source, beside, before)
     flow.redactor.remember(candidate.secrets)
     with _stage(timings, "plan"):
         owner = partial(owner_of, parts=flow.parts)
         resolved = resolve(candidate, before, flow.source, flow.redactor, owner)
-    if resolved.snapshot is not None:
-        new, found = resolved.snapshot, candidate.secrets
-        if new.leaves is not candidate.leaves:
-            found = secrets_in(new.leaves, flow.source.rule)
-        flow.redactor.remember(found, generation=new.generation)
-    return _Judged(resolved, candidate.warnings, timings)
+    found = candidate.secrets
+    if resolved.snapshot is not None and resolved.snapshot.leaves is not candidate.leaves:
+        found = secrets_in(resolved.snapshot.leaves, flow.source.rule)
+        flow.redactor.remember(found)
+    return _Judged(resolved, found, candidate.warnings, timings)
 
 
 @contextmanager

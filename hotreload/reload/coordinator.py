@@ -128,7 +128,6 @@ class ReloadCoordinator:
                     await self._serve_all()
         finally:
             self._refuse_all()
-            self._flow.judge.close()
             self._ended.set()
 
     async def close(self, within_s: float) -> None:

@@ -117,8 +117,8 @@ def differences(
     list of sections that gets longer or shorter: neither can change by halves. `missing` stands for a key that a side
     does not have; None where that is the same as null.
     """
-    keys = running.keys() | candidate.keys()
-    tops = {each[0] for each in keys if not same(running.get(each, ABSENT), candidate.get(each, ABSENT))}
+    tops = {each[0] for each, value in running.items() if not same(value, candidate.get(each, ABSENT))}
+    tops |= {each[0] for each in candidate.keys() - running.keys()}
     if not tops:
         return []
     old, new = ({each: value for each, value in side.items() if each[0] in tops} for side in (running, candidate))

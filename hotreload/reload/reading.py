@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from hotreload.config.document import MAX_BYTES
 from hotreload.errors import Problem
@@ -47,6 +47,11 @@ class Reading:
         digest = None if self.raw is None else sha256(self.raw).digest()
         content = () if self.absent else (*self.identity, digest, self.problem)
         object.__setattr__(self, "content", content)
+
+    @property
+    def mode(self) -> int | None:
+        """Its type and permissions, None where it could not be read."""
+        return cast("int", self.identity[-1]) if self.raw is not None and self.identity else None
 
     @property
     def unfinished(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -136,7 +137,8 @@ class FileWatch:
         """Look at the files; returns False where the file system does not answer, after having waited for it."""
         files = self._files()
         try:
-            self._now = await self._reader.thread.run(lambda: survey(files, self._reader.read), self._look_s)
+            look = partial(self._reader.alone, lambda: survey(files, self._reader.read), self._look_s)
+            self._now = await self._reader.look(look, self._look_s)
         except OSError as error:
             if self._answers:
                 log.warning("watch.look_failed limit_s=%g error=%s", self._look_s, error or "no answer")

@@ -73,8 +73,8 @@ class Source(Generic[S_co]):
     more_files: Callable[[], Sequence[Path]] = tuple
 
     own_model: SettingsModel[HotreloadSettings] = field(init=False, repr=False)
-    makes: bool = field(init=False, repr=False)
-    """Whether a factory makes any default."""
+    made: Sequence[Node] = field(init=False, repr=False)
+    """The places whose default a factory makes."""
     tree: Node = field(init=False, repr=False)
     """The places of the whole file."""
 
@@ -83,7 +83,7 @@ class Source(Generic[S_co]):
         fields = {} if self.model.tree is None else self.model.tree.fields
         own = replace(self.own_model.tree, names=(SECTION,), places=((SECTION,),))
         object.__setattr__(self, "tree", Node((), FieldRule(()), fields={**fields, SECTION: own}))
-        object.__setattr__(self, "makes", any(node.made for node in self.tree.walk()))
+        object.__setattr__(self, "made", [node for node in self.tree.walk() if node.made])
 
     def files(self) -> list[Path]:
         """Return every file that counts, `path` first, whether it exists or not; a change of any is a trigger."""
@@ -250,11 +250,15 @@ def _give(data: Any, leaves: Mapping[Keys, object], paths: Sequence[Keys], sourc
 def _validated(document: Document, source: Source[S], merged: Merged, known: Sequence[_Known]) -> Candidate[S]:
     """Validate a merged tree; a default that a factory makes is that of the first `known` configuration that has it."""
     made = _validated_once(document, source, merged)
-    if not source.makes:
+    absent = (node.keys for node in source.made if find(merged.data, source.tree, node.keys) is ABSENT)
+    tops = {keys[0] for keys in absent}
+    if not tops:
         return made
     data, given = copied(merged.data), dict[Keys, Mapping[Keys, object]]()
+    now = {keys: value for keys, value in made.leaves.items() if keys[0] in tops}
     for each in known:
-        found = (_made(one.keys, source, merged, each) for one in source.differences(each.leaves, made.leaves))
+        before = {keys: value for keys, value in each.leaves.items() if keys[0] in tops}
+        found = (_made(one.keys, source, merged, each) for one in source.differences(before, now))
         given = {path: each.leaves for path in found if path} | given
     for path, leaves in given.items():
         lists = (path[:count] for count, key in enumerate(path) if isinstance(key, int))

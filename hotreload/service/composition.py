@@ -23,7 +23,7 @@ from hotreload.workers.fleet import FleetLimits, divided
 from hotreload.workers.job import Surroundings
 from hotreload.workers.kind import Kind
 from hotreload.workers.limits import Limit, Rate, SharedLimit, checked_limit, checked_rate
-from hotreload.workers.live import Follow, Value, read_paths, value_problems
+from hotreload.workers.live import Follow, Remembered, Value, read_paths, value_problems
 from hotreload.workers.policy import Policy, PolicyOf
 from hotreload.workers.pool import Pool
 from hotreload.workers.resources import Factory, Resource
@@ -67,6 +67,7 @@ class Declared:
     reloadables: dict[str, Reloadable] = field(default_factory=dict[str, Reloadable])
     scans: list[tuple[str, Recovers]] = field(default_factory=list[tuple[str, Recovers]])
     on_dead: list[Hook] = field(default_factory=list[Hook])
+    asked: dict[str, Remembered] = field(default_factory=dict[str, Remembered])
 
     def check(self) -> None:
         """Raise DeclarationError where something is asked for that was not declared."""
@@ -89,7 +90,8 @@ class Declared:
         values |= {f"limits.{name}": value for name, value in self.limits.items()}
         checked = {name: _in_range(value, checked_limit) for name, value in values.items()}
         checked |= {f"rates.{name}": _in_range(value, checked_rate) for name, value in self.rates.items()}
-        return checked | {f"workers.{queue}.policy": worker.policy.at for queue, worker in self.workers.items()}
+        checked |= {f"workers.{queue}.policy": worker.policy.at for queue, worker in self.workers.items()}
+        return {name: self.asked.setdefault(name, Remembered(value)) for name, value in checked.items()}
 
     @property
     def kinds(self) -> dict[str, Kind]:

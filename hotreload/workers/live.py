@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -13,6 +16,8 @@ from hotreload.workers.failures import describe, text_of
 
 T = TypeVar("T")
 Asked = Callable[[Any], Any]
+REMEMBERED: Final = 8
+"""More settings than one reload validates."""
 
 
 class Value(Protocol[T]):
@@ -25,6 +30,26 @@ class Value(Protocol[T]):
     def set(self, value: T, /) -> None:
         """Put a value in force."""
         ...
+
+
+class Remembered:
+    """What a function of the user's says of settings, asked once for each.
+
+    It is asked where the settings are validated, in a thread; the reload that follows takes the answer on the loop.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._answers: deque[tuple[weakref.ref[Any], Any]] = deque(maxlen=REMEMBERED)
+
+    def __call__(self, settings: Any) -> Any:
+        for known, answer in self._answers.copy():
+            if known() is settings:
+                return answer
+        answer = self._asked(settings)
+        with suppress(TypeError):  # not settings, but what stands for them while it is noted what a function reads
+            self._answers.append((weakref.ref(settings), answer))
+        return answer
 
 
 def value_problems(values: Mapping[str, Asked], settings: Any) -> list[Problem]:

@@ -87,7 +87,7 @@ def test_a_key_is_found_where_it_is_written() -> None:
 @given(st.dictionaries(TEXTS, TREES, max_size=4), st.sampled_from([None, 1, "\t"]), st.booleans(), st.data())
 def test_every_place_holds_its_value(tree: dict[str, Any], indent: Any, ascii_only: bool, data: st.DataObject) -> None:
     text = json.dumps(tree, indent=indent, ensure_ascii=ascii_only)
-    document = read(text)
+    document = read(text, dialect="openviking")  # which leaves `$$` as it is
     assert document.data == tree
     loc: list[str | int] = []
     value: Any = tree

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hotreload.config.last_known_good import NAME, LastKnownGood
 from hotreload.config.settings import LiveSettings, SettingsModel
 from hotreload.errors import ConfigError, ConfigInvalid
 from hotreload.host.start import RunOptions, Started, start
+from hotreload.reload.load import Reader
 from hotreload.reload.validate import Source
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +35,9 @@ def test_the_copy_is_private_and_never_more_readable(tmp_path: Path, original: i
     conf = tmp_path / "ov.conf"
     conf.write_bytes(b"{}")
     conf.chmod(original)
-    keeper = LastKnownGood(tmp_path, conf)
+    reader = Reader()
+    reader.read([conf])
+    keeper = LastKnownGood(tmp_path, partial(reader.mode_of, conf))
     for _ in range(2):
         keeper.keep(b"{}")
         assert keeper.read() == b"{}"
@@ -53,7 +57,7 @@ def test_a_link_in_its_place_is_replaced(tmp_path: Path) -> None:
 
 
 def test_the_same_content_is_not_written_again(tmp_path: Path) -> None:
-    keeper = LastKnownGood(tmp_path, tmp_path / "gone")
+    keeper = LastKnownGood(tmp_path, partial(Reader().mode_of, tmp_path / "gone"))
     keeper.keep(b"{}")
     before = keeper.path.stat().st_ino
     keeper.keep(b"{}")
