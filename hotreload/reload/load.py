@@ -184,11 +184,10 @@ class Reader:
                 return Inputs(_refused(files[0], f"reading it took longer than {self.deadline_s:g} s"), {})
             except OSError as error:
                 return Inputs(_refused(files[0], f"cannot be read: {error.strerror}"), {})
-            if not looks.unfinished:
-                return Inputs(looks.outcome, looks.readings)
-            if anyio.current_time() >= ends:
-                return Inputs(self._at_the_deadline(looks), looks.readings, looks.unfinished)
+            if not looks.unfinished or looks.last:
+                return Inputs(looks.outcome, looks.readings, looks.unfinished)
             await anyio.sleep(AGAIN_S)
+            looks.last = anyio.current_time() >= ends
 
     def _guarded(self, then: Callable[[Document, Inputs], object]) -> Callable[[Document, Inputs], object]:
         """Return what calls `then`, or refuses to where too many calls have not returned."""
@@ -221,7 +220,8 @@ class Reader:
             return True
         return rested_s >= self._rest_s or self._wall() - reading.changed_at >= OLD_S
 
-    def _at_the_deadline(self, looks: _Looks) -> Document | ConfigError:
+    def at_the_deadline(self, looks: _Looks) -> Document | ConfigError:
+        """Return what holds where files are still unfinished: of those beside the configuration, the model decides."""
         config = looks.files[0]
         if config not in looks.unfinished or looks.readings[config].absent:
             return looks.outcome
@@ -261,6 +261,8 @@ class _Looks:
     readings: Mapping[Path, Reading] = field(default_factory=dict[Path, Reading])
     outcome: Document | ConfigError = field(default_factory=lambda: ConfigUnreadable([]))
     unfinished: frozenset[Path] = frozenset()
+    last: bool = False
+    """Whether the deadline has passed, so that the next look decides."""
     judging_since: float | None = None
     thread: int = 0
     _collects: bool = field(default_factory=gc.isenabled)
@@ -289,10 +291,12 @@ class _Looks:
         if before is None or before.content != now.content:
             self.outcome = self._judge(now)
         self.unfinished = self.reader.unfinished(self)
-        if self.then is not None and not self.unfinished and isinstance(self.outcome, Document):
+        if self.unfinished and self.last:
+            self.outcome = self.reader.at_the_deadline(self)
+        if self.then is not None and isinstance(self.outcome, Document) and (self.last or not self.unfinished):
             self.thread, self.judging_since = threading.get_ident(), time.monotonic()
             try:
-                self.then(self.outcome, Inputs(self.outcome, self.readings))
+                self.then(self.outcome, Inputs(self.outcome, self.readings, self.unfinished))
             except ConfigError as error:
                 self.outcome = error
             finally:

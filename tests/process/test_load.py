@@ -18,7 +18,7 @@ import pytest
 from hotreload.config.document import MAX_BYTES, Document
 from hotreload.errors import ConfigError, ConfigInvalid, ConfigUnreadable, Problem
 from hotreload.reload.daemon_thread import DaemonThread
-from hotreload.reload.load import Reader
+from hotreload.reload.load import Inputs, Reader
 from hotreload.reload.mounts import Mount, mount_of
 from hotreload.reload.reading import Reading, read_file
 
@@ -374,6 +374,20 @@ async def test_a_change_and_a_replacement_during_the_read_are_seen(conf: Path) -
         await writer.wait()
         await writer.aclose()
     assert taken
+
+
+async def test_what_is_complete_goes_on_though_a_file_beside_it_never_is(conf: Path) -> None:
+    beside = conf.with_name("vlm.api_key")
+    beside.write_bytes(b"secret")
+    seen: list[tuple[Document, dict[Path, bytes | str]]] = []
+
+    def then(document: Document, inputs: Inputs) -> None:
+        seen.append((document, inputs.beside))
+
+    with beside.open("r+b"):
+        inputs = await reader(deadline_s=0.3).settled([conf, beside], then=then)
+    assert seen == [(inputs.document, {beside: "still being written"})]
+    assert inputs.document.data == {"a": 1}
 
 
 def named(name: str) -> list[threading.Thread]:
