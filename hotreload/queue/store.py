@@ -154,10 +154,6 @@ class Engine(Protocol):
         """As `Writer.run_sync`, and again after an outage that is over within `timeout_s`."""
         ...
 
-    def release(self, connection: Any) -> None:
-        """Give back what is shared with other processes; in the transaction of the last flush."""
-        ...
-
     def leave(self, timeout_s: float) -> None:
         """Write the last word of an owner that ends in order: it left nothing."""
         ...
@@ -347,6 +343,11 @@ class Store:
         standings = self._ledger.standings()
         return [standings[name].depth() for name in sorted(standings)]
 
+    def ready(self, queue: str) -> int:
+        """Return how many jobs of `queue` could be claimed, as far as this process knows."""
+        standing = self._ledger.standings().get(queue)
+        return 0 if standing is None or standing.paused else standing.ready
+
     def on_ready(self, listener: Callable[[str], None]) -> None:
         """Call `listener(queue)` when there is reason to claim again, or to ask again for `next_due_ms`.
 
@@ -526,7 +527,8 @@ class Store:
             found = self._engine.sql.rows(connection, "states", numbers(call.asked))
             done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
             self._documents.unmark_draining(connection, [None])
-            self._engine.release(connection)
+            if (fleet := self.fleet) is not None:
+                fleet.release(connection)
             if call.report is not None:
                 self._documents.put(connection, [call.report(done[-1])])
         return done
