@@ -66,6 +66,9 @@ def reload_all(client: Client, timeout_s: float, *, as_json: bool) -> int:
         if not as_json:
             console().print(said(f"{outcome} on {len(nodes)} of {len(nodes)} nodes", "green"))
         return _EXITS[outcome]
+    if "reason" in verdict:
+        Failure(Exit.REFUSED_BY_STATE, f"refused, nothing was applied anywhere: {verdict['reason']}").show()
+        return Exit.REFUSED_BY_STATE
     good = ("applied", "unchanged", "valid")
     bad = [node for node in nodes if node["outcome"] not in good]
     lines = [f"{node['node']}: {node['outcome']}: {problem_line(each)}" for node in bad for each in node["errors"]]

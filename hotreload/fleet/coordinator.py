@@ -1,19 +1,23 @@
 """This process among those that share its store: what they know of each other, and reloads that all apply or none.
 
-A reload of the fleet is a round in the store. Every node checks its own file first; only where all accept does the
-round move on, and each node applies exactly what it checked. The node that was asked may die: a round that did not
-move on changes nothing, one that did is applied by all.
+A reload of the fleet is a round in the store. Every node checks its own file first and prepares what it says; only
+where all accept does the round move on, and each node applies exactly what it prepared, whatever its file says by then.
+The node that was asked may die: a round that did not move on in time changes nothing, one that did is applied by all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any, Final
 
@@ -28,14 +32,21 @@ from hotreload.errors import StoreUnavailable
 from hotreload.queue.fleet import Fleet as Shared
 from hotreload.queue.fleet import Node, Round
 from hotreload.reload.coordinator import ReloadCoordinator
-from hotreload.reload.report import Outcome, Trigger, TriggerKind
+from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
 
 log = logging.getLogger(__name__)
 PUBLISH_S: Final = 1.0
 SAID: Final = ("pid", "started_at", "version", "phase", "generation")
 LOOK_S: Final = 0.1
+DOUBT_S: Final = 5.0
+"""How much longer than its check a node waits for a database that does not say what was decided."""
+DRAIN_S: Final = 600.0
 OWN: Final = frozenset({("hotreload", "store"), ("hotreload", "state_dir")})
 """What differs from node to node without being another configuration."""
+NOT_CHECKED: Final = {
+    "outcome": "refused",
+    "errors": [{"path": "", "message": "it was started after the check, with what its file said then"}],
+}
 GOOD: Final = frozenset({Outcome.APPLIED.value, Outcome.UNCHANGED.value, Outcome.VALID.value})
 
 
@@ -65,9 +76,11 @@ class Fleet:
         self._folder = folder
         self._drain = drain
         self._draining = draining
-        self._checked: dict[str, str | None] = {}
+        self._verdicts: dict[str, dict[str, Any]] = {}
+        """The last reload of the fleet that this process took part in, by the id of its round."""
         self._waiting: dict[tuple[str, str], Round] = {}
-        self._taking_part = set[tuple[str, str]]()
+        self._taking_part = set[str]()
+        self._host, self._release = socket.gethostname(), version("openviking-hotreload")
         self._same: tuple[int, str] | None = None
 
     # --- what the nodes say of themselves ------------------------------------------------------------------------
@@ -83,6 +96,9 @@ class Fleet:
         last = status["last_reload"]
         return {
             **{key: status[key] for key in SAID},
+            "host": self._host,
+            "hotreload": self._release,
+            "schema": self._shared.schema,
             "fingerprint": self._fingerprint(),
             "degraded": status["degraded"] is not None,
             "pools": [{key: pool[key] for key in ("name", "running", "limit")} for pool in status["pools"]],
@@ -120,7 +136,7 @@ class Fleet:
 
     def _hear(self, waiting: Round) -> None:
         step = waiting.id, waiting.phase
-        if step not in self._taking_part and not self._draining():
+        if waiting.id not in self._taking_part and not self._draining():
             self._waiting[step] = waiting
             self._heard.set()
 
@@ -129,29 +145,55 @@ class Fleet:
             await self._heard.wait()
             self._heard = anyio.Event()
             while self._waiting:
-                step, waiting = self._waiting.popitem()
-                self._taking_part.add(step)
-                tasks.start_soon(self._take_part, waiting)
+                _, waiting = self._waiting.popitem()
+                if waiting.id not in self._taking_part:
+                    self._taking_part.add(waiting.id)
+                    tasks.start_soon(self._take_part, waiting)
 
     async def _take_part(self, waiting: Round) -> None:
-        trigger = Trigger(TriggerKind.HTTP, waiting.asked_by, now_ms())
         try:
             if waiting.kind == "drain":
                 await self._shared.answer(waiting.id, waiting.phase, {"outcome": "draining"})
                 self._drain(f"asked for by {waiting.asked_by}")
-                return
-            if waiting.phase == "check":
-                ticket = self._reloads.submit(trigger, dry_run=True)
-                report = await ticket.wait()
-                self._checked = {waiting.id: ticket.candidate}  # a newer round ends those before
+            elif waiting.id in self._verdicts:  # its answer did not reach the database before
+                await self._shared.answer(waiting.id, waiting.phase, self._verdicts[waiting.id])
+            elif waiting.phase == "check":
+                await self._reload(waiting)
             else:
-                expects = self._checked.pop(waiting.id, None) or "nothing"
-                report = await self._reloads.submit(trigger, expects=expects).wait()
-            await self._shared.answer(waiting.id, waiting.phase, report.to_dict())
+                await self._shared.answer(waiting.id, waiting.phase, NOT_CHECKED)
         except StoreUnavailable as error:
             log.warning("fleet.not_answered round=%s phase=%s error=%s", waiting.id, waiting.phase, error)
         finally:
-            self._taking_part.discard((waiting.id, waiting.phase))
+            self._taking_part.discard(waiting.id)
+
+    async def _reload(self, waiting: Round) -> None:
+        """Check and prepare, wait for what all decide, apply it or not, and answer both times."""
+        trigger = Trigger(TriggerKind.HTTP, waiting.asked_by, now_ms())
+        accepted = anyio.Event()
+        report = await self._reloads.submit(trigger, confirm=partial(self._decided, waiting, accepted)).wait()
+        self._verdicts = {waiting.id: report.to_dict()}
+        self._shared.publish(self._about())
+        await self._shared.answer(waiting.id, "apply" if accepted.is_set() else "check", self._verdicts[waiting.id])
+
+    async def _decided(self, waiting: Round, accepted: anyio.Event, report: ReloadReport) -> str | None:
+        """Answer that this node accepts and wait for what all decide; None to apply, else why not."""
+        until = time.monotonic() + waiting.left_s + DOUBT_S
+        try:
+            await self._shared.answer(waiting.id, "check", report.to_dict())
+        except StoreUnavailable as error:
+            return f"the other nodes cannot be told that this one accepts: {error}"
+        accepted.set()
+        while time.monotonic() < until:
+            with suppress(StoreUnavailable):
+                phase, left_s = await self._shared.phase(waiting.id)
+                if phase == "apply":
+                    return None
+                if phase != "check":
+                    return "not all nodes accepted in time"
+                if left_s <= 0:
+                    await self._shared.advance(waiting.id, "check", "refused")
+            await anyio.sleep(LOOK_S)
+        return "the database did not say what the nodes decided"
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -159,19 +201,24 @@ class Fleet:
         """Have every living node reload, or none; returns one verdict with a row for each.
 
         `outcome` is `applied` (or `unchanged`), `refused` where one refused or did not answer its check within half of
-        `timeout_s` and so nothing was applied anywhere, `partial` where all had accepted and one did not apply.
-        Cancelled, the round stays where it stands. StoreUnavailable where the database is out.
+        `timeout_s` and so nothing was applied anywhere, `partial` where all had accepted and one did not apply. A
+        `reason` is given where it was none of the nodes: another reload is being checked, or time was up. Cancelled,
+        nothing is applied unless all had accepted. StoreUnavailable where the database is out.
         """
         until = time.monotonic() + timeout_s
         members = [node.name for node in self._shared.nodes if node.alive]
-        asked = Round(uuid.uuid4().hex, "reload", "check", asked_by, members)
-        await self._shared.ask(asked)
+        asked = Round(uuid.uuid4().hex, "reload", "check", asked_by, members, timeout_s / 2)
+        other = await self._shared.ask(asked)
+        if other is not None:
+            reason = f"another reload of all nodes is being checked, asked for by {other}"
+            return {"id": asked.id, "outcome": "refused", "nodes": [], "reason": reason}
         rows = await self._answers(asked, until - timeout_s / 2)
-        accepted = all(row["outcome"] in GOOD for row in rows)
-        if not accepted or not await self._shared.advance(asked.id, "check", "apply"):
+        if not all(row["outcome"] in GOOD for row in rows):
             await self._shared.advance(asked.id, "check", "refused")
             return {"id": asked.id, "outcome": "refused", "nodes": rows}
-        rows = await self._answers(Round(asked.id, "reload", "apply", asked_by, members), until)
+        if not await self._shared.advance(asked.id, "check", "apply"):
+            return {"id": asked.id, "outcome": "refused", "nodes": rows, "reason": "the last node accepted too late"}
+        rows = await self._answers(replace(asked, phase="apply"), until)
         outcomes = {row["outcome"] for row in rows}
         if not outcomes <= GOOD:
             return {"id": asked.id, "outcome": "partial", "nodes": rows}
@@ -180,7 +227,7 @@ class Fleet:
     async def drain(self, asked_by: str, names: Sequence[str]) -> dict[str, Any]:
         """Ask these nodes to drain, all living ones but this where none is named; returns whom."""
         others = [node.name for node in self._shared.nodes if node.alive and node.name != self._shared.name]
-        asked = Round(uuid.uuid4().hex, "drain", "apply", asked_by, list(names) or others)
+        asked = Round(uuid.uuid4().hex, "drain", "apply", asked_by, list(names) or others, DRAIN_S)
         await self._shared.ask(asked)
         return {"id": asked.id, "nodes": list(asked.members)}
 

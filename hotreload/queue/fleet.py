@@ -24,13 +24,17 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Something that `members` are asked to do together: `kind` is `reload` or `drain`, `phase` where it stands."""
+    """Something that `members` are asked to do together: `kind` is `reload` or `drain`, `phase` where it stands.
+
+    It stays in the phase `check` for `left_s` more seconds at most.
+    """
 
     id: str
     kind: str
     phase: str
     asked_by: str
     members: Sequence[str]
+    left_s: float
 
 
 class Fleet(Protocol):
@@ -51,14 +55,6 @@ class Fleet(Protocol):
         """What all nodes make fingerprints with that may be compared; None before the first look."""
         ...
 
-    def publish(self, about: Mapping[str, Any]) -> None:
-        """Say this of this node from the next look on; from any thread."""
-        ...
-
-    def on_round(self, listener: Callable[[Round], None]) -> None:
-        """Call `listener` at each look with each round that waits for this node; from the writer's thread."""
-        ...
-
     @property
     def lease_s(self) -> float:
         """For how many seconds after its last write no other node takes over what this one has."""
@@ -72,12 +68,25 @@ class Fleet(Protocol):
         """
         ...
 
-    def release(self, connection: Any) -> None:
-        """Give all permits back in the open transaction; nothing is granted after it. In the writer's thread."""
+    @property
+    def schema(self) -> int:
+        """The version of the store's schema that this node works on."""
         ...
 
-    async def ask(self, asked: Round) -> None:
-        """Begin a round."""
+    def publish(self, about: Mapping[str, Any]) -> None:
+        """Say this of this node from the next look on; from any thread."""
+        ...
+
+    def on_round(self, listener: Callable[[Round], None]) -> None:
+        """Call `listener` at each look with each round that waits for this node; from the writer's thread."""
+        ...
+
+    async def ask(self, asked: Round) -> str | None:
+        """Begin a round; returns who asked for another reload that is still being checked, and begins none then."""
+        ...
+
+    async def phase(self, round_id: str) -> tuple[str, float]:
+        """Return where a round stands, and for how many more seconds it may be checked (on the database's clock)."""
         ...
 
     async def advance(self, round_id: str, phase: str, to: str) -> bool:

@@ -5,26 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hotreload.queue.contract import QueueDepth
+
+if TYPE_CHECKING:
+    from hotreload.queue.verbs import Statements
 
 log = logging.getLogger(__name__)
 
 Column = Literal["ready", "scheduled", "running", "done", "dead", "suspects"]
 COLUMNS: Final[tuple[Column, ...]] = ("ready", "scheduled", "running", "done", "dead", "suspects")
-
-
-class Counters(Protocol):
-    """The statements that a ledger runs; see `Statements`."""
-
-    def rows(self, connection: Any, name: str, *given: Any) -> list[Any]:
-        """Return the rows of a statement."""
-        ...
-
-    def count(self, connection: Any, sums: Mapping[str, Sequence[int]]) -> list[Any]:
-        """Add to the counters of queues; return them as the statement `standings` does."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +45,7 @@ class Ledger:
     each queue that has more to claim, or something sooner.
     """
 
-    def __init__(self, sql: Counters) -> None:
+    def __init__(self, sql: Statements) -> None:
         self._sql = sql
         self._standings: dict[str, Standing] = {}
         self._moves: list[tuple[str, Column, int]] = []

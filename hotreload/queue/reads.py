@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from hotreload.queue.contract import Document, Duplicate, JobEvent, JobView
 from hotreload.queue.job import JobState, from_json
-from hotreload.queue.verbs import number, numbers
+from hotreload.queue.verbs import Statements, number, numbers
 
 R = TypeVar("R")
 
@@ -30,28 +30,10 @@ class Reader(Protocol):
         ...
 
 
-class Lookups(Protocol):
-    """The statements of an engine that read; see `Statements`."""
-
-    def rows(self, connection: Any, name: str, *given: Any) -> list[Any]:
-        """Return the rows of a statement."""
-        ...
-
-    def page(
-        self, connection: Any, queue: str | None, state: JobState | None, limit: int, before: int | None
-    ) -> list[Any]:
-        """Return up to `limit` jobs, newest first."""
-        ...
-
-    def in_ranges(self, connection: Any, name: str, ranges: Sequence[tuple[int, int]], *given: Any) -> list[Any]:
-        """Return the rows of a statement over jobs in ranges of ids, ends included."""
-        ...
-
-
 class Reads:
     """The look-ups, each on one view of the store; from any thread."""
 
-    def __init__(self, sql: Lookups, reader: Reader) -> None:
+    def __init__(self, sql: Statements, reader: Reader) -> None:
         self._sql = sql
         self._reader = reader
 

@@ -1,4 +1,11 @@
-"""The queue as its callers use it, on whatever engine: what the verbs are given, who waits, what is told."""
+"""The queue as its callers use it, on whatever engine.
+
+Durable means: on the disk when the call returns, SIGKILL and power loss included. Delivery is at least once;
+within one queue claims go by priority, then by the time a job became ready, then by id. A write of a job
+carries the fencing token of its claim; one that is no longer the newest is refused with LeaseLost and
+changes nothing. Every asynchronous call is one unit: cancelled while it waits it may or may not have
+happened, and calling it again is safe (enqueue by its dedupe key, the others by the token).
+"""
 
 from __future__ import annotations
 
@@ -74,34 +81,10 @@ class Writer(Protocol):
         ...
 
 
-class Engine(Protocol):
-    """An open store of one engine: its writer's thread, and what the engine does in a way of its own."""
+class Health(Protocol):
+    """Set by the writer's thread, read by any."""
 
-    ledger: Ledger
-    verbs: Verbs
-    documents: Documents
-    reads: Reads
-    recovered: Recovered
-
-    @property
-    def fleet(self) -> Fleet | None:
-        """The processes that share the store; None where no other one can."""
-        ...
-
-    @property
-    def sql(self) -> Statements:
-        """How its statements are run."""
-        ...
-
-    @property
-    def writer(self) -> Writer:
-        """Its writer's thread."""
-        ...
-
-    @property
-    def owner(self) -> str:
-        """What tells this owner of the store from those before and after it (see `DrainMark`)."""
-        ...
+    lost_listeners: list[Callable[[str], None]]
 
     @property
     def trouble(self) -> str | None:
@@ -114,13 +97,46 @@ class Engine(Protocol):
         ...
 
     @property
-    def lost(self) -> bool:
-        """True where what was acknowledged is in no place that the next start finds."""
+    def lost(self) -> str | None:
+        """Why what was acknowledged is in no place that the next start finds, None where it is."""
         ...
 
-    def on_lost(self, listener: Callable[[str], None]) -> None:
-        """Call `listener(reason)` once the store is lost for good; from the writer's thread."""
+
+class Upkeep(Protocol):
+    """What the writer does while no caller waits; nothing from the moment it is `suspended`."""
+
+    suspended: bool
+
+    def keep_done(self, queue: str, keep_s: float) -> None:
+        """Keep ended jobs of a queue for another time than the others; from any thread."""
         ...
+
+
+class Engine(Protocol):
+    """An open store of one engine: its parts, and what it does in a way of its own.
+
+    `owner` tells this owner of the store from those before and after it (see `DrainMark`). `fleet` are the processes
+    that share the store, None where no other one can.
+    """
+
+    ledger: Ledger
+    verbs: Verbs
+    documents: Documents
+    reads: Reads
+    recovered: Recovered
+
+    @property
+    def owner(self) -> str: ...
+    @property
+    def sql(self) -> Statements: ...
+    @property
+    def writer(self) -> Writer: ...
+    @property
+    def health(self) -> Health: ...
+    @property
+    def upkeep(self) -> Upkeep: ...
+    @property
+    def fleet(self) -> Fleet | None: ...
 
     def guarded(self, connection: Any, function: Callable[[Any], R]) -> R:
         """Call a user's function in the open transaction; ValueError where it would reach beyond its own rows."""
@@ -134,16 +150,12 @@ class Engine(Protocol):
         """Write a consistent copy into a file, and return its size in bytes."""
         ...
 
-    def keep_done(self, queue: str, keep_s: float) -> None:
-        """Keep ended jobs of a queue for another time than the others; from any thread."""
-        ...
-
-    def put_off_upkeep(self) -> None:
-        """Remove nothing and tidy nothing up from now on: a flush is to wait for nothing."""
-        ...
-
     def insist(self, verb: Verb[A, R], arg: A, timeout_s: float) -> R:
         """As `Writer.run_sync`, and again after an outage that is over within `timeout_s`."""
+        ...
+
+    def release(self, connection: Any) -> None:
+        """Give back what is shared with other processes; in the transaction of the last flush."""
         ...
 
     def leave(self, timeout_s: float) -> None:
@@ -164,7 +176,7 @@ class LastFlush(NamedTuple):
 
 
 class Store:
-    """Meets `Queue`; see there for what each verb promises.
+    """The verbs of a worker, and what people and the host need beside them; see the module's promises.
 
     Any number of event loops and threads of the one owning process may use it. Every write waits for its turn in the
     writer's thread and returns once it is durable; where the store cannot be written the call raises StoreUnavailable
@@ -177,7 +189,7 @@ class Store:
     ) -> None:
         self._engine = engine
         self._writer, self._verbs, self._documents = engine.writer, engine.verbs, engine.documents
-        self._ledger, self._reads = engine.ledger, engine.reads
+        self._ledger, self._reads, self._health = engine.ledger, engine.reads, engine.health
         self._now_ms = now_ms
         self._jitter = jitter
         self._backoff = backoff or Backoff()
@@ -189,7 +201,7 @@ class Store:
     @property
     def trouble(self) -> str | None:
         """Why the store cannot be written now, None where it can; tried by itself meanwhile."""
-        return self._engine.trouble
+        return self._health.trouble
 
     @property
     def fleet(self) -> Fleet | None:
@@ -199,27 +211,32 @@ class Store:
     @property
     def incident(self) -> str | None:
         """What another program did to the store in the last minute, where it was put right; None without."""
-        return self._engine.incident
+        return self._health.incident
 
     @property
     def lost(self) -> int:
         """How many unfinished jobs are in no store that the next start finds; 0 where it is sound."""
-        standings = self._ledger.standings().values() if self._engine.lost else ()
+        standings = self._ledger.standings().values() if self._health.lost else ()
         return sum(one.ready + one.scheduled + one.running for one in standings)
 
     def on_lost(self, listener: Callable[[str], None]) -> None:
         """Call `listener(reason)` once the store is lost for good (see StoreLost); from the writer's thread."""
-        self._engine.on_lost(listener)
+        self._health.lost_listeners.append(listener)
 
     @property
     def owner(self) -> str:
         """What tells this owner of the store from those before and after it (see `DrainMark`)."""
         return self._engine.owner
 
-    # --- the verbs of `Queue` ---------------------------------------------------------------------------------------
+    # --- the verbs of a worker --------------------------------------------------------------------------------------
 
     async def enqueue(self, jobs: Sequence[NewJob], *, unless_done_since_ms: int | None = None) -> Added:
-        """As `Queue.enqueue`. QueueDraining after `refuse_new`; TypeError or ValueError for a payload not JSON."""
+        """Add jobs, all or none, durable on return.
+
+        A job whose dedupe key belongs to a job of the same queue that is ready, scheduled or running is a
+        duplicate and left out; with `unless_done_since_ms` also one that was done at that time or later. QueueDraining
+        after `refuse_new`; TypeError or ValueError for a payload that is not JSON.
+        """
         return await self._writer.run(self._verbs.enqueue, self._new_jobs(jobs, unless_done_since_ms))
 
     def enqueue_sync(
@@ -237,7 +254,10 @@ class Store:
         return NewJobs(tuple(jobs), payloads, unless_done_since_ms)
 
     async def claim(self, queue: str, limit: int) -> list[JobRow]:
-        """As `Queue.claim`; at once, without the writer, where nothing is ready. Cancelled, what it took goes back."""
+        """Take up to `limit` ready jobs, each with a new `lease_seq`; [] when none is ready or it is paused.
+
+        At once, without the writer, where nothing is ready. Cancelled, what it took goes back.
+        """
         if limit <= 0 or not self._promising(queue):
             return []
         rows = await self._writer.run(self._verbs.claim, Claim(queue, limit), abandoned=self._unclaim)
@@ -264,11 +284,12 @@ class Store:
         step: tuple[str, Any] | None = None,
         within: Callable[[Any], object] | None = None,
     ) -> None:
-        """As `Queue.checkpoint`. `within(connection)` writes rows of the job's own into the same file and savepoint.
+        """Keep `cursor` (a JSON value) as the job's progress; durable on return. LeaseLost if fenced.
 
+        `step` is the name and the result (a JSON value) of a finished step, kept beside those kept before: the next
+        claims of the job have all of them. `within(connection)` writes rows of the job's own in the same transaction.
         Both are durable on return, or neither happened: where `within` raises, its error is raised here and the
-        cursor stays; where the job is fenced, `within` is not called. It runs in the writer's thread: SQL only, and
-        may be called again, as `write` says.
+        cursor stays; where the job is fenced, `within` is not called. It runs in the writer's thread: SQL only.
         """
         most = self.payload_most()
         kept = None if step is None else (step[0], stored(step[1], f"the result of step {step[0]!r}", most))
@@ -288,7 +309,10 @@ class Store:
         return outcome
 
     async def settle(self, row: JobRow, verdict: Verdict) -> JobState:
-        """As `Queue.settle`. TypeError or ValueError for a result that is not a JSON value; the claim stands then."""
+        """End the claim with a verdict and return the state the job is in now. LeaseLost if fenced.
+
+        TypeError or ValueError for a result that is not a JSON value; the claim stands then.
+        """
         return await self._writer.run(self._verbs.settle, self._settlement(row, verdict))
 
     def _settlement(self, row: JobRow, verdict: Verdict) -> Settlement:
@@ -296,7 +320,10 @@ class Store:
         return Settlement(row, to, None if to.result is None else stored(to.result, "the result", self.payload_most()))
 
     async def exchange(self, queue: str, limit: int, ended: Sequence[tuple[JobRow, Verdict]]) -> Exchanged:
-        """As `Queue.exchange`. Cancelled, the verdicts may be written; what it took goes back."""
+        """Settle `ended` and then claim up to `limit`, in one transaction: what a pool does in its every turn.
+
+        Cancelled, the verdicts may be written; what it took goes back.
+        """
         comes_back = any(not isinstance(verdict, Done) for _, verdict in ended)
         claim = Claim(queue, limit) if limit > 0 and (comes_back or self._promising(queue)) else None
         if claim is None and not ended:
@@ -308,12 +335,15 @@ class Store:
         return Exchanged(states, [leased(row) for row in rows])
 
     async def next_due_ms(self, queue: str) -> int | None:
-        """As `Queue.next_due_ms`; from memory."""
+        """Return when the next scheduled job becomes ready (Unix ms), None without one or while it is paused."""
         standing = self._ledger.standings().get(queue)
         return None if standing is None or standing.paused else standing.next_due_ms
 
     def depths(self) -> list[QueueDepth]:
-        """As `Queue.depths`, by name; jobs that became due count as scheduled until a claim looks."""
+        """Return the depths of all queues, by name; cheap, from any thread.
+
+        Jobs that became due count as scheduled until a claim looks.
+        """
         standings = self._ledger.standings()
         return [standings[name].depth() for name in sorted(standings)]
 
@@ -323,7 +353,11 @@ class Store:
         return 0 if standing is None or standing.paused else standing.ready
 
     def on_ready(self, listener: Callable[[str], None]) -> None:
-        """As `Queue.on_ready`; also called when a job ended for which a suspect waits."""
+        """Call `listener(queue)` when there is reason to claim again, or to ask again for `next_due_ms`.
+
+        Jobs became ready, one is due sooner than those known, a pause ended, a job ended for which a suspect waits.
+        From the writer's thread, so it must only wake others.
+        """
         self._ledger.listeners.append(listener)
 
     # --- for people and for other parts of the service --------------------------------------------------------------
@@ -355,7 +389,7 @@ class Store:
 
     def keep_done(self, queue: str, keep_s: float) -> None:
         """Keep ended jobs of `queue` for so many seconds from now on, instead of the store's own time."""
-        self._engine.keep_done(queue, keep_s)
+        self._engine.upkeep.keep_done(queue, keep_s)
 
     async def pause(self, queue: str) -> None:
         """Claim nothing more from `queue`, over restarts too, until `resume`; what runs goes on."""
@@ -369,7 +403,9 @@ class Store:
         """Run `function(connection)` in the writer's thread, in its group's transaction and a savepoint of its own.
 
         Its result, durable on return; where it raises, what it wrote is undone and the error is raised here. ValueError
-        for what ends the transaction or changes a table named `hotreload_…`. The engine says when it is called again.
+        for what ends the transaction or changes a table named `hotreload_…`. In a database it is called again where a
+        neighbour in its group failed, or the connection was lost before the commit; nothing of the call before is
+        there then, but what it did outside is.
         """
         return await self._writer.run(partial(self._written, function), None)
 
@@ -434,7 +470,7 @@ class Store:
         Jobs may still be added. Upkeep is put off, so that a flush waits for nothing.
         """
         self._verbs.closed = True
-        self._engine.put_off_upkeep()
+        self._engine.upkeep.suspended = True
 
     def refuse_new(self) -> None:
         """Refuse `enqueue` as well, with QueueDraining; a second call changes nothing."""
@@ -454,7 +490,11 @@ class Store:
     def requeue_running(
         self, queues: Sequence[str], timeout_s: float, *, ended: Sequence[tuple[JobRow, Verdict]] = ()
     ) -> Requeued:
-        """As `Queue.requeue_running`; after all that waits already, so that no verdict or checkpoint is overtaken."""
+        """Settle `ended`, then put every running job of `queues` back, as interrupted and fenced: one transaction.
+
+        Of `ended`, what was settled or fenced before stays as it is. It overtakes no call made before. From
+        any thread, no loop needed. TimeoutError after `timeout_s`: it may happen yet, and calling again is safe.
+        """
         call = Flush([self._settlement(*one) for one in ended], tuple(queues))
         return self._engine.insist(self._verbs.flush, call, timeout_s)
 
@@ -467,9 +507,12 @@ class Store:
         ended: Sequence[tuple[JobRow, Verdict]] = (),
         asked: Sequence[str] = (),
     ) -> PutBack:
-        """As `Queue.flush`; `report` is called in the writer's thread. Ends the mark of the drain.
+        """End the work of this process: settle `ended`, put back what runs in `queues`, keep the report; or nothing.
 
-        Where it raises the mark stays for the next `open`. StoreLost says how many jobs no start will find.
+        Nothing is claimed any more from the call on, so nothing comes after it. `report` is called in the transaction,
+        in the writer's thread, with what came of it, the states of the jobs `asked` for included. Where it raises
+        nothing of it happened (TimeoutError after `timeout_s`: it may happen yet), and the mark of the drain stays for
+        the next `open`; else it ends. StoreLost says how many jobs no start will find. From any thread, no loop needed.
         """
         self.refuse_new()
         self._marked = False
@@ -488,8 +531,7 @@ class Store:
             found = self._engine.sql.rows(connection, "states", numbers(call.asked))
             done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
             self._documents.unmark_draining(connection, [None])
-            if (fleet := self.fleet) is not None:
-                fleet.release(connection)
+            self._engine.release(connection)
             if call.report is not None:
                 self._documents.put(connection, [call.report(done[-1])])
         return done

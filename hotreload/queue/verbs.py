@@ -94,6 +94,16 @@ class Statements(Protocol):
         """Add to the counters of queues; return them as the statement `standings` does."""
         ...
 
+    def page(
+        self, connection: Any, queue: str | None, state: JobState | None, limit: int, before: int | None
+    ) -> list[Any]:
+        """Return up to `limit` jobs, newest first."""
+        ...
+
+    def in_ranges(self, connection: Any, name: str, ranges: Sequence[tuple[int, int]], *given: Any) -> list[Any]:
+        """Return the rows of a statement over jobs in ranges of ids, ends included."""
+        ...
+
 
 def load(package: str) -> Mapping[str, str]:
     """Return by name the statements of the file `statements.sql` in a package; each follows a line `-- name: NAME`."""

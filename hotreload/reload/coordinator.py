@@ -12,7 +12,7 @@ import anyio
 from hotreload.config.document import Document
 from hotreload.errors import Problem
 from hotreload.lifecycle import Lifecycle
-from hotreload.reload.attempt import Attempt, Draft, Flow
+from hotreload.reload.attempt import Attempt, Confirm, Draft, Flow
 from hotreload.reload.bounded import Step
 from hotreload.reload.report import Outcome, PendingRestart, ReloadReport, Trigger
 
@@ -30,16 +30,14 @@ class Ticket:
         dry_run: bool,
         if_match: int | None,
         draft: Draft | None = None,
-        expects: str | None = None,
+        confirm: Confirm | None = None,
     ) -> None:
         self.id = ticket_id
         self.trigger = trigger
         self.dry_run = dry_run
         self.if_match = if_match
         self.draft = draft
-        self.expects = expects
-        self.candidate: str | None = None
-        """The fingerprint of what the file leads to, once it was found valid."""
+        self.confirm = confirm
         self.report: ReloadReport | None = None
         self._done = anyio.Event()
 
@@ -75,7 +73,7 @@ class ReloadCoordinator:
         self._lifecycle = lifecycle
         self._began = began
         self._heard = heard
-        self._waiting: dict[tuple[bool, int | None, Draft | None, str | None], Ticket] = {}
+        self._waiting: dict[tuple[bool, int | None, Draft | None, Confirm | None], Ticket] = {}
         self._asked = anyio.Event()
         self._running: Ticket | None = None
         self._closed = False
@@ -92,18 +90,18 @@ class ReloadCoordinator:
         dry_run: bool = False,
         if_match: int | None = None,
         draft: Draft | None = None,
-        expects: str | None = None,
+        confirm: Confirm | None = None,
         ticket_id: str | None = None,
     ) -> Ticket:
         """Ask for a reload and return its ticket; never waits.
 
         A request joins the waiting reload of its kind, which will read the file after this call: the verdict is
         on content at least as new as the request. `ticket_id` names a new ticket, not one that is joined. A `draft`
-        is checked instead of the file, always as a dry run. With `expects`, the `candidate` of an earlier check,
-        anything else in the file is refused (`errors[0].path` is `file`).
+        is checked instead of the file, always as a dry run. With `confirm` the reload is prepared, and applied only
+        where that allows it (see `Confirm`); it is not called where the file is refused, and in no dry run.
         """
         dry_run = dry_run or draft is not None
-        kind = (dry_run, if_match, draft, expects)
+        kind = (dry_run, if_match, draft, confirm)
         ticket = self._waiting.get(kind)
         if ticket is None:
             ticket = Ticket(
@@ -112,7 +110,7 @@ class ReloadCoordinator:
                 dry_run=dry_run,
                 if_match=if_match,
                 draft=draft,
-                expects=expects,
+                confirm=confirm,
             )
             if self._closed:
                 ticket.finish(self._refusal(ticket) or self._ended_report(ticket))
@@ -164,7 +162,6 @@ class ReloadCoordinator:
     async def _serve(self, ticket: Ticket) -> None:
         attempt = self._new_attempt(ticket)
         report = self._refusal(ticket) or await self._run(attempt, ticket)
-        ticket.candidate = attempt.candidate
         if ticket.report is None:  # else it was cut, and its callers were told
             self._conclude(ticket, report, attempt.document)
         if attempt.committed:
@@ -229,5 +226,5 @@ class ReloadCoordinator:
 
     def _new_attempt(self, ticket: Ticket) -> Attempt:
         return Attempt(
-            self._flow, ticket.id, ticket.trigger, ticket.dry_run, self.pending_restart, ticket.draft, ticket.expects
+            self._flow, ticket.id, ticket.trigger, ticket.dry_run, self.pending_restart, ticket.draft, ticket.confirm
         )

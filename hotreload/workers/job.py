@@ -13,8 +13,8 @@ from typing_extensions import TypeVar
 
 from hotreload.errors import LeaseLost
 from hotreload.lifecycle import Window
-from hotreload.queue.contract import Queue
 from hotreload.queue.job import PAYLOAD_MOST, Enqueued, JobRow, storable
+from hotreload.queue.store import Store
 from hotreload.workers.failures import StopHere
 from hotreload.workers.kind import Kind
 from hotreload.workers.progress import Places, Progress
@@ -30,7 +30,7 @@ Within = Callable[[Any], object]
 class Surroundings:
     """What the jobs of a pool share. `kinds` has those of all queues of the service, for follow-up work."""
 
-    queue: Queue
+    queue: Store
     kind: Kind
     newest: Callable[[], Any]
     draining: Callable[[], bool] = field(default=lambda: False)
@@ -288,7 +288,7 @@ class SyncJob(AnyJob[P, S]):
 
 
 async def enqueue(
-    store: Queue, kinds: Mapping[str, Kind], queue: str, payload: Any, *, from_json: bool = False, **options: Any
+    store: Store, kinds: Mapping[str, Kind], queue: str, payload: Any, *, from_json: bool = False, **options: Any
 ) -> Enqueued:
     """Add one job of a known kind. ValueError where no worker serves `queue` or the payload does not fit."""
     kind = kind_of(kinds, queue)
@@ -297,7 +297,7 @@ async def enqueue(
 
 
 async def enqueue_many(
-    store: Queue,
+    store: Store,
     kinds: Mapping[str, Kind],
     queue: str,
     payloads: Iterable[Any],

@@ -96,8 +96,12 @@ class Upkeep:
         self._most = most
         self._looked_at = time.monotonic()
         self._more = False
-        self.keep_s: dict[str, float] = {}
+        self._keep_s: dict[str, float] = {}
         self.suspended = False
+
+    def keep_done(self, queue: str, keep_s: float) -> None:
+        """Keep ended jobs of a queue for another time than the others; from any thread."""
+        self._keep_s[queue] = keep_s
 
     def __call__(self, idle: bool) -> SyncCall[Any, Any] | None:
         """Return what to do now, None where that is nothing; `idle` is False while callers wait."""
@@ -109,7 +113,7 @@ class Upkeep:
         return SyncCall(self._prune, None)
 
     def _before_ms(self, queue: str) -> int:
-        return self._now_ms() - int(self.keep_s.get(queue, self._keep_done_s) * 1000)
+        return self._now_ms() - int(self._keep_s.get(queue, self._keep_done_s) * 1000)
 
     def _prune(self, connection: Connection, calls: Sequence[None]) -> Sequence[None]:
         self._more = self._verbs.prune(connection, self._before_ms, self._most)
@@ -118,9 +122,6 @@ class Upkeep:
 
 class PostgresEngine:
     """Meets `Engine`: one node of a database, its lock, its connections, its writer."""
-
-    lost = False
-    incident: str | None = None
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class PostgresEngine:
         self.verbs = Verbs(self.sql, self.ledger, now_ms)
         self.documents = Documents(self.sql, now_ms, mark_of(node))
         self.upkeep = Upkeep(self.ledger, self.verbs, now_ms, keep_done_s, keep_done_most)
-        self._health = Health()
+        self.health = Health()
         self.reader, self._user_reader = Reader(dsn), Reader(dsn)
         self.reads = Reads(self.sql, self.reader)
         self.fleet = Nodes(self.node, self.reader)
@@ -163,7 +164,7 @@ class PostgresEngine:
             partial(connect, dsn),
             self.node,
             self.ledger,
-            self._health,
+            self.health,
             self.upkeep,
             self._take_over,
             self.fleet.look,
@@ -181,37 +182,17 @@ class PostgresEngine:
 
     @property
     def owner(self) -> str:
-        """See `Engine`."""
         return self.node.text
 
-    @property
-    def trouble(self) -> str | None:
-        """See `Engine`."""
-        return self._health.trouble
-
-    def on_lost(self, listener: Callable[[str], None]) -> None:
-        """See `Engine`: another process has taken the node over."""
-        self._health.lost_listeners.append(listener)
-
     def guarded(self, connection: Connection, function: Callable[[Connection], R]) -> R:
-        """See `Engine`."""
         return guarded(connection, function)
 
     def read(self, query: Callable[[Connection], R]) -> R:
-        """See `Engine`."""
         return self._user_reader.read(query)
 
     def backup(self, into: str | PathLike[str]) -> int:
         """Raise NotOffered: a database is copied by its own tools, for all who use it."""
         raise NotOffered(f"the store is {self._where}, not a file; copy it with pg_dump")
-
-    def keep_done(self, queue: str, keep_s: float) -> None:
-        """See `Engine`."""
-        self.upkeep.keep_s[queue] = keep_s
-
-    def put_off_upkeep(self) -> None:
-        """See `Engine`."""
-        self.upkeep.suspended = True
 
     def insist(self, verb: Verb[A, R], arg: A, timeout_s: float) -> R:
         """See `Engine`; raises what the last attempt met."""
@@ -222,16 +203,19 @@ class PostgresEngine:
             except StoreLost:
                 raise
             except StoreUnavailable:
-                if self.trouble is None or time.monotonic() + AGAIN_AFTER_S >= until:
+                if self.health.trouble is None or time.monotonic() + AGAIN_AFTER_S >= until:
                     raise
                 pause.wait(AGAIN_AFTER_S)
+
+    def release(self, connection: Connection) -> None:
+        """See `Engine`."""
+        self.fleet.release(connection)
 
     def leave(self, timeout_s: float) -> None:
         """See `Engine`; the node is removed."""
         self.writer.run_sync(self.fleet.leave, None, timeout_s=timeout_s)
 
     def close(self, timeout_s: float) -> bool:
-        """See `Engine`."""
         self.reader.close()
         self._user_reader.close()
         return self.writer.close(timeout_s)

@@ -15,6 +15,7 @@ from hotreload.queue.postgres.connection import Connection, one, run
 from hotreload.queue.postgres.connection import Node as Owner
 from hotreload.queue.postgres.permits import Permits
 from hotreload.queue.postgres.reads import Reader
+from hotreload.queue.postgres.schema import steps
 from hotreload.queue.postgres.writer import Writer
 
 KEY: Final = "fleet key"
@@ -32,11 +33,19 @@ FROM hotreload_nodes LEFT JOIN hotreload_node_status ON node = name ORDER BY nam
 _FORGET: Final = """
 DELETE FROM hotreload_nodes WHERE owner = '' AND seen_at < clock_timestamp() - %s * interval '1 second'
 """
-_WAITING: Final = """
-SELECT id, kind, phase, asked_by, members FROM hotreload_rounds
+_LEFT: Final = "extract(epoch FROM ends_at - clock_timestamp())::float8"
+_WAITING: Final = f"""
+SELECT id, kind, phase, asked_by, members, {_LEFT} FROM hotreload_rounds
 WHERE %s = ANY (members) AND phase IN ('check', 'apply') AND asked_at > clock_timestamp() - %s * interval '1 second'
 AND NOT EXISTS (SELECT 1 FROM hotreload_answers AS given
                 WHERE given.round = id AND given.node = %s AND given.phase = hotreload_rounds.phase)
+"""
+_ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(hashtextextended('hotreload round ' || current_schema(), 0))"
+_OVER: Final = "UPDATE hotreload_rounds SET phase = 'refused' WHERE phase = 'check' AND ends_at < clock_timestamp()"
+_CHECKED: Final = "SELECT asked_by FROM hotreload_rounds WHERE phase = 'check' LIMIT 1"
+_ASK: Final = """
+INSERT INTO hotreload_rounds (id, kind, phase, asked_by, members, ends_at)
+VALUES (%s, %s, %s, %s, %s, clock_timestamp() + %s * interval '1 second')
 """
 _OLD: Final = "DELETE FROM hotreload_rounds WHERE asked_at < clock_timestamp() - %s * interval '1 second'"
 _MAKE_KEY: Final = """
@@ -55,6 +64,7 @@ class Nodes:
         self._about: str | None = None
         self._said: str | None = None
         self._listeners: list[Callable[[Round], None]] = []
+        self._permits = Permits(owner)
         self.writer: Writer | None = None
         self.nodes: Sequence[Node] = ()
         self.key: bytes | None = None
@@ -63,6 +73,15 @@ class Nodes:
     def name(self) -> str:
         """The name of this node."""
         return self._owner.name
+
+    @property
+    def lease_s(self) -> float:
+        """As `Fleet.lease_s`."""
+        return self._owner.lease_s
+
+    async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
+        """As `Fleet.share`."""
+        return await self._write(self._permits.exchange, asks)
 
     def publish(self, about: Mapping[str, Any]) -> None:
         """As `Fleet.publish`."""
@@ -90,6 +109,11 @@ class Nodes:
             for listener in self._listeners:
                 listener(Round(*row))
 
+    def release(self, connection: Connection) -> None:
+        """Give all permits back: this node begins nothing more."""
+        if self._permits.used:
+            self._permits.release(connection, [None])
+
     def leave(self, connection: Connection, calls: Sequence[None]) -> Sequence[None]:
         """Remove this node: it ends in order and left nothing. Nothing may be written after it."""
         self.release(connection)
@@ -113,9 +137,23 @@ class Nodes:
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 
-    async def ask(self, asked: Round) -> None:
+    @property
+    def schema(self) -> int:
+        """As `Fleet.schema`."""
+        return steps()[-1].version
+
+    async def ask(self, asked: Round) -> str | None:
         """As `Fleet.ask`."""
-        await self._write(_asked, asked)
+        return await self._write(_asked, asked)
+
+    async def phase(self, round_id: str) -> tuple[str, float]:
+        """As `Fleet.phase`; cancelled, it leaves the thread that reads behind."""
+
+        def read(connection: Connection) -> tuple[str, float]:
+            row = run(connection, f"SELECT phase, {_LEFT} FROM hotreload_rounds WHERE id = %s", (round_id,)).fetchone()
+            return ("refused", 0.0) if row is None else (row[0], row[1])
+
+        return await to_thread.run_sync(self._reader.read, read, abandon_on_cancel=True)
 
     async def advance(self, round_id: str, phase: str, to: str) -> bool:
         """As `Fleet.advance`."""
@@ -139,12 +177,19 @@ class Nodes:
         return await self.writer.run(verb, arg)
 
 
-def _asked(connection: Connection, calls: Sequence[Round]) -> Sequence[None]:
+def _asked(connection: Connection, calls: Sequence[Round]) -> Sequence[str | None]:
+    run(connection, _ONE_AT_A_TIME)
     run(connection, _OLD, (GONE_S,))
-    for each in calls:
-        sql = "INSERT INTO hotreload_rounds (id, kind, phase, asked_by, members) VALUES (%s, %s, %s, %s, %s)"
-        run(connection, sql, (each.id, each.kind, each.phase, each.asked_by, list(each.members)))
-    return [None] * len(calls)
+    run(connection, _OVER)
+    return [_begun(connection, each) for each in calls]
+
+
+def _begun(connection: Connection, asked: Round) -> str | None:
+    other = one(connection, _CHECKED) if asked.phase == "check" else None
+    if other is None:
+        told = (asked.id, asked.kind, asked.phase, asked.asked_by, list(asked.members), asked.left_s)
+        run(connection, _ASK, told)
+    return other
 
 
 def _advanced(connection: Connection, calls: Sequence[tuple[str, str, str]]) -> Sequence[bool]:

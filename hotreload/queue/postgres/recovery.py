@@ -82,7 +82,7 @@ def _put_back(
     report: Report | None,
     rebooted: bool,
 ) -> Recovered:
-    release(connection, node)
     sql = PostgresStatements(node)
     documents = Documents(sql, lambda: now_ms, mark_of(node))
+    release(connection, node)
     return put_back(connection, sql, documents, ledger, now_ms, note=note, report=report, machine_ended=rebooted)

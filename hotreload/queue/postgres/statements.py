@@ -15,57 +15,46 @@ _PRIORITY, _RUN_AT = 10, 13
 
 
 class PostgresStatements:
-    """Meets `Statements` and `Lookups` for the jobs of one node."""
+    """Meets `Statements` for the jobs of one node."""
 
     def __init__(self, node: str) -> None:
         self._node = node
 
     def rows(self, connection: Connection, name: str, *given: Any) -> list[Any]:
-        """As `Statements.rows`."""
         return run(connection, TEXTS[name], given).fetchall()
 
     def run(self, connection: Connection, name: str, *given: Any) -> int:
-        """As `Statements.run`."""
         return run(connection, TEXTS[name], given).rowcount
 
     def each(self, connection: Connection, name: str, rows: Sequence[tuple[Any, ...]]) -> int:
-        """As `Statements.each`."""
         return run(connection, TEXTS[name], _columns(rows)).rowcount
 
     def held(self, connection: Connection, name: str, rows: Sequence[tuple[Any, ...]]) -> frozenset[Token]:
-        """As `Statements.held`."""
         if not rows:
             return frozenset()
         return frozenset((str(job_id), token) for job_id, token in self.rows(connection, name, *_columns(rows)))
 
     def reserve(self, connection: Connection, count: int) -> Iterable[int]:
-        """As `Statements.reserve`."""
         return [job_id for (job_id,) in self.rows(connection, "reserve", count)]
 
     def insert(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> frozenset[int]:
-        """As `Statements.insert`."""
         return frozenset(job_id for (job_id,) in self.rows(connection, "insert", *_columns(rows)))
 
     def take(self, connection: Connection, queue: str, suspect: int, limit: int, most_bytes: int) -> list[Raw]:
-        """As `Statements.take`."""
         text = TEXTS["take"].format(which="id = %s" if suspect else "queue = %s")
         page = run(connection, text, (suspect or queue, limit, self._node, most_bytes)).fetchall()
         return sorted(map(list, page), key=lambda raw: (raw[_PRIORITY], raw[_RUN_AT], raw[0]))
 
     def requeue(self, connection: Connection, queues: Sequence[str]) -> list[tuple[int, str, bool]]:
-        """As `Statements.requeue`."""
         return self.rows(connection, "requeue", list(queues), self._node)
 
     def left_running(self, connection: Connection, after: int, limit: int) -> list[Raw]:
-        """As `Statements.left_running`."""
         return self.rows(connection, "left_running", after, self._node, limit)
 
     def finished_since(self, connection: Connection, since_ms: int) -> list[tuple[int]]:
-        """As `Statements.finished_since`."""
         return self.rows(connection, "finished_since", since_ms, self._node)
 
     def remove(self, connection: Connection, ids: Sequence[int]) -> None:
-        """As `Statements.remove`."""
         if ids:
             self.run(connection, "remove", list(ids))
 
@@ -77,14 +66,12 @@ class PostgresStatements:
     def page(
         self, connection: Connection, queue: str | None, state: JobState | None, limit: int, before: int | None
     ) -> list[Any]:
-        """As `Lookups.page`."""
         wanted = {"queue = %s": queue, "state = %s": state and state.value, "id < %s": before}
         asked = {clause: value for clause, value in wanted.items() if value is not None}
         where = f"WHERE {' AND '.join(asked)}" if asked else ""
         return run(connection, TEXTS["page"].format(where=where), [*asked.values(), limit]).fetchall()
 
     def in_ranges(self, connection: Connection, name: str, ranges: Sequence[tuple[int, int]], *given: Any) -> list[Any]:
-        """As `Lookups.in_ranges`."""
         return self.rows(connection, name, [low for low, _ in ranges], [high for _, high in ranges], *given)
 
 

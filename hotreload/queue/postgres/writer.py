@@ -51,7 +51,10 @@ class Unresolved(NamedTuple):
 
 
 class Health:
-    """Set by the writer's thread, read by any."""
+    """Set by the writer's thread, read by any. Of a database nothing is put right or lost from here."""
+
+    incident: str | None = None
+    lost: str | None = None
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic

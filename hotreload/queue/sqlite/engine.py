@@ -128,27 +128,7 @@ class SqliteEngine:
 
     @property
     def owner(self) -> str:
-        """See `Engine`."""
         return self.files.lock.text
-
-    @property
-    def trouble(self) -> str | None:
-        """See `Engine`."""
-        return self.health.trouble
-
-    @property
-    def incident(self) -> str | None:
-        """See `Engine`."""
-        return self.health.incident
-
-    @property
-    def lost(self) -> bool:
-        """See `Engine`."""
-        return self.health.lost is not None
-
-    def on_lost(self, listener: Callable[[str], None]) -> None:
-        """See `Engine`."""
-        self.health.lost_listeners.append(listener)
 
     def _recover(self, database: Database, cut: DrainMark | None, report: Report | None) -> Recovered:
         before, ended = self.files.lock.before, self.files.lock.machine_ended
@@ -191,11 +171,9 @@ class SqliteEngine:
         return self.sql.agrees(connection, self.ledger)
 
     def guarded(self, connection: apsw.Connection, function: Callable[[apsw.Connection], R]) -> R:
-        """See `Engine`."""
         return run_guarded(connection, function)
 
     def read(self, query: Callable[[apsw.Connection], R]) -> R:
-        """See `Engine`."""
         return self._user_reader.read_guarded(query)
 
     def backup(self, into: str | PathLike[str]) -> int:
@@ -214,17 +192,12 @@ class SqliteEngine:
         sync_folder(into.parent)
         return into.stat().st_size
 
-    def keep_done(self, queue: str, keep_s: float) -> None:
-        """See `Engine`."""
-        self.upkeep.keep_done(queue, keep_s)
-
-    def put_off_upkeep(self) -> None:
-        """See `Engine`: folding a WAL can take 0.3 s."""
-        self.upkeep.suspended = True
-
     def insist(self, verb: Verb[A, R], arg: A, timeout_s: float) -> R:
         """See `Engine`; a disk that refuses now is not waited for."""
         return self.writer.run_sync(verb, arg, timeout_s=timeout_s)
+
+    def release(self, connection: apsw.Connection) -> None:
+        """See `Engine`: nothing is shared."""
 
     def leave(self, timeout_s: float) -> None:
         """See `Engine`; the lock says so."""

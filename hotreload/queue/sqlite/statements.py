@@ -24,23 +24,20 @@ _PAYLOAD, _CURSOR, _SIZE = 2, 3, -1
 
 
 class SqliteStatements:
-    """Meets `Statements` and `Lookups` on connections of apsw; one for each open store, as ids are given here."""
+    """Meets `Statements` on connections of apsw; one for each open store, as ids are given here."""
 
     def __init__(self) -> None:
         self.next_id = 1
 
     def rows(self, connection: apsw.Connection, name: str, *given: Any) -> list[Any]:
-        """As `Statements.rows`."""
         found = run(connection, TEXTS[name], _bound(given))
         return json.loads(found.get) if name in _AS_JSON else found.fetchall()
 
     def run(self, connection: apsw.Connection, name: str, *given: Any) -> int:
-        """As `Statements.run`."""
         run(connection, TEXTS[name], _bound(given))
         return connection.changes()
 
     def each(self, connection: apsw.Connection, name: str, rows: Sequence[tuple[Any, ...]]) -> int:
-        """As `Statements.each`."""
         changed = 0
         for size, bindings in _padded(rows):
             run(connection, _filled(name, len(rows[0]), size), bindings)
@@ -59,7 +56,6 @@ class SqliteStatements:
         return frozenset((str(row[0]), row[1]) for row in holding)
 
     def reserve(self, connection: apsw.Connection, count: int) -> range:
-        """As `Statements.reserve`."""
         first, self.next_id = self.next_id, self.next_id + count
         return range(first, self.next_id)
 
@@ -81,7 +77,6 @@ class SqliteStatements:
         return there
 
     def take(self, connection: apsw.Connection, queue: str, suspect: int, limit: int, most_bytes: int) -> list[Raw]:
-        """As `Statements.take`."""
         text = one(connection, _next(suspect > 0), (suspect or queue, limit))
         page: list[Raw] = []
         for raw in json.loads(text):
@@ -96,17 +91,14 @@ class SqliteStatements:
         return page
 
     def requeue(self, connection: apsw.Connection, queues: Sequence[str]) -> list[tuple[int, str, bool]]:
-        """As `Statements.requeue`."""
         found = self.rows(connection, "running_in", list(queues))
         self.run(connection, "requeue", list(queues))
         return found
 
     def left_running(self, connection: apsw.Connection, after: int, limit: int) -> list[Raw]:
-        """As `Statements.left_running`."""
         return self.rows(connection, "left_running", after, limit)
 
     def finished_since(self, connection: apsw.Connection, since_ms: int) -> list[tuple[int]]:
-        """As `Statements.finished_since`."""
         return self.rows(connection, "finished_since", since_ms)
 
     def remove(self, connection: apsw.Connection, ids: Sequence[int]) -> None:
@@ -116,13 +108,11 @@ class SqliteStatements:
             self.run(connection, "remove", list(ids))
 
     def count(self, connection: apsw.Connection, sums: Mapping[str, Sequence[int]]) -> list[Any]:
-        """As `Statements.count`."""
         return [row for queue, by in sums.items() for row in self.rows(connection, "count", queue, *by)]
 
     def page(
         self, connection: apsw.Connection, queue: str | None, state: JobState | None, limit: int, before: int | None
     ) -> list[Any]:
-        """As `Lookups.page`."""
         wanted = {"queue = ?": queue, "state = ?": state, "id < ?": before}
         clauses = [clause for clause, value in wanted.items() if value is not None]
         index = ""
@@ -136,7 +126,6 @@ class SqliteStatements:
     def in_ranges(
         self, connection: apsw.Connection, name: str, ranges: Sequence[tuple[int, int]], *given: Any
     ) -> list[Any]:
-        """As `Lookups.in_ranges`."""
         return self.rows(connection, name, list(ranges), *given)
 
     def agrees(self, connection: apsw.Connection, ledger: Ledger) -> bool:
