@@ -109,7 +109,7 @@ class FleetPart:
     def ask(self) -> Ask:
         """Say what is needed, with some to spare for what comes next, and stop using the rest."""
         running, rate = self.limit.running, isinstance(self.limit, Rate)
-        used = 4 * (self._high - self._base) if rate else self._high - running
+        used = 2 * (self._high - self._base) if rate else self._high - running
         self._spare = max(used, self._spare // 2)
         self._wants = max(running, self._needs(), min(self.limit.value, running + self._spare))
         self._usable = min(self._usable, self._wants)
@@ -168,9 +168,6 @@ class FleetLimits:
 
 
 def divided(limits: Sequence[SharedLimit], store: Shares, ready: Callable[[str], int]) -> FleetLimits:
-    """Have these limits hold over all nodes on the store; nothing begins under them before `run`.
-
-    `ready(queue)` is how many jobs of a queue could be claimed; it is to be cheap.
-    """
-    parts = [FleetPart(limit, lambda pool: ready(pool.removeprefix("workers.")), time.monotonic) for limit in limits]
+    """Have these limits hold over all nodes on the store; nothing begins under them before `run`."""
+    parts = [FleetPart(limit, ready, time.monotonic) for limit in limits]
     return FleetLimits(store, parts, time.monotonic)

@@ -60,7 +60,6 @@ class Nodes:
     def __init__(self, owner: Owner, reader: Reader) -> None:
         self._owner = owner
         self._reader = reader
-        self._permits = Permits(owner)
         self._about: str | None = None
         self._said: str | None = None
         self._listeners: list[Callable[[Round], None]] = []
@@ -119,21 +118,6 @@ class Nodes:
         self.release(connection)
         run(connection, _LEAVE, (self.name, self._owner.text))
         return [None] * len(calls)
-
-    # --- limits over all nodes --------------------------------------------------------------------------------------
-
-    @property
-    def lease_s(self) -> float:
-        """As `Fleet.lease_s`."""
-        return self._owner.lease_s
-
-    async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
-        """As `Fleet.share`."""
-        return await self._write(self._permits.exchange, asks)
-
-    def release(self, connection: Connection) -> None:
-        """As `Fleet.release`."""
-        self._permits.release(connection)
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 
