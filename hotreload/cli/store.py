@@ -23,6 +23,7 @@ CONFIG = click.option(
     "--config", type=PATH, default=Path("ov.conf"), show_default=True, help="The service's configuration file."
 )
 QUEUE = ("queue", "ready", "scheduled", "running", "done", "dead", "paused")
+LIMIT = ("limit", "node", "permits", "wants", "of")
 NODE = ("node", "pid", "host", "seen", "running")
 
 
@@ -149,6 +150,10 @@ def _view(document: Mapping[str, Any]) -> RenderableType:
             for node in document["nodes"]
         ]
         parts += ["", table(NODE, nodes)]
+    if document["limits"]:
+        held = [[_count(value) for value in (one["permits"], one["wants"], one["value"])] for one in document["limits"]]
+        names = [(one["name"], one["node"] + (" (ended)" if one["ended"] else "")) for one in document["limits"]]
+        parts += ["", table(LIMIT, [[*name, *counts] for name, counts in zip(names, held, strict=True)])]
     return Group(*parts, *_told(document))
 
 

@@ -56,6 +56,21 @@ class NodeSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitHeld:
+    """What one node holds of a limit or rate over the fleet: its permits, those it wants, and its value of the limit.
+
+    `ended` is True for a node that is gone and what it began counts for a while.
+    """
+
+    name: str
+    node: str
+    permits: int
+    wants: int
+    value: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """A store at one moment. `size_bytes` counts tables and indexes, or the file and its WAL.
 
@@ -70,6 +85,7 @@ class Inspection:
     size_bytes: int
     queues: Sequence[QueueRows] = ()
     nodes: Sequence[NodeSeen] = ()
+    limits: Sequence[LimitHeld] = ()
     server: str | None = None
     role: str | None = None
     findings: Sequence[Finding] | None = None

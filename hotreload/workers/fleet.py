@@ -109,7 +109,7 @@ class FleetPart:
     def ask(self) -> Ask:
         """Say what is needed, with some to spare for what comes next, and stop using the rest."""
         running, rate = self.limit.running, isinstance(self.limit, Rate)
-        used = 2 * (self._high - self._base) if rate else self._high - running
+        used = 4 * (self._high - self._base) if rate else self._high - running
         self._spare = max(used, self._spare // 2)
         self._wants = max(running, self._needs(), min(self.limit.value, running + self._spare))
         self._usable = min(self._usable, self._wants)

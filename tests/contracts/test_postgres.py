@@ -13,6 +13,7 @@ from typing import Any, Literal
 import anyio
 import psycopg
 import pytest
+from psycopg import sql
 
 from hotreload.errors import LeaseLost, NotOffered, StoreLost, StoreUnavailable
 from hotreload.queue.contract import DrainMark, Put, Recovered
@@ -384,7 +385,21 @@ async def test_every_table_has_the_guard_those_of_a_later_step_too(dsn: str) -> 
         assert unguarded.fetchall() == []
 
 
-@pytest.mark.parametrize("ends", ["COMMIT", "rollback", " END", b"ABORT", "BEGIN", "START TRANSACTION"])
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "COMMIT",
+        "rollback",
+        " END",
+        b"ABORT",
+        "BEGIN",
+        "START TRANSACTION",
+        "CREATE TABLE other (x INTEGER);\nCOMMIT;",
+        "-- done\n/* now */ COMMIT",
+        sql.SQL("COMMIT"),
+    ],
+    ids=str,
+)
 async def test_a_text_that_ends_the_transaction_is_refused_and_fails_no_neighbour(dsn: str, ends: Any) -> None:
     queue = PostgresQueue.open(dsn)
     await queue.write(lambda connection: connection.execute("CREATE TABLE mine (x INTEGER)"))
@@ -396,7 +411,7 @@ async def test_a_text_that_ends_the_transaction_is_refused_and_fails_no_neighbou
     def in_parts(connection: Any) -> None:
         connection.execute("SAVEPOINT part")
         connection.execute("INSERT INTO mine VALUES (1)")
-        connection.execute("ROLLBACK TO part")
+        connection.execute("DO $$ BEGIN NULL; END $$; ROLLBACK TO part; SELECT 'a commit' AS commit")
         connection.execute("INSERT INTO mine VALUES (2)")
 
     async with anyio.create_task_group() as tasks:

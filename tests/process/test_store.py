@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from hotreload.cli.exits import Exit
 from hotreload.queue.job import Done, NewJob
+from hotreload.queue.permits import Ask
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.sqlite import SqliteQueue
 from hotreload.queue.sqlite.schema import steps
@@ -158,7 +160,12 @@ async def test_a_database_is_shown_with_its_nodes_while_it_is_used(server: Serve
     queue = PostgresQueue.open(address, "one")
     await queue.enqueue([NewJob("a", 1), NewJob("a", 2)])
     await queue.claim("a", 1)
+    await queue.fleet.share([Ask("limits.calls", 16, 0, 4)])
     code, document, said = await asked("check", conf)
+    held = {"name": "limits.calls", "node": "one", "permits": 4, "wants": 4, "value": 16, "ended": False}
+    assert document["limits"] == [held]
+    shown = (await hotreload("store", "show", "--config", str(conf))).stdout.decode()
+    assert re.search(r"limits.calls +one +4 +4 +16", shown)
     assert (code, document["engine"], document["role"], errors(document)) == (Exit.DONE, "postgresql", "tests", [])
     assert "secret" not in json.dumps(document) + said
     assert "schema shown" in document["place"]

@@ -48,10 +48,12 @@ UPDATE hotreload_nodes AS node SET seen_at = clock_timestamp()
 FROM (SELECT name, seen_at FROM hotreload_nodes WHERE name = %s AND owner = %s FOR UPDATE) AS was
 WHERE node.name = was.name RETURNING extract(epoch FROM node.seen_at - was.seen_at)
 """
+_SKIPS: Final = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+# A text may hold several statements; BEGIN and END after the first are those of a function's body.
 _ENDS: Final = re.compile(
-    r"\s*(BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|PREPARE\s+TRANSACTION|"
-    r"ROLLBACK(?!\s+((WORK|TRANSACTION)\s+)?TO\b))\b",
-    re.IGNORECASE,
+    rf"(?:^{_SKIPS}(?:BEGIN|START\s+TRANSACTION|END)|"
+    rf"(?:^|;){_SKIPS}(?:COMMIT|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b)))\b",
+    re.IGNORECASE | re.DOTALL,
 )
 _NODE_LOCK: Final = "hashtextextended('hotreload node ' || current_schema() || ' ' || %s, 0)"
 
@@ -119,8 +121,8 @@ class _Guarded(psycopg.Cursor[tuple[Any, ...]]):
         """As `psycopg.Cursor.execute`."""
         text = query.decode(errors="replace") if isinstance(query, bytes) else query
         text = text.as_string(self) if isinstance(text, psycopg.sql.Composable) else str(text)
-        if _ENDS.match(text):
-            raise ValueError(f"{text.strip()!r}: the transaction is the store's; use a SAVEPOINT for a part of it")
+        if _ENDS.search(text):
+            raise ValueError(f"{text.strip()[:80]!r}: the transaction is the store's; use a SAVEPOINT for a part of it")
         return super().execute(query, params, **options)
 
 

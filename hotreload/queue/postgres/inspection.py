@@ -16,6 +16,7 @@ from hotreload.queue.inspection import (
     COUNTED,
     Finding,
     Inspection,
+    LimitHeld,
     Migrated,
     NodeSeen,
     QueueRows,
@@ -35,6 +36,10 @@ _NODES: Final = """
 SELECT name, owner, extract(epoch FROM clock_timestamp() - seen_at)::float8,
     (SELECT count(*) FROM hotreload_jobs WHERE state = 'running' AND node = name)
 FROM hotreload_nodes ORDER BY name
+"""
+_LIMITS: Final = """
+SELECT name, node, permits, wants, value, until IS NOT NULL FROM hotreload_permits
+WHERE until IS NULL OR until > clock_timestamp() ORDER BY name, node
 """
 _ROWS: Final = """
 SELECT queue, replace(state, 'cancelled', 'done') AS counted, count(*) FROM hotreload_jobs GROUP BY queue, counted
@@ -79,6 +84,7 @@ def inspect(dsn: str, *, check: bool) -> Inspection:
             size_bytes=one(connection, _SIZE),
             queues=queues,
             nodes=nodes,
+            limits=[LimitHeld(*row) for row in run(connection, _LIMITS)] if reads and has == needs else [],
             server=one(connection, "SHOW server_version"),
             role=one(connection, "SELECT current_user::text"),
             findings=_findings(connection, has, needs, queues, nodes, lacking) if check else None,
