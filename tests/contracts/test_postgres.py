@@ -324,7 +324,6 @@ CHANGES = {
     "delete": "DELETE FROM hotreload_jobs",
     "truncate": "TRUNCATE hotreload_steps",
     "with": "WITH gone AS (DELETE FROM hotreload_jobs RETURNING id) INSERT INTO mine SELECT id FROM gone",
-    "prepared": "EXECUTE sweeps",
     "procedure": "DO $$ BEGIN EXECUTE 'delete from ' || 'hotreload' || '_jobs'; END $$",
     "cascade": "DELETE FROM mine",
 }
@@ -337,7 +336,6 @@ async def test_a_function_of_a_user_cannot_change_the_tables_of_the_store(dsn: s
 
     def prepare(connection: Any) -> None:
         connection.execute("CREATE TABLE mine (x bigint PRIMARY KEY)")
-        connection.execute("PREPARE sweeps AS DELETE FROM hotreload_jobs")
         sweep = (
             "CREATE FUNCTION sweep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM hotreload_jobs; END $$"
         )
