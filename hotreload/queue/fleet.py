@@ -81,6 +81,10 @@ class Fleet(Protocol):
         """Call `listener` at each look with each round that waits for this node; from the writer's thread."""
         ...
 
+    def release(self, connection: Any) -> None:
+        """Give all permits back in the open transaction; nothing is granted after it. In the writer's thread."""
+        ...
+
     async def ask(self, asked: Round) -> str | None:
         """Begin a round; returns who asked for another reload that is still being checked, and begins none then."""
         ...

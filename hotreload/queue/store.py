@@ -154,10 +154,6 @@ class Engine(Protocol):
         """As `Writer.run_sync`, and again after an outage that is over within `timeout_s`."""
         ...
 
-    def release(self, connection: Any) -> None:
-        """Give back what is shared with other processes; in the transaction of the last flush."""
-        ...
-
     def leave(self, timeout_s: float) -> None:
         """Write the last word of an owner that ends in order: it left nothing."""
         ...
@@ -526,7 +522,8 @@ class Store:
             found = self._engine.sql.rows(connection, "states", numbers(call.asked))
             done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
             self._documents.unmark_draining(connection, [None])
-            self._engine.release(connection)
+            if (fleet := self.fleet) is not None:
+                fleet.release(connection)
             if call.report is not None:
                 self._documents.put(connection, [call.report(done[-1])])
         return done

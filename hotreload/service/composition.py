@@ -180,13 +180,8 @@ class PolicyInForce:
 
 def _divides(limits: Sequence[SharedLimit], store: Store | None) -> list[FleetLimits]:
     """Have these limits hold over all nodes on the store; a store in a file has one."""
-    if not limits or store is None or store.fleet is None:
-        return []
-
-    def ready(pool: str) -> int:
-        return next((one.ready for one in store.depths() if f"workers.{one.name}" == pool), 0)
-
-    return [divided(limits, store.fleet, ready)]
+    fleet = None if store is None else store.fleet
+    return [divided(limits, fleet, store.ready)] if limits and store is not None and fleet is not None else []
 
 
 async def _payload_of(store: Store | None, job_id: str) -> Any:

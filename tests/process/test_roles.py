@@ -88,9 +88,7 @@ async def test_each_verb_works_as_the_role_that_only_runs_and_a_missing_privileg
     await queue.resume("a")
     await queue.put_document("kind", "id", 1, keep=1)
     await queue.put_document("kind", "other", 1, keep=1)
-    await queue._writer.run(
-        lambda connection, _: [queue._engine.verbs.prune(connection, lambda _queue: 1 << 60, 10)], None
-    )
+    await queue._engine.writer.run(queue._engine.upkeep._prune, None)
     await queue.fleet.share([Ask("limits.l", 1, 0, 1), Ask("rates.r", 1, 0, 1, 60)])
     queue.mark_draining(5, DrainMark("d"))
     queue.flush(["a"], 5, ended=[(rows[3], Done())])

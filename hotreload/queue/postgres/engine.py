@@ -206,10 +206,6 @@ class PostgresEngine:
                     raise
                 pause.wait(AGAIN_AFTER_S)
 
-    def release(self, connection: Connection) -> None:
-        """See `Engine`."""
-        self.fleet.release(connection)
-
     def leave(self, timeout_s: float) -> None:
         """See `Engine`; the node is removed."""
         self.writer.run_sync(self.fleet.leave, None, timeout_s=timeout_s)

@@ -73,15 +73,6 @@ class Nodes:
         """The name of this node."""
         return self._owner.name
 
-    @property
-    def lease_s(self) -> float:
-        """As `Fleet.lease_s`."""
-        return self._owner.lease_s
-
-    async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
-        """As `Fleet.share`."""
-        return await self._write(self._permits.exchange, asks)
-
     def publish(self, about: Mapping[str, Any]) -> None:
         """As `Fleet.publish`."""
         self._about = json.dumps(about)
@@ -107,11 +98,6 @@ class Nodes:
         for row in run(connection, _WAITING, (self.name, ROUND_S, self.name)).fetchall():
             for listener in self._listeners:
                 listener(Round(*row))
-
-    def release(self, connection: Connection) -> None:
-        """Give all permits back: this node begins nothing more."""
-        if self._permits.used:
-            self._permits.release(connection, [None])
 
     def leave(self, connection: Connection, calls: Sequence[None]) -> Sequence[None]:
         """Remove this node: it ends in order and left nothing. Nothing may be written after it."""
