@@ -343,6 +343,11 @@ class Store:
         standings = self._ledger.standings()
         return [standings[name].depth() for name in sorted(standings)]
 
+    def ready(self, queue: str) -> int:
+        """Return how many jobs of `queue` could be claimed, as far as this process knows."""
+        standing = self._ledger.standings().get(queue)
+        return 0 if standing is None or standing.paused else standing.ready
+
     def on_ready(self, listener: Callable[[str], None]) -> None:
         """Call `listener(queue)` when there is reason to claim again, or to ask again for `next_due_ms`.
 

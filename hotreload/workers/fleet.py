@@ -168,6 +168,9 @@ class FleetLimits:
 
 
 def divided(limits: Sequence[SharedLimit], store: Shares, ready: Callable[[str], int]) -> FleetLimits:
-    """Have these limits hold over all nodes on the store; nothing begins under them before `run`."""
-    parts = [FleetPart(limit, ready, time.monotonic) for limit in limits]
+    """Have these limits hold over all nodes on the store; nothing begins under them before `run`.
+
+    `ready(queue)` is how many jobs of a queue could be claimed; it is to be cheap.
+    """
+    parts = [FleetPart(limit, lambda pool: ready(pool.removeprefix("workers.")), time.monotonic) for limit in limits]
     return FleetLimits(store, parts, time.monotonic)

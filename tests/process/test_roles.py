@@ -76,7 +76,7 @@ async def test_each_verb_works_as_the_role_that_only_runs_and_a_missing_privileg
 ) -> None:
     owner, run = address(server, "hotreload_owner"), address(server, "hotreload_run")
     PostgresQueue.open(owner).close()
-    queue = PostgresQueue.open(run, "one")
+    queue = PostgresQueue.open(run, "one", keep_done_s=0)
     await queue.enqueue([NewJob("a", number, dedupe_key=str(number), max_attempts=1) for number in range(6)])
     rows = await queue.claim("a", 4)
     await queue.checkpoint(rows[0], 1, step=("s", 1))

@@ -45,8 +45,9 @@ LEASE: Final = 0.7
 class PostgresQueue(Store):
     """The store in a database, as one of its nodes. Open it with `open`.
 
-    What `write` and `within` are given may be called again, where its transaction has to be made again; the server
-    ends a transaction in which nothing was asked for 0.35 × `ttl_s`.
+    What `write` and `within` are given may be called again: where a neighbour in its group failed, or the connection
+    was lost before the commit. Nothing of the call before is in the database then, but what it did outside of it is.
+    The server ends a transaction in which nothing was asked for 0.35 × `ttl_s`.
     """
 
     @classmethod

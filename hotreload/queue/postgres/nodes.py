@@ -105,6 +105,21 @@ class Nodes:
         run(connection, _LEAVE, (self.name, self._owner.text))
         return [None] * len(calls)
 
+    # --- limits over all nodes --------------------------------------------------------------------------------------
+
+    @property
+    def lease_s(self) -> float:
+        """As `Fleet.lease_s`."""
+        return self._owner.lease_s
+
+    async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
+        """As `Fleet.share`."""
+        return await self._write(self._permits.exchange, asks)
+
+    def release(self, connection: Connection) -> None:
+        """As `Fleet.release`."""
+        self._permits.release(connection)
+
     # --- rounds -----------------------------------------------------------------------------------------------------
 
     @property

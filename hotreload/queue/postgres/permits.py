@@ -42,20 +42,20 @@ WHERE node = %s AND until IS NULL AND keep_s > 0
 
 
 class Permits:
-    """The permits of this process: whether it `used` any, and has `released` them for good."""
+    """The permits of this process."""
 
     def __init__(self, node: Node) -> None:
         self._node = node.name
         self._owner: str = json.loads(node.text)["id"]
-        self.used = self.released = False
+        self._used = self._released = False
 
     def exchange(self, connection: Connection, calls: Sequence[Sequence[Ask]]) -> Sequence[Sequence[Grant | None]]:
         """Answer each ask; None where another node divides that limit at this moment: ask again."""
         return [self._exchange(connection, asks) for asks in calls]
 
     def _exchange(self, connection: Connection, asks: Sequence[Ask]) -> Sequence[Grant | None]:
-        self.used = True
-        if self.released:
+        self._used = True
+        if self._released:
             return [Grant(0, 0, short=False) for _ in asks]
         turns = dict(run(connection, _LOCK, (sorted(ask.name for ask in asks),)).fetchall())
         held = run(connection, _HELD, (list(turns),)).fetchall()
@@ -85,11 +85,11 @@ class Permits:
             if of == name and owner != self._owner and not passed
         ]
 
-    def release(self, connection: Connection, calls: Sequence[None]) -> Sequence[None]:
+    def release(self, connection: Connection) -> None:
         """Give everything back: this process begins nothing more."""
-        self.released = True
-        release(connection, self._node)
-        return [None] * len(calls)
+        self._released = True
+        if self._used:
+            release(connection, self._node)
 
 
 def release(connection: Connection, node: str) -> None:

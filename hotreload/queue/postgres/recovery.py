@@ -80,7 +80,7 @@ def _put_back(
     node: str,
     note: DrainMark | None,
     report: Report | None,
-    rebooted: bool = False,
+    rebooted: bool,
 ) -> Recovered:
     sql = PostgresStatements(node)
     documents = Documents(sql, lambda: now_ms, mark_of(node))
