@@ -100,8 +100,9 @@ def drain_all(client: Client, deadline_s: float | None, timeout_s: float, *, rol
         all_drained = _until_gone(client, asked, timeout_s) and all_drained
         if rolls:
             _until_back(client, asked[0], timeout_s)
-    ended = follow_drain(client, deadline_s, quiet=True)
     own = next(node["name"] for node in nodes if node["own"])
+    click.echo(f"{own}: draining")
+    ended = follow_drain(client, deadline_s, quiet=True)
     whole = ended.report is not None and ended.report.get("flushed", True) and not ended.report["lost"]
     click.echo(f"{own}: drained" if whole else f"{own}: gone; its next start says what came of its drain")
     return Exit.DONE if whole and all_drained else Exit.REFUSED_BY_CONTENT
