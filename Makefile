@@ -126,6 +126,10 @@ bench-reload: .venv/.tests .venv/.servers ## how long a reload takes, beside Pro
 bench-queue: .venv/.tests .venv/.peers ## how fast queue and pool are, beside other durable queues
 	PYTHONPATH=.venv/peers $(BIN)/python -m tests.bench.queue $(ROUNDS)
 
+.PHONY: bench-postgres-done
+bench-postgres-done: .venv/.tests ## what done jobs in PostgreSQL cost a claim: few beside a million, or DONE=10000000
+	$(BIN)/python -m tests.bench.postgres_done $(DONE)
+
 .venv/.peers: .venv/.made tests/bench/requirements.txt
 	$(BIN)/pip --disable-pip-version-check install -qq --target .venv/peers --upgrade -r tests/bench/requirements.txt
 	@touch $@

@@ -18,6 +18,7 @@ from hotreload.cli.page import page
 from hotreload.cli.reindex import reindex
 from hotreload.cli.reloading import check, reload, schema
 from hotreload.cli.show import console, drain_view, print_json, status_view
+from hotreload.cli.store import store
 from hotreload.cli.target import OpenViking, load_target
 from hotreload.cli.unit import unit
 from hotreload.client.find import Wanted, find
@@ -220,5 +221,5 @@ def backup(file: Path, wanted: Wanted, as_json: bool) -> int:
     return Exit.DONE
 
 
-for _verb in (unit, check, jobs, page, reindex, reload, schema):
+for _verb in (unit, check, jobs, page, reindex, reload, schema, store):
     root.add_command(_verb)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hotreload.queue.permits import Ask, Grant
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -51,6 +53,19 @@ class Fleet(Protocol):
     @property
     def key(self) -> bytes | None:
         """What all nodes make fingerprints with that may be compared; None before the first look."""
+        ...
+
+    @property
+    def lease_s(self) -> float:
+        """For how many seconds after its last write no other node takes over what this one has."""
+        ...
+
+    async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
+        """Ask for permits of limits that hold over all nodes; None where another node is asking at this moment.
+
+        Durable on return: it may be used from then on, for `lease_s` from the call on. Cancelled or refused
+        (StoreUnavailable), what was granted is unknown: ask again, with what is in use.
+        """
         ...
 
     @property

@@ -62,9 +62,9 @@ class Sqlite:
 
     def abandon(self, queue: SqliteQueue) -> None:
         """See `Engine`."""
-        queue._reader.close()
+        queue._engine.reader.close()
         assert queue._writer.close(5)
-        queue._files.release()
+        queue._engine.files.release()
 
     def has_table(self, connection: apsw.Connection, name: str) -> bool:
         """See `Engine`."""

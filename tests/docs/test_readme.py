@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from pydantic import BaseModel
 
@@ -54,7 +55,10 @@ def test_every_command_shown_exists_with_its_options() -> None:
     shown = re.findall(r"(?:^(?:\$ )?|ExecStart=|ExecReload=)\S*hotreload (\w+)([^\n#]*)", blocks, re.MULTILINE)
     assert len(shown) >= 6
     for verb, arguments in shown:
-        known = {option for parameter in root.commands[verb].params for option in parameter.opts}
+        command = root.commands[verb]
+        if isinstance(command, click.Group):
+            command = command.commands[arguments.split()[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", arguments.split(" -- ")[0])) <= known, (verb, arguments)
 
 

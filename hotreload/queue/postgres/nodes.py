@@ -10,8 +10,10 @@ from typing import Any, Final
 from anyio import to_thread
 
 from hotreload.queue.fleet import Node, Round
+from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres.connection import Connection, one, run
 from hotreload.queue.postgres.connection import Node as Owner
+from hotreload.queue.postgres.permits import Permits
 from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.schema import steps
 from hotreload.queue.postgres.writer import Writer
@@ -61,6 +63,7 @@ class Nodes:
         self._about: str | None = None
         self._said: str | None = None
         self._listeners: list[Callable[[Round], None]] = []
+        self._permits = Permits(owner)
         self.writer: Writer | None = None
         self.nodes: Sequence[Node] = ()
         self.key: bytes | None = None
@@ -69,6 +72,15 @@ class Nodes:
     def name(self) -> str:
         """The name of this node."""
         return self._owner.name
+
+    @property
+    def lease_s(self) -> float:
+        """As `Fleet.lease_s`."""
+        return self._owner.lease_s
+
+    async def share(self, asks: Sequence[Ask]) -> Sequence[Grant | None]:
+        """As `Fleet.share`."""
+        return await self._write(self._permits.exchange, asks)
 
     def publish(self, about: Mapping[str, Any]) -> None:
         """As `Fleet.publish`."""
@@ -96,8 +108,14 @@ class Nodes:
             for listener in self._listeners:
                 listener(Round(*row))
 
+    def release(self, connection: Connection) -> None:
+        """Give all permits back: this node begins nothing more."""
+        if self._permits.used:
+            self._permits.release(connection, [None])
+
     def leave(self, connection: Connection, calls: Sequence[None]) -> Sequence[None]:
         """Remove this node: it ends in order and left nothing. Nothing may be written after it."""
+        self.release(connection)
         run(connection, _LEAVE, (self.name, self._owner.text))
         return [None] * len(calls)
 

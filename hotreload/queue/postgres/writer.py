@@ -25,8 +25,8 @@ import psycopg
 
 from hotreload.errors import StoreLost, StoreUnavailable
 from hotreload.queue.calls import A, AnyCall, R, SyncCall, Verb, ask, ask_sync, deliver
+from hotreload.queue.ledger import Ledger
 from hotreload.queue.postgres.connection import Connection, Node, as_error, commit, rolled_back, run
-from hotreload.queue.postgres.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,10 @@ class Unresolved(NamedTuple):
 
 
 class Health:
-    """Set by the writer's thread, read by any."""
+    """Set by the writer's thread, read by any. Of a database nothing is put right or lost from here."""
+
+    incident: str | None = None
+    lost: str | None = None
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
