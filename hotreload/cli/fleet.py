@@ -92,35 +92,47 @@ def drain_all(client: Client, deadline_s: float | None, timeout_s: float, *, rol
     """Drain every node, this one last; with `rolls` one after the other, each after the one before is back."""
     nodes = [node for node in nodes_of(client) if node["alive"]]
     others = [node for node in nodes if not node["own"]]
-    if rolls:
-        for node in others:
-            client.drain_nodes([node["name"]])
-            _until_gone(client, [node], timeout_s)
-            _until_back(client, node, timeout_s)
-    elif others:
-        client.drain_nodes([node["name"] for node in others])
-        _until_gone(client, others, timeout_s)
-    ended = follow_drain(client, deadline_s, quiet=True)
+    all_drained = True
+    for asked in [[node] for node in others] if rolls else [others] if others else []:
+        client.drain_nodes([node["name"] for node in asked])
+        for node in asked:
+            click.echo(f"{node['name']}: draining")
+        all_drained = _until_gone(client, asked, timeout_s) and all_drained
+        if rolls:
+            _until_back(client, asked[0], timeout_s)
     own = next(node["name"] for node in nodes if node["own"])
+    click.echo(f"{own}: draining")
+    ended = follow_drain(client, deadline_s, quiet=True)
     whole = ended.report is not None and ended.report.get("flushed", True) and not ended.report["lost"]
     click.echo(f"{own}: drained" if whole else f"{own}: gone; its next start says what came of its drain")
-    return Exit.DONE if whole else Exit.REFUSED_BY_CONTENT
+    return Exit.DONE if whole and all_drained else Exit.REFUSED_BY_CONTENT
 
 
-def _until_gone(client: Client, asked: Sequence[Mapping[str, Any]], timeout_s: float) -> None:
-    """Return when these processes are gone, each said when it is; Failure where one is still there."""
+def _until_gone(client: Client, asked: Sequence[Mapping[str, Any]], timeout_s: float) -> bool:
+    """Return when these processes are gone, each said when it is; False where one ended without its drain's end.
+
+    Failure where one is still there.
+    """
+    drained = True
     left, until, pause = (
         {node["name"]: node.get("started_at") for node in asked},
         time.monotonic() + timeout_s,
         threading.Event(),
     )
     while True:
-        there = {node["name"]: node.get("started_at") for node in nodes_of(client) if node["alive"]}
-        for name in [name for name, started in left.items() if there.get(name) != started]:
-            click.echo(f"{name}: drained")
+        there = {node["name"]: node for node in nodes_of(client)}
+        for name, started in list(left.items()):
+            now = there.get(name)
+            if now is None or now.get("started_at") != started:
+                click.echo(f"{name}: drained")
+            elif not now["alive"]:
+                click.echo(f"{name}: gone before its drain ended; the other nodes take its jobs over")
+                drained = False
+            else:
+                continue
             del left[name]
         if not left:
-            return
+            return drained
         if time.monotonic() >= until:
             raise Failure(Exit.TIMED_OUT, f"still there after {timeout_s:g} s: {', '.join(left)}")
         pause.wait(LOOK_S)

@@ -58,4 +58,5 @@ async def follow(clone: Path, spoken: Spoken, status: str, edit: str, reload: st
     code, said = await type_in(clone, roll)
     assert code == 0, said
     ends = re.findall(r"/(one|two)/\.hotreload: (\w+)", said)
-    assert ends == [("two", "drained"), ("two", "back"), ("one", "drained")], said
+    steps = [("two", "draining"), ("two", "drained"), ("two", "back"), ("one", "draining"), ("one", "drained")]
+    assert ends == steps, said

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import random
 import signal
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -213,9 +215,10 @@ async def test_reloads_of_the_fleet_are_all_or_none_each_time(
 
 async def test_nodes_drain_one_by_one_and_lose_nothing(server: Server, short_path: Path) -> None:
     async with fleet(server, short_path) as nodes:
-        nodes.save(*NAMES, value=2, hold_s=0.05)
+        nodes.save(*NAMES, value=2, hold_s=0.3)
         assert (await nodes.running["a"].verb("reload", "--all")).returncode == 0
-        await nodes.add(200)
+        await nodes.add(300)
+        await wait_until(lambda: nodes.jobs().get("running") == 6, 20, "all nodes run jobs")
         command = (*HOTRELOAD, "drain", "--all", "--one-by-one", "--socket", str(nodes.running["a"].socket))
         async with started(*command) as (process, spoken), AsyncExitStack() as stack:
             for name in ("b", "c"):
@@ -229,11 +232,55 @@ async def test_nodes_drain_one_by_one_and_lose_nothing(server: Server, short_pat
                 assert await process.wait() == 0
             assert await nodes.running["a"].process.wait() == 0
 
-            async def is_idle() -> bool:
-                queues = (await nodes.running["b"].status())["queues"]
-                return all(queue[state] == 0 for queue in queues for state in ("ready", "scheduled", "running", "dead"))
+            await wait_until(lambda: nodes.jobs() == {"done": 300}, 60, "all jobs are done")
 
-            await wait_until(is_idle, 60, "all jobs are done")
+
+async def test_a_node_that_does_not_come_back_ends_the_roll(server: Server, short_path: Path) -> None:
+    async with fleet(server, short_path) as nodes:
+        done = await nodes.running["a"].verb("drain", "--all", "--one-by-one", "--timeout", "4")
+        gone = nodes.named("b")
+        assert done.returncode == 5
+        assert f"{gone} did not come back within 4 s: no further node was drained" in done.stderr.decode()
+        assert done.stdout.decode().splitlines() == [f"{gone}: draining", f"{gone}: drained"]
+        assert await nodes.running.pop("b").process.wait() == 0
+        assert await nodes.values() == [1, 1]
+
+
+async def test_a_node_that_does_not_end_its_drain_is_named(server: Server, short_path: Path) -> None:
+    async with fleet(server, short_path) as nodes:
+        gone = nodes.named("b")
+        command = (*HOTRELOAD, "drain", "--all", "--socket", str(nodes.running["a"].socket))
+        nodes.running["b"].process.send_signal(signal.SIGSTOP)
+        async with started(*command) as (process, spoken):
+            await spoken.line(f"{gone}: draining")
+            nodes.running["b"].process.kill()
+            await spoken.line(f"{gone}: gone before its drain ended")
+            with anyio.fail_after(30):
+                assert await process.wait() == 1
+
+
+async def test_a_row_says_what_a_node_is_and_is_removed_a_day_after_it_is_gone(
+    server: Server, short_path: Path
+) -> None:
+    async with fleet(server, short_path) as nodes:
+        (row,) = (each for each in nodes.rows if each["own"])
+        with psycopg.connect(nodes.address) as connection:
+            schema = connection.execute("SELECT max(version) FROM hotreload_schema").fetchone()
+            for ago in ("2 days", "1 hour"):
+                sql = "INSERT INTO hotreload_nodes (name, owner, seen_at) VALUES (%s, '', now() - %s::interval)"
+                connection.execute(sql, (ago, ago))
+        assert {key: row[key] for key in ("host", "pid", "hotreload", "schema", "phase", "generation")} == {
+            "host": socket.gethostname(),
+            "pid": nodes.running["a"].process.pid,
+            "hotreload": version("openviking-hotreload"),
+            "schema": (schema or (0,))[0],
+            "phase": "running",
+            "generation": 1,
+        }
+        assert row["pools"] == [{"name": "workers.work", "running": 0, "limit": 2}]
+        assert row["last_reload"] is None
+        names = {nodes.named(name) for name in NAMES}
+        await nodes.see(lambda rows: {each["name"] for each in rows} == names | {"1 hour"}, "the old row is gone")
 
 
 async def test_a_service_with_a_store_of_its_own_has_no_fleet(short_path: Path) -> None:
