@@ -3,6 +3,7 @@
 store        what callers use: every verb of `Queue`, and what people and the host need beside it
 writer       the thread that does every write, many callers to a transaction; reconnects, resolves a lost COMMIT
 statements   the SQL of each verb · ledger: depths · documents: reports and marks · schema: the tables
+wakeup       NOTIFY and LISTEN between the processes on one database
 reads        pages and look-ups, on a connection beside the writer's
 connection   how the database is reached and owned, and what its errors mean
 recovery     what the end of the node's last owner left behind

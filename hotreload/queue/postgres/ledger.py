@@ -36,6 +36,8 @@ class Ledger:
         self._standings: dict[str, Standing] = {}
         self._moves: list[tuple[str, Column, int]] = []
         self._written: dict[str, Standing] = {}
+        self.woken: set[str] = set()
+        """The queues in which a claim may find more once the open transaction is committed; set by `write`."""
         self._heard = committed
 
     def standings(self) -> Mapping[str, Standing]:
@@ -65,6 +67,9 @@ class Ledger:
         sums: dict[str, dict[Column, int]] = {}
         for queue, column, by in self._moves:
             sums.setdefault(queue, dict.fromkeys(COLUMNS, 0))[column] += by
+        self.woken = {queue for queue, column, by in self._moves if column in ("ready", "scheduled") and by >= 0}
+        if any(by["running"] < 0 for by in sums.values()):  # a suspect may have waited for the end of any run
+            self.woken |= {one.name for one in self._standings.values() if one.suspects and one.ready}
         if sums:
             bindings = [list(sums), *([by[column] for by in sums.values()] for column in COLUMNS)]
             self._written = {found.name: found for found in map(_standing, run(connection, _ADD, bindings))}
@@ -78,13 +83,16 @@ class Ledger:
 
     def dropped(self) -> None:
         """Forget the open transaction: it was rolled back."""
-        self._moves, self._written = [], {}
+        self._moves, self._written, self.woken = [], {}, set()
 
     def refresh(self, connection: Connection) -> None:
-        """Take over what the database says, and tell of what others changed."""
+        """Take over what the database says, and tell of every queue with something to claim.
+
+        Not only of what is more than before: what others had locked a moment ago may be free again.
+        """
         self.dropped()
-        self._written = {found.name: found for found in map(_standing, run(connection, _READ))}
-        self.committed()
+        self._standings = {found.name: found for found in map(_standing, run(connection, _READ))}
+        self._heard({}, self._standings)
 
 
 def _standing(row: Any) -> Standing:

@@ -14,6 +14,7 @@ from hotreload.queue.postgres.connection import Connection, Node, atomically, ma
 from hotreload.queue.postgres.documents import Documents, known
 from hotreload.queue.postgres.ledger import Ledger
 from hotreload.queue.postgres.statements import COUNTERS, Settlement, Statements
+from hotreload.queue.postgres.wakeup import notify, topics_of
 
 # Without payloads and cursors: all of them may not fit into memory.
 _RUNNING: Final = f"""
@@ -58,6 +59,7 @@ def recover(
             connection, ledger, now_ms, owner.name, note=note, report=report, rebooted=machine_ended(before)
         )
         ledger.write(connection)
+        notify(connection, topics_of(ledger.woken))
     ledger.refresh(connection)
     return found
 
@@ -73,6 +75,7 @@ def take_over(
         names = [name for (name,) in run(connection, _TAKE_OVER, (owner.name, owner.lease_s)).fetchall()]
         found = {name: _put_back(connection, ledger, now_ms, name, report=report) for name in names}
         ledger.write(connection)
+        notify(connection, topics_of(ledger.woken))
     ledger.committed()
     return found
 

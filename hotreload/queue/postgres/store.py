@@ -51,7 +51,8 @@ from hotreload.queue.postgres.statements import (
     numbers,
     overdue,
 )
-from hotreload.queue.postgres.writer import Health, Writer
+from hotreload.queue.postgres.wakeup import JOBS, Listener, notify
+from hotreload.queue.postgres.writer import LOOK_S, Health, Writer
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ class PostgresQueue:
         keep_done_s: float,
         keep_done_most: int,
         ttl_s: float,
+        look_s: float,
         cut: DrainMark | None,
         report_cut: Report | None,
     ) -> None:
@@ -171,7 +173,9 @@ class PostgresQueue:
             self._upkeep,
             self._take_over,
             where,
+            look_s,
         )
+        self._listener = Listener(partial(connect, dsn), self._told)
 
     @classmethod
     def open(
@@ -185,6 +189,7 @@ class PostgresQueue:
         keep_done_s: float = DAY_S,
         keep_done_most: int = 100_000,
         ttl_s: float = 15.0,
+        look_s: float = LOOK_S,
         cut: DrainMark | None = None,
         report_cut: Report | None = None,
     ) -> PostgresQueue:
@@ -193,7 +198,8 @@ class PostgresQueue:
         Brings the schema up to date, takes the node's lock, puts back what it was running (`recovered`). Blocks for
         some milliseconds, needs no event loop. StoreOwned where another process owns the node, StoreUnavailable where
         the database cannot be used (also: written by a newer release); then nothing is held and nothing was changed.
-        Other nodes take its jobs over within `ttl_s` once it is not heard of. The others as `SqliteQueue.open`.
+        Other nodes take its jobs over within `ttl_s` once it is not heard of; every `look_s` it says that it is there,
+        and looks what the others did, whether or not it was told. The others as `SqliteQueue.open`.
         """
         return cls(
             dsn,
@@ -204,6 +210,7 @@ class PostgresQueue:
             keep_done_s=keep_done_s,
             keep_done_most=keep_done_most,
             ttl_s=ttl_s,
+            look_s=look_s,
             cut=cut,
             report_cut=report_cut,
         )
@@ -215,6 +222,31 @@ class PostgresQueue:
         for name, found in taken.items():
             if jobs := len(found.crashed) + len(found.interrupted):
                 log.warning("store.node_taken_over node=%s jobs=%d", name, jobs)
+
+    def _told(self, topic: str | None, pid: int) -> None:
+        """Look at the queues where another process said that there is reason to; polling finds the same later."""
+        if topic is None or (topic.startswith(JOBS) and pid != self._node.backend_pid):
+            self._writer.look()
+
+    @property
+    def wake_up(self) -> str:
+        """How this process learns what others changed: `listening`, or `polling` and why it does not listen."""
+        trouble = self._listener.trouble
+        return "listening" if trouble is None else f"polling, LISTEN is not available: {trouble}"
+
+    def subscribe(self, topic: str, listener: Callable[[], None]) -> None:
+        """Call `listener` each time any process publishes `topic`, this one included; from a thread: only wake others.
+
+        Also called after each connecting. While `wake_up` says polling nothing is heard: poll behind it.
+        """
+        self._listener.subscribe(topic, listener)
+
+    async def publish(self, topic: str) -> None:
+        """Tell every process on the database of `topic`, a word of at most 1,000 characters; durable is nothing of it.
+
+        To tell it with a change, call `wakeup.notify` in the transaction of the change.
+        """
+        await self._writer.run(_publish, topic)
 
     @property
     def trouble(self) -> str | None:
@@ -510,9 +542,15 @@ class PostgresQueue:
                 self._marked = False
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("store.close_left_running error=%s", error)
+        self._listener.close()
         self._reader.close()
         self._user_reader.close()
         return self._writer.close(timeout_s)
+
+
+def _publish(connection: Connection, calls: Sequence[str]) -> Sequence[None]:
+    notify(connection, dict.fromkeys(calls))
+    return [None] * len(calls)
 
 
 def _written(function: Callable[[Connection], R], connection: Connection, _calls: Sequence[None]) -> Sequence[R]:

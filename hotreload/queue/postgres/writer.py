@@ -27,6 +27,7 @@ from hotreload.errors import StoreLost, StoreUnavailable
 from hotreload.queue.calls import A, AnyCall, R, SyncCall, Verb, ask, ask_sync, deliver
 from hotreload.queue.postgres.connection import Connection, Node, as_error, commit, rolled_back, run
 from hotreload.queue.postgres.ledger import Ledger
+from hotreload.queue.postgres.wakeup import Announcer, topics_of
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Writer:
     """The thread, its lanes, its connection and its transactions. Started by the constructor, ended by `close`.
 
     `opens` returns a new connection, `node` owns it from then on. `upkeep` says what to do while no caller waits.
-    `takes_over` is called every second once this process has kept its own lease that long: only then does the silence
+    `takes_over` is called every `look_s` once this process has kept its own lease that long: only then does the silence
     of another node say something.
     """
 
@@ -118,6 +119,7 @@ class Writer:
         upkeep: Callable[[bool], SyncCall[Any, Any] | None],
         takes_over: Callable[[Connection], None],
         where: str,
+        look_s: float = LOOK_S,
     ) -> None:
         self._connection: Connection | None = connection
         self._opens = opens
@@ -128,9 +130,12 @@ class Writer:
         self._takes_over = takes_over
         self._steady_since: float | None = None
         self._where = where
+        self._look_s = look_s
         self._posted: list[AnyCall] = []
         self._unresolved: Unresolved | None = None
         self._looked_at = float("-inf")
+        self._hinted = False
+        self._announcer = Announcer()
         self._inbox: SimpleQueue[tuple[AnyCall | None, bool]] = SimpleQueue()
         self._urgent: deque[AnyCall] = deque()
         self._normal: deque[AnyCall] = deque()
@@ -162,6 +167,11 @@ class Writer:
             self._posted.append(call)  # before all others: what is claimed again must not be what is given back
         else:
             self._put(call, urgent=False)
+
+    def look(self) -> None:
+        """Look at once what other processes changed; from any thread, returns at once."""
+        self._hinted = True
+        self._inbox.put((None, False))
 
     def close(self, timeout_s: float) -> bool:
         """Refuse further calls, do those that wait, end the thread; False where that took over `timeout_s`.
@@ -209,8 +219,8 @@ class Writer:
             self._file(*self._inbox.get())
 
     def _wait_s(self) -> float:
-        until_look_s = self._looked_at + LOOK_S - time.monotonic()
-        return max(0.001, self._health.wait_s() or min(LOOK_S, until_look_s))
+        until_look_s = self._looked_at + self._look_s - time.monotonic()
+        return max(0.001, self._health.wait_s() or min(self._look_s, until_look_s, self._announcer.wait_s()))
 
     def _file(self, call: AnyCall | None, urgent: bool) -> None:
         if call is not None:
@@ -224,28 +234,33 @@ class Writer:
     def _maintain(self, *, idle: bool) -> None:
         if self._health.wait_s():
             return
-        if self._health.trouble is not None or time.monotonic() - self._looked_at >= LOOK_S:
-            self._looked_at = time.monotonic()
+        if self._health.trouble is not None or time.monotonic() - self._looked_at >= self._look_s:
+            self._looked_at, self._hinted = time.monotonic(), False
             self._look()
+        elif self._hinted:
+            self._hinted = False
+            self._look(lease=False)
+        if self._announcer.wait_s() == 0.0 and not self._health.trouble:
+            self._transact([SyncCall(_nothing, None)])
         upkeep = None if self._health.trouble else self._upkeep(idle)
         if upkeep is not None:
             self._transact([upkeep])
 
-    def _look(self) -> None:
+    def _look(self, *, lease: bool = True) -> None:
         """Keep the lease and take note of what others changed, or did not; a lost connection is opened again."""
-        error = self._refreshed() and self._refreshed()
+        error = self._refreshed(lease=lease) and self._refreshed(lease=lease)
         if error is not None:
             self._note(as_error(error, self._where))
 
-    def _refreshed(self) -> Exception | None:
+    def _refreshed(self, *, lease: bool) -> Exception | None:
         try:
             self._health.asks()
             connection = self._connected()
-            gap_s, now = self._node.keep(connection), time.monotonic()
+            gap_s, now = self._node.keep(connection) if lease else 0.0, time.monotonic()
             self._ledger.refresh(connection)
-            if self._steady_since is None or gap_s > self._node.lease_s / 2:
+            if lease and (self._steady_since is None or gap_s > self._node.lease_s / 2):
                 self._steady_since = now
-            if now - self._steady_since >= self._node.lease_s:
+            if lease and now - (self._steady_since or now) >= self._node.lease_s:
                 self._takes_over(connection)
             self._health.answered()
         except Exception as error:  # noqa: BLE001 - the thread must live
@@ -285,6 +300,10 @@ class Writer:
             number = self._node.begin(connection)
             self._perform(connection, calls, apart=apart)
             self._ledger.write(connection)
+            if self._node.others:
+                self._announcer.write(connection, topics_of(self._ledger.woken))
+            else:
+                self._announcer.forget()
             committing = True
             commit(connection)
         except BaseException as error:  # noqa: BLE001 - the thread must live, the callers must be told
@@ -297,6 +316,7 @@ class Writer:
             return error
         self._health.answered()
         self._ledger.committed()
+        self._announcer.committed()
         deliver(calls)
         return None
 
@@ -391,3 +411,8 @@ class Writer:
                 call.error = outcome
             else:
                 call.result = outcome
+
+
+def _nothing(_connection: Connection, calls: Sequence[None]) -> Sequence[None]:
+    """Write nothing: what is held back for other processes goes with the transaction."""
+    return list(calls)

@@ -168,6 +168,9 @@ class SqliteQueue:
             report_cut=report_cut,
         )
 
+    wake_up: Final = None
+    """One process owns the file and knows what changes; see `PostgresQueue.wake_up`."""
+
     @property
     def trouble(self) -> str | None:
         """Why the store cannot be written now, None where it can; tried by itself every second meanwhile."""
