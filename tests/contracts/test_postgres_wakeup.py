@@ -165,7 +165,8 @@ def test_a_topic_is_told_at_once_then_held_back_for_a_moment_and_not_lost(dsn: s
         connection.execute("LISTEN hotreload")
 
         def told(*topics: str) -> None:
-            announcer.write(connection, topics)
+            if sql := announcer.sql(topics):
+                connection.execute(sql.encode())
             announcer.committed()
 
         told("a")

@@ -106,10 +106,19 @@ def atomically(connection: Connection) -> Generator[None]:
         raise
 
 
-def commit(connection: Connection) -> None:
-    """Make the transaction durable; the server answers ROLLBACK, not an error, for one that had failed before."""
-    if run(connection, "COMMIT").statusmessage != "COMMIT":
+def commit(connection: Connection, *before: str) -> list[list[Any]]:
+    """Make the transaction durable, after the statements `before` it in the same trip; return the rows of each.
+
+    The server answers ROLLBACK, not an error, for a transaction that had failed before.
+    """
+    cursor = run(connection, "; ".join((*before, "COMMIT")))
+    rows: list[list[Any]] = []
+    for _ in before:
+        rows.append(cursor.fetchall())
+        cursor.nextset()
+    if cursor.statusmessage != "COMMIT":
         raise psycopg.errors.InFailedSqlTransaction("a statement failed and its error was passed over")
+    return rows
 
 
 def rolled_back(connection: Connection) -> None:

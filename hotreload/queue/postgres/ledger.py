@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
+
+from psycopg.sql import quote
 
 from hotreload.queue.notify import Standing
 from hotreload.queue.postgres.connection import Connection, run
@@ -18,7 +20,7 @@ name, {", ".join(COLUMNS)}, paused,
 # In the order of names, so that two nodes never wait for each other.
 _ADD: Final = f"""
 INSERT INTO hotreload_queues AS now (name, {", ".join(COLUMNS)})
-SELECT * FROM unnest(%s::text[], {", ".join(["%s::bigint[]"] * len(COLUMNS))}) AS new (name) ORDER BY name
+SELECT * FROM unnest({{}}::text[], {", ".join(["{}::bigint[]"] * len(COLUMNS))}) AS new (name) ORDER BY name
 ON CONFLICT (name) DO UPDATE SET {", ".join(f"{column} = now.{column} + excluded.{column}" for column in COLUMNS)}
 RETURNING {_STANDING}
 """
@@ -64,15 +66,25 @@ class Ledger:
 
     def write(self, connection: Connection) -> None:
         """Write what was noted, as the last thing before the commit: the rows of the queues are locked from here on."""
+        if sql := self.sql():
+            self.wrote(run(connection, sql).fetchall())
+
+    def sql(self) -> str:
+        """Return the statement that `write` runs, "" where nothing was noted; `wrote` is to have its rows."""
         sums: dict[str, dict[Column, int]] = {}
         for queue, column, by in self._moves:
             sums.setdefault(queue, dict.fromkeys(COLUMNS, 0))[column] += by
         self.woken = {queue for queue, column, by in self._moves if column in ("ready", "scheduled") and by >= 0}
         if any(by["running"] < 0 for by in sums.values()):  # a suspect may have waited for the end of any run
             self.woken |= {one.name for one in self._standings.values() if one.suspects and one.ready}
-        if sums:
-            bindings = [list(sums), *([by[column] for by in sums.values()] for column in COLUMNS)]
-            self._written = {found.name: found for found in map(_standing, run(connection, _ADD, bindings))}
+        if not sums:
+            return ""
+        columns = [list(sums), *([by[column] for by in sums.values()] for column in COLUMNS)]
+        return _ADD.format(*map(quote, columns))
+
+    def wrote(self, rows: Sequence[Any]) -> None:
+        """Take the queues as they are once the open transaction is committed."""
+        self._written = {found.name: found for found in map(_standing, rows)}
 
     def committed(self) -> None:
         """Show what was written."""

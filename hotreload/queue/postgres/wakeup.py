@@ -17,6 +17,7 @@ from contextlib import closing, suppress
 from typing import Final
 
 import psycopg
+from psycopg.sql import quote
 
 from hotreload.queue.postgres.connection import Connection, pooled, run
 
@@ -58,12 +59,12 @@ class Announcer:
         self._writing: list[str] = []
         self._told_at: dict[str, float] = {}
 
-    def write(self, connection: Connection, topics: Iterable[str]) -> None:
-        """Tell in the open transaction what is due of `topics` and of what was held back before."""
+    def sql(self, topics: Iterable[str]) -> str:
+        """Return the statement that tells what is due of `topics` and of what was held back before, "" for nothing."""
         self._held.update(topics)
         now = self._monotonic()
         self._writing = [topic for topic in self._held if now >= self._due_at(topic)]
-        notify(connection, self._writing)
+        return _NOTIFY.replace("%s", quote(self._writing)) if self._writing else ""
 
     def committed(self) -> None:
         """Note that what was written is told."""

@@ -299,13 +299,11 @@ class Writer:
             connection = self._connected()
             number = self._node.begin(connection)
             self._perform(connection, calls, apart=apart)
-            self._ledger.write(connection)
-            if self._node.others:
-                self._announcer.write(connection, topics_of(self._ledger.woken))
-            else:
-                self._announcer.forget()
+            ledger, told = self._ledger.sql(), self._topics()
             committing = True
-            commit(connection)
+            rows = commit(connection, *filter(None, (ledger, told)))
+            if ledger:
+                self._ledger.wrote(rows[0])
         except BaseException as error:  # noqa: BLE001 - the thread must live, the callers must be told
             self._ledger.dropped()
             self._undo()
@@ -319,6 +317,13 @@ class Writer:
         self._announcer.committed()
         deliver(calls)
         return None
+
+    def _topics(self) -> str:
+        """Return the statement that tells other nodes what they may claim, "" where none is there."""
+        if self._node.others:
+            return self._announcer.sql(topics_of(self._ledger.woken))
+        self._announcer.forget()
+        return ""
 
     def _connected(self) -> Connection:
         if self._connection is None:
