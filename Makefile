@@ -126,6 +126,10 @@ bench-reload: .venv/.tests .venv/.servers ## how long a reload takes, beside Pro
 bench-queue: .venv/.tests .venv/.peers ## how fast queue and pool are, beside other durable queues
 	PYTHONPATH=.venv/peers $(BIN)/python -m tests.bench.queue $(ROUNDS)
 
+.PHONY: bench-postgres
+bench-postgres: .venv/.tests .venv/.peers ## how fast the engine on PostgreSQL is, beside pgqueuer and procrastinate; with Debian's postgresql
+	PYTHONPATH=.venv/peers $(BIN)/python -m tests.bench.postgres $(ROUNDS)
+
 .venv/.peers: .venv/.made tests/bench/requirements.txt
 	$(BIN)/pip --disable-pip-version-check install -qq --target .venv/peers --upgrade -r tests/bench/requirements.txt
 	@touch $@

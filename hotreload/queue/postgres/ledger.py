@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from psycopg.sql import quote
@@ -96,6 +97,19 @@ class Ledger:
     def dropped(self) -> None:
         """Forget the open transaction: it was rolled back."""
         self._moves, self._written, self.woken = [], {}, set()
+
+    def hint(self, queue: str) -> bool:
+        """Take it that another process made a job of `queue` ready, until the next write or `refresh` says the truth.
+
+        False where that says nothing: the queue is not known here, or paused.
+        """
+        known = self._standings.get(queue)
+        if known is None or known.paused:
+            return False
+        now = replace(known, ready=max(1, known.ready))
+        self._standings = {**self._standings, queue: now}
+        self._heard({}, {queue: now})
+        return True
 
     def refresh(self, connection: Connection) -> None:
         """Take over what the database says, and tell of every queue with something to claim.

@@ -225,8 +225,10 @@ class PostgresQueue:
 
     def _told(self, topic: str | None, pid: int) -> None:
         """Look at the queues where another process said that there is reason to; polling finds the same later."""
-        if topic is None or (topic.startswith(JOBS) and pid != self._node.backend_pid):
+        if topic is None:
             self._writer.look()
+        elif topic.startswith(JOBS) and pid != self._node.backend_pid:
+            self._writer.look(topic.removeprefix(JOBS))
 
     @property
     def wake_up(self) -> str:

@@ -13,6 +13,7 @@ callers are refused at once, and it is tried again after growing pauses.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -36,6 +37,8 @@ AGAIN_MOST: Final = 3
 """How often a transaction is made again that got in another's way, or whose connection was lost before COMMIT."""
 LOOK_S: Final = 1.0
 """How often the writer keeps its lease, and looks what other processes changed."""
+REFRESH_S: Final = 0.02
+"""How long after others told of more jobs the counters are read."""
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MOST_S: Final = 5.0
 SILENT_S: Final = 3.0
@@ -134,7 +137,8 @@ class Writer:
         self._posted: list[AnyCall] = []
         self._unresolved: Unresolved | None = None
         self._looked_at = float("-inf")
-        self._hinted = False
+        self._hints: SimpleQueue[str] = SimpleQueue()
+        self._refresh_at = math.inf
         self._announcer = Announcer()
         self._inbox: SimpleQueue[tuple[AnyCall | None, bool]] = SimpleQueue()
         self._urgent: deque[AnyCall] = deque()
@@ -168,9 +172,9 @@ class Writer:
         else:
             self._put(call, urgent=False)
 
-    def look(self) -> None:
-        """Look at once what other processes changed; from any thread, returns at once."""
-        self._hinted = True
+    def look(self, queue: str = "") -> None:
+        """Look at once what other processes changed, in `queue` or in all; from any thread, returns at once."""
+        self._hints.put(queue)
         self._inbox.put((None, False))
 
     def close(self, timeout_s: float) -> bool:
@@ -220,7 +224,9 @@ class Writer:
 
     def _wait_s(self) -> float:
         until_look_s = self._looked_at + self._look_s - time.monotonic()
-        return max(0.001, self._health.wait_s() or min(self._look_s, until_look_s, self._announcer.wait_s()))
+        until_refresh_s = self._refresh_at - time.monotonic()
+        until_s = min(self._look_s, until_look_s, until_refresh_s, self._announcer.wait_s())
+        return max(0.001, self._health.wait_s() or until_s)
 
     def _file(self, call: AnyCall | None, urgent: bool) -> None:
         if call is not None:
@@ -235,16 +241,23 @@ class Writer:
         if self._health.wait_s():
             return
         if self._health.trouble is not None or time.monotonic() - self._looked_at >= self._look_s:
-            self._looked_at, self._hinted = time.monotonic(), False
+            self._looked_at, self._refresh_at = time.monotonic(), math.inf
             self._look()
-        elif self._hinted:
-            self._hinted = False
+        self._take_hints()
+        if time.monotonic() >= self._refresh_at:
+            self._refresh_at = math.inf
             self._look(lease=False)
         if self._announcer.wait_s() == 0.0 and not self._health.trouble:
             self._transact([SyncCall(_nothing, None)])
         upkeep = None if self._health.trouble else self._upkeep(idle)
         if upkeep is not None:
             self._transact([upkeep])
+
+    def _take_hints(self) -> None:
+        """Wake those who wait for what others made ready: a claim finds it, the counters are read a moment later."""
+        for _ in range(self._hints.qsize()):
+            known = self._ledger.hint(self._hints.get())
+            self._refresh_at = min(self._refresh_at, time.monotonic() + (REFRESH_S if known else 0.0))
 
     def _look(self, *, lease: bool = True) -> None:
         """Keep the lease and take note of what others changed, or did not; a lost connection is opened again."""
