@@ -502,7 +502,13 @@ class PostgresQueue:
         self.refuse_new()
         self._marked = False
         flush = Flush([self._settlement(*one) for one in ended], tuple(queues))
-        return self._until(self._last_flush, LastFlush(flush, asked, report), timeout_s)
+        try:
+            return self._until(self._last_flush, LastFlush(flush, asked, report), timeout_s)
+        except (StoreUnavailable, TimeoutError) as error:
+            ttl_s = self._node.lease_s / LEASE
+            said = "store.not_flushed node=%s: what ran comes back by expiry within %g s, or at the next start: %s"
+            log.error(said, self._node.name, ttl_s, error)
+            raise
 
     def _until(self, verb: Verb[A, R], call: A, timeout_s: float) -> R:
         """Do `verb`, again and again while the database is out, for `timeout_s`; raise what the last attempt met."""
