@@ -139,6 +139,11 @@ campaign: .venv/.tests ## services killed 200 times, restarted and drained 100 t
 	HOTRELOAD_KILLS=200 HOTRELOAD_RESTARTS=100 HOTRELOAD_DRAINS=100 HOTRELOAD_IDLE=50 HOTRELOAD_KILLER=5 \
 	  $(BIN)/python -m pytest tests/process/test_service_life.py -p no:randomly
 
+.PHONY: campaign-postgres
+campaign-postgres: .venv/.tests ## 3 nodes on one PostgreSQL through 200 failures, 100 drains without it; with Debian's postgresql
+	HOTRELOAD_FLEET_ROUNDS=200 HOTRELOAD_FLEET_JOBS=100000 HOTRELOAD_POSTGRES_DRAINS=34 \
+	  $(BIN)/python -m pytest tests/process/test_postgres_campaign.py tests/process/test_postgres_drains.py -p no:randomly
+
 .PHONY: screenshots
 screenshots: .venv/.tests ## the README's pictures of the page and the terminal; with chromium installed
 	mkdir -p examples/pictures && $(BIN)/python -m tests.page.screenshots examples/pictures

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 import psycopg
 from anyio import to_thread
@@ -120,6 +120,8 @@ class PostgresQueue:
     """What the node's last owner left running, and what became of it at `open`."""
     lost: Final = 0
     incident: Final = None
+    node_type: ClassVar[type[Node]] = Node
+    statements_type: ClassVar[type[Statements]] = Statements
 
     def __init__(
         self,
@@ -142,8 +144,8 @@ class PostgresQueue:
         self._backoff = backoff
         self._notify = Notify()
         self._ledger = Ledger(self._notify.committed)
-        self._node = Node(node, where, ttl_s * LEASE)
-        self._statements = Statements(self._ledger, now_ms, node)
+        self._node = self.node_type(node, where, ttl_s * LEASE)
+        self._statements = self.statements_type(self._ledger, now_ms, node)
         self._documents = Documents(now_ms, node)
         self._upkeep = Upkeep(self._ledger, self._statements, now_ms, keep_done_s, keep_done_most)
         self._health = Health()
