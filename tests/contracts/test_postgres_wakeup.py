@@ -95,6 +95,7 @@ async def test_what_makes_jobs_claimable_on_one_node_wakes_the_others(dsn: str) 
         await one.settle(row, Interrupted())
         await ready.once()
         await one.claim("a", 1)
+        await one.enqueue(new(2, run_at_ms=1 << 50))  # what is told now is told again at once by the last flush
         assert one.flush(["a"], 5).requeued.ids == added.ids
         await ready.once()
         assert [row.id for row in await other.claim("a", 9)] == added.ids

@@ -51,7 +51,7 @@ from hotreload.queue.postgres.statements import (
     numbers,
     overdue,
 )
-from hotreload.queue.postgres.wakeup import JOBS, Listener, notify
+from hotreload.queue.postgres.wakeup import JOBS, Listener, notify, topics_of
 from hotreload.queue.postgres.writer import LOOK_S, Health, Writer
 
 log = logging.getLogger(__name__)
@@ -529,6 +529,7 @@ class PostgresQueue:
         done: list[PutBack] = []
         for call in calls:
             [requeued] = self._statements.flush(connection, [call.flush])
+            notify(connection, topics_of(call.flush.queues))  # now: there may be no later, as for what is held back
             found = run(connection, _STATES, (numbers(call.asked),)).fetchall()
             done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
             self._documents.unmark_draining(connection, [None])
