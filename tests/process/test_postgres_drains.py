@@ -49,6 +49,7 @@ async def test_a_drain_ends_by_its_deadline_whatever_becomes_of_the_database(
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
     overshoots_s: list[float] = []
+    late: list[str] = []
     ways = {
         "stopped": (lambda: server.stop("immediate"), server.start),
         "hung": (server.hang, server.wake),
@@ -76,7 +77,7 @@ async def test_a_drain_ends_by_its_deadline_whatever_becomes_of_the_database(
         said = f"{how}, {'before' if fails_first else 'in'} the drain, seed {seed}: {overshoots_s[-1]:.3f} s, {code}"
         await anyio.to_thread.run_sync(mend)
         assert code != 0, said
-        assert overshoots_s[-1] <= OVERSHOOT_S, said
+        late += [said] if overshoots_s[-1] > OVERSHOOT_S else []
     async with sample(short_path, address, 0):
         await wait_until(lambda: states(address) == {"done": 2}, 20, "the jobs came back")
     late_ms = sorted(1_000 * over_s for over_s in overshoots_s)
@@ -84,3 +85,4 @@ async def test_a_drain_ends_by_its_deadline_whatever_becomes_of_the_database(
         f"{len(late_ms)} drains, {len(ways)} ways: the process is gone {statistics.median(late_ms):.0f} ms after its "
         f"deadline at the median, {late_ms[int(len(late_ms) * 0.9)]:.0f} ms at p90, {late_ms[-1]:.0f} ms at most"
     )
+    assert not late
