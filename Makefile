@@ -130,6 +130,10 @@ bench-queue: .venv/.tests .venv/.peers ## how fast queue and pool are, beside ot
 bench-postgres: .venv/.tests .venv/.peers ## how fast the engine on PostgreSQL is, beside pgqueuer and procrastinate; with Debian's postgresql
 	PYTHONPATH=.venv/peers $(BIN)/python -m tests.bench.postgres $(ROUNDS)
 
+.PHONY: bench-postgres-done
+bench-postgres-done: .venv/.tests ## what done jobs in PostgreSQL cost a claim: few beside a million, or DONE=10000000
+	$(BIN)/python -m tests.bench.postgres_done $(DONE)
+
 .venv/.peers: .venv/.made tests/bench/requirements.txt
 	$(BIN)/pip --disable-pip-version-check install -qq --target .venv/peers --upgrade -r tests/bench/requirements.txt
 	@touch $@

@@ -25,6 +25,7 @@ _heard = _taken = 0
 """How many SIGHUPs the handler counted, and how many of them were taken: each is written by one side only."""
 _callback: Callable[[], object] | None = None
 _before: Any = None
+_since: Any = None
 _holds = False
 
 
@@ -64,10 +65,18 @@ def take(callback: Callable[[], object], *, polite: bool = False) -> int:
     return pending_count()
 
 
+def take_back() -> None:
+    """Hear SIGHUP again where other code took it since; its handler is called after ours. Main thread only."""
+    global _since
+    if _holds and (taken := signal.getsignal(signal.SIGHUP)) is not _on_hangup:
+        _since = taken
+        signal.signal(signal.SIGHUP, _on_hangup)
+
+
 def release() -> None:
     """Call nothing back any more, and put the handler of before back; a second call does nothing."""
-    global _callback, _holds
-    _callback = None
+    global _callback, _holds, _since
+    _callback = _since = None
     if _holds and signal.getsignal(signal.SIGHUP) is _on_hangup:
         signal.signal(signal.SIGHUP, _before if _before is not None else signal.SIG_DFL)
     _holds = False
@@ -90,6 +99,9 @@ def _on_hangup(_number: int, _frame: FrameType | None) -> None:
     if callback is not None:
         with suppress(RuntimeError):  # the loop is closed: there is nothing left to reload
             callback()
+    if callable(_since):
+        with suppress(Exception):
+            _since(_number, _frame)
 
 
 def _as_a_child() -> None:

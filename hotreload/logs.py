@@ -11,7 +11,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, TextIO
 
 from hotreload.clock import iso
 from hotreload.config.records import scrub_all
@@ -99,6 +100,15 @@ def as_error(text: str) -> str:
     return "\n".join(f"<3>{line}" for line in text.splitlines()) if in_journal() else text
 
 
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to stderr; once a job has closed it, nothing is written and nothing is raised."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say on stderr what went wrong, as far as that can be written to."""
+        with suppress(ValueError):
+            super().handleError(record)
+
+
 def configure(written: LogFormat = "text", level: str = "info", *, only: str | None = None) -> None:
     """Log to stderr, for the commands that serve; a library in another's process never calls this.
 
@@ -112,7 +122,7 @@ def configure(written: LogFormat = "text", level: str = "info", *, only: str | N
     root.propagate = only is None
     if root.handlers:
         return
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler(sys.stderr)
     if written == "json":
         handler.setFormatter(JsonFormatter())
     elif in_journal():

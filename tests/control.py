@@ -94,6 +94,7 @@ class FakeControl:
     drained: Callable[[], object] = lambda: None
     searches: Any = None
     jobs: Any = None
+    fleet: Any = None
 
     def __post_init__(self) -> None:
         self.checked: list[tuple[str, bytes]] = []

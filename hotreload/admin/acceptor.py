@@ -24,8 +24,10 @@ import anyio
 log = logging.getLogger(__name__)
 BATCH: Final = 16
 """Connections accepted or closed in one turn of the loop."""
-PATIENCE_S: Final = 0.25
-"""How long a connection may be silent before it makes room for one that waits, and how often that is looked at."""
+IDLE_S: Final = 0.25
+"""How long a connection that was answered may be idle before it makes room for one that waits."""
+SILENT_S: Final = 0.05
+"""The same for one that never asked for anything, and how often both are looked at."""
 REPEAT_S: Final = 60.0
 """How often the log is told of one listener that is full."""
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
@@ -210,7 +212,7 @@ class Acceptor:
             self._told = time.monotonic()
             log.warning("connections.full %s: no more are accepted until one ends (%s)", _name(self._listener), why)
         self._pause()
-        self._retry = self._loop.call_later(PATIENCE_S, self._resume)
+        self._retry = self._loop.call_later(SILENT_S, self._resume)
         for _, _, transport in sorted(self._idle(), key=lambda each: each[:2])[:BATCH]:
             transport.close()
 
@@ -223,7 +225,7 @@ class Acceptor:
             last: object = cast("Any", served.transport.get_protocol()).cycle
             if last is not served.last:
                 served.last, served.since = last, now
-            if now - served.since >= PATIENCE_S:
+            if now - served.since >= (SILENT_S if last is None else IDLE_S):
                 yield last is not None, served.since, served.transport
 
     def _refill(self) -> None:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from hotreload.admin import jobs, reindex
-from hotreload.admin.control import Control, Ticket
+from hotreload.admin.control import Control, Fleet, Ticket
 from hotreload.admin.events import STREAMS, EventStreams
 from hotreload.admin.exchange import (
     AsciiResponse,
@@ -39,6 +39,7 @@ from hotreload.errors import QueueError
 from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
 
 HISTORY_MOST: Final = 10_000
+FLEET_S: Final = 30.0
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _STATUS: Final = {
     Outcome.APPLIED: 200,
@@ -146,6 +147,8 @@ class Admin:
             ("GET", "/admin/status", self.status),
             ("GET", "/admin/events", self.events),
             ("POST", "/admin/drain", self.drain),
+            ("POST", "/admin/fleet/reload", self.reload_fleet),
+            ("POST", "/admin/fleet/drain", self.drain_fleet),
             ("POST", "/admin/reindex", self.reindex),
             ("GET", "/admin/reindex/{id}", self.search),
             *((method, path, self._answered(answer)) for method, path, answer in jobs.ROUTES),
@@ -213,6 +216,25 @@ class Admin:
             raise HTTPException(400, "deadline_s must be above 0 and at most 86400")
         reason = str(body.get("reason") or f"asked for by {caller.principal}")[:200]
         return Answer(self._control.start_drain(reason, deadline_s), 202)
+
+    async def reload_fleet(self, request: Request, caller: Caller) -> Answer:
+        """Answer with one verdict for all nodes: 200 where all applied, 409 where none did, 500 where some did."""
+        body = await read_body(request, {"timeout_s": (int, float)})
+        timeout_s = body.get("timeout_s", FLEET_S)
+        if not 0 < timeout_s <= 3600:
+            raise HTTPException(400, "timeout_s must be above 0 and at most 3600")
+        verdict = await self._fleet().reload(caller.principal, timeout_s)
+        return Answer(verdict, {"refused": 409, "partial": 500}.get(verdict["outcome"], 200))
+
+    async def drain_fleet(self, request: Request, caller: Caller) -> Answer:
+        body = await read_body(request, {"nodes": list})
+        return Answer(await self._fleet().drain(caller.principal, [str(name) for name in body.get("nodes", [])]), 202)
+
+    def _fleet(self) -> Fleet:
+        fleet = self._control.fleet
+        if fleet is None:
+            raise HTTPException(409, "this service shares its store with no other: hotreload.store is not PostgreSQL")
+        return fleet
 
     async def reindex(self, request: Request, _caller: Caller) -> Answer:
         return Answer(*await reindex.search(self._control, request))

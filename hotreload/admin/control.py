@@ -117,6 +117,18 @@ class Jobs(Protocol):
         ...
 
 
+class Fleet(Protocol):
+    """The processes that share a store. StoreUnavailable where the database is out."""
+
+    async def reload(self, asked_by: str, timeout_s: float) -> dict[str, Any]:
+        """Have every living node reload, or none; the verdict has a row for each."""
+        ...
+
+    async def drain(self, asked_by: str, names: Sequence[str]) -> dict[str, Any]:
+        """Ask these nodes to drain, without any all but this one; returns whom."""
+        ...
+
+
 class Control(Protocol):
     """One running process, as the admin application sees it. Nothing here blocks; documents are JSON values."""
 
@@ -188,6 +200,11 @@ class Control(Protocol):
     @property
     def searches(self) -> Searches | None:
         """What looks for missing work; None where nothing says what should exist."""
+        ...
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """The other processes on the same store; None where the store is a file."""
         ...
 
     def status(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -93,6 +93,15 @@ class Client:
         """Start the drain and return its progress."""
         body = {} if deadline_s is None else {"deadline_s": deadline_s}
         return self._json(self._call("POST", "/admin/drain", json=body))
+
+    def reload_all(self, timeout_s: float) -> dict[str, Any]:
+        """Have all processes that share the store reload, or none; the verdict has a row for each."""
+        answer = self._call("POST", "/admin/fleet/reload", json={"timeout_s": timeout_s}, timeout=timeout_s + CALL_S)
+        return self._json(answer, verdict=True)
+
+    def drain_nodes(self, names: Sequence[str]) -> None:
+        """Ask these processes that share the store to drain."""
+        self._json(self._call("POST", "/admin/fleet/drain", json={"nodes": list(names)}))
 
     def reindex(self, wanted: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """Have what is missing looked for; returns the report, `ended` false where it goes on after `timeout_s`.

@@ -10,6 +10,7 @@ import click
 
 from hotreload.cli.client import Client, Verdict
 from hotreload.cli.exits import Exit, Failure
+from hotreload.cli.fleet import reload_all
 from hotreload.cli.options import PATH, aside, finds_service, prints_json
 from hotreload.cli.show import console, plan_view, print_json, problem_line, reload_view
 from hotreload.cli.target import OPENVIKING_TEXT, target_of
@@ -82,15 +83,22 @@ def check(
     help="Seconds to wait for the verdict; the reload goes on after.",
 )
 @click.option("--fail-on-pending-restart", is_flag=True, help="Exit 6 where fields wait for a restart.")
+@click.option("--all", "everywhere", is_flag=True, help="Every node on the same PostgreSQL store, or none of them.")
 @finds_service
 @prints_json
-def reload(dry_run: bool, timeout_s: float, fail_on_pending_restart: bool, wanted: Wanted, as_json: bool) -> int:
+def reload(
+    dry_run: bool, timeout_s: float, fail_on_pending_restart: bool, everywhere: bool, wanted: Wanted, as_json: bool
+) -> int:
     """Ask the running service to reload, wait for the verdict and show it.
 
     \b
     hotreload reload --timeout 20
     """
+    if everywhere and (dry_run or fail_on_pending_restart):
+        raise click.UsageError("--all goes with neither --dry-run nor --fail-on-pending-restart")
     with Client(find(wanted)) as client:
+        if everywhere:
+            return reload_all(client, timeout_s, as_json=as_json)
         verdict = client.reload(dry_run=dry_run, timeout_s=timeout_s)
     report = _in_time(verdict, timeout_s)
     code = _show_verdict(report, as_json)

@@ -10,6 +10,7 @@ import click
 from hotreload.admin.place import check_name, parse_address
 from hotreload.cli.client import Client
 from hotreload.cli.exits import Exit, Failure
+from hotreload.cli.fleet import drain_all, nodes_of, show_nodes
 from hotreload.cli.follow import follow_drain, watch_status
 from hotreload.cli.jobs import jobs
 from hotreload.cli.options import PATH, finds_service, prints_json
@@ -17,6 +18,7 @@ from hotreload.cli.page import page
 from hotreload.cli.reindex import reindex
 from hotreload.cli.reloading import check, reload, schema
 from hotreload.cli.show import console, drain_view, print_json, status_view
+from hotreload.cli.store import store
 from hotreload.cli.target import OpenViking, load_target
 from hotreload.cli.unit import unit
 from hotreload.client.find import Wanted, find
@@ -130,17 +132,20 @@ def openviking(
 
 @root.command()
 @click.option("--watch", is_flag=True, help="Go on showing it until it is gone or Ctrl-C.")
+@click.option("--all", "everywhere", is_flag=True, help="A row for every node on the same PostgreSQL store.")
 @finds_service
 @prints_json
-def status(watch: bool, wanted: Wanted, as_json: bool) -> int:
+def status(watch: bool, everywhere: bool, wanted: Wanted, as_json: bool) -> int:
     """Show generation, pools, queues, the last reload and the drain.
 
     \b
     hotreload status --watch
     """
-    if watch and as_json:
-        raise click.UsageError("--json prints one document; it does not go with --watch")
+    if watch and (as_json or everywhere):
+        raise click.UsageError("--watch goes with neither --json nor --all")
     with Client(find(wanted)) as client:
+        if everywhere:
+            return show_nodes(nodes_of(client), as_json=as_json)
         document = client.status()
         if watch:
             watch_status(client, document)
@@ -155,15 +160,33 @@ def status(watch: bool, wanted: Wanted, as_json: bool) -> int:
 @click.option(
     "--deadline", "deadline_s", type=click.FloatRange(0.1, 86_400), metavar="S", help="Instead of the configured one."
 )
+@click.option("--all", "everywhere", is_flag=True, help="Every node on the same PostgreSQL store, this one last.")
+@click.option("--one-by-one", "rolls", is_flag=True, help="With --all: each once the one before is back.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1),
+    default=120.0,
+    show_default=True,
+    metavar="S",
+    help="With --all: seconds to wait for a node to be gone, and to be back.",
+)
 @finds_service
 @prints_json
-def drain(deadline_s: float | None, wanted: Wanted, as_json: bool) -> int:
+def drain(
+    deadline_s: float | None, everywhere: bool, rolls: bool, timeout_s: float, wanted: Wanted, as_json: bool
+) -> int:
     """Drain the running service and follow it until its process is gone.
 
     \b
     hotreload drain --deadline 60
+    hotreload drain --all --one-by-one
     """
+    if (rolls and not everywhere) or (everywhere and as_json):
+        raise click.UsageError("--one-by-one goes with --all, and --all not with --json")
     with Client(find(wanted)) as client:
+        if everywhere:
+            return drain_all(client, deadline_s, timeout_s, rolls=rolls)
         ended = follow_drain(client, deadline_s, quiet=as_json)
     if ended.report is None:
         raise Failure(
@@ -198,5 +221,5 @@ def backup(file: Path, wanted: Wanted, as_json: bool) -> int:
     return Exit.DONE
 
 
-for _verb in (unit, check, jobs, page, reindex, reload, schema):
+for _verb in (unit, check, jobs, page, reindex, reload, schema, store):
     root.add_command(_verb)

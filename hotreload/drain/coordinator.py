@@ -24,7 +24,6 @@ from hotreload.lifecycle import Flushed, Lifecycle, Phase, Window
 from hotreload.queue.contract import Put
 
 log = logging.getLogger(__name__)
-TEND_S = 0.5
 MARK_S = 1.0
 FLUSH_LEAST_S = 0.05
 ASK_S = 0.15
@@ -111,10 +110,9 @@ class DrainCoordinator:
         """What keeps the deadline from being enforced whatever happens, None where it is."""
         return self._sentinel.impaired if self._sentinel is not None else None
 
-    async def tend(self) -> None:
-        """Until cancelled: see now and then that the sentinel can do its work."""
-        while self._sentinel is not None:
-            await anyio.sleep(TEND_S)
+    def tend(self) -> None:
+        """See that the sentinel can do its work; call it now and then, on the main thread."""
+        if self._sentinel is not None:
             self._sentinel.tend(self.deadline.ends if self.deadline else None)
 
     def request(self, reason: str, deadline_s: float | None = None, *, at_once: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from uvicorn import Server
 
 from hotreload.drain import forked
 
+log = logging.getLogger(__name__)
 TERMINATION = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -30,6 +32,7 @@ class TerminationSignals:
         self._chain = chain
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
+        self._since: dict[int, Any] = {}
         self._kept_to_parent: Callable[[], None] = lambda: None
         self.defaulted: int | None = None
         """The first signal that would have ended the process by its default action."""
@@ -41,6 +44,20 @@ class TerminationSignals:
                 if not self._chain or signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._heard)
             self._kept_to_parent = forked.in_child(self._put_back)
+
+    def take_back(self) -> None:
+        """Hear again the signals that other code took since; its own handlers are called after ours.
+
+        For a process of our own, now and then, on the main thread: a library that handles SIGTERM, or gives it its
+        default action back, must not keep the service manager's stop from being a drain.
+        """
+        for number in self._before:
+            taken = signal.getsignal(number)
+            if taken != self._heard:
+                signal.signal(number, self._heard)
+                self._since[number] = taken
+                name = signal.Signals(number).name
+                log.warning("signal.taken_back %s: it asks for a drain again (other code had set %r)", name, taken)
 
     def release(self, *, last: bool = False) -> None:
         """Put the handlers of before back, or with `last` ignore the signals: the process is about to leave."""
@@ -68,6 +85,11 @@ class TerminationSignals:
             _tell(before, number, frame)
         elif before is signal.SIG_DFL:
             self.defaulted = self.defaulted or number
+        if callable(since := self._since.get(number)):
+            try:
+                since(number, frame)
+            except BaseException:
+                log.exception("signal.handler_failed %s: raised by other code's handler", signal.Signals(number).name)
 
 
 def _tell(before: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 
 import anyio
 from anyio.abc import TaskGroup
@@ -15,7 +16,7 @@ from hotreload.admin.place import default_socket_path, parse_address
 from hotreload.admin.serving import Server
 from hotreload.errors import ControlSocketUnsafe
 from hotreload.host.start import RunOptions
-from hotreload.systemd.listen import STORED, Handed, handed_over
+from hotreload.systemd.listen import Handed, listeners
 from hotreload.systemd.notifier import Notifier
 
 log = logging.getLogger(__name__)
@@ -26,19 +27,16 @@ LOOK_S = 1.0
 
 
 class Edges:
-    """The listening sockets of one process, serving the admin application.
-
-    `foreign` says that the process serves its outside itself: sockets handed over are that server's then.
-    """
+    """The listening sockets of one process, `handed` over or bound, serving the admin application."""
 
     def __init__(
-        self, control: Control, name: str, options: RunOptions, notifier: Notifier, *, foreign: bool = False
+        self, control: Control, name: str, options: RunOptions, notifier: Notifier, handed: Sequence[Handed] = ()
     ) -> None:
         self._app = create_app(control)
         self._path = options.socket or default_socket_path(name)
         self._http = options.http
         self._notifier = notifier
-        self._handed = [] if foreign else handed_over()
+        self._handed = handed
         self._control: ControlSocket | None = None
         self._admin: Server | None = None
         self._tending: anyio.CancelScope | None = None
@@ -52,7 +50,8 @@ class Edges:
         self._admin = await self._serve(tasks, Server(self._app, [self._control.listener], control=True))
         log.info("listening on %s", self._path)
         tasks.start_soon(self._tend, self._admin, name="control socket")
-        self.listeners = self._tcp_listeners()
+        wanted = None if self._http is None else parse_address(self._http)
+        self.listeners = listeners(self._handed, wanted, bind_tcp, self._notifier)
         for listener in self.listeners:
             self._served.append(await self._serve(tasks, Server(self._app, [listener])))
             log.info("listening on http://%s", _shown(listener))
@@ -86,30 +85,6 @@ class Edges:
         removed.close()
         log.warning("control_socket.made_again %s had been removed", self._path)
 
-    def _tcp_listeners(self) -> list[socket.socket]:
-        """Take what a `.socket` unit binds, else what an earlier process left in the store, else bind."""
-        units = [handed.listener for handed in self._handed if not handed.stored]
-        if units and self._http is not None:
-            log.warning("--http %s is passed over: the service manager hands over its own sockets", self._http)
-        kept = [handed for handed in self._handed if handed.stored]
-        if units or self._http is None:
-            self._forget(kept)
-            return units
-        wanted = parse_address(self._http)
-        fitting = [handed.listener for handed in kept if _is_at(handed.listener, *wanted)]
-        if fitting:
-            return fitting[:1]
-        self._forget(kept)
-        listener = bind_tcp(*wanted)
-        self._notifier.store(listener.fileno(), STORED)
-        return [listener]
-
-    def _forget(self, kept: list[Handed]) -> None:
-        for handed in kept:
-            handed.drop()
-        if kept:
-            self._notifier.forget(STORED)
-
     def retire(self) -> None:
         """The process drains: let each answer end its connection, so that clients have moved on when it ends."""
         for server in self._served:
@@ -138,15 +113,6 @@ class Edges:
             await server.stop(0)
         else:
             await server.stop(CUT_S)
-
-
-def _is_at(listener: socket.socket, host: str, port: int) -> bool:
-    """Tell whether a socket listens on what `HOST:PORT` stands for."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError:
-        return False
-    return listener.family == family and listener.getsockname()[:2] == address[:2]
 
 
 def _shown(listener: socket.socket) -> str:

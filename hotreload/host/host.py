@@ -33,6 +33,7 @@ from hotreload.drain.last_resort import LastResort
 from hotreload.drain.request import TerminationSignals
 from hotreload.drain.sentinel import Sentinel
 from hotreload.errors import ControlSocketUnsafe
+from hotreload.fleet.coordinator import Fleet
 from hotreload.host.edges import CUT_S, Edges
 from hotreload.host.interrupted import NOTE
 from hotreload.host.records import Records
@@ -41,16 +42,20 @@ from hotreload.host.status import config_document, converging, held_back, status
 from hotreload.host.work import Work
 from hotreload.lifecycle import Phase
 from hotreload.queue.contract import DrainMark
+from hotreload.queue.fleet import Fleet as Shared
 from hotreload.recovery.background import BackgroundRecovery
 from hotreload.recovery.coordinator import RecoveryCoordinator
 from hotreload.reload.attempt import Draft, Flow
 from hotreload.reload.coordinator import ReloadCoordinator, Ticket
 from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
 from hotreload.reload.triggers import FileWatch
+from hotreload.systemd.listen import handed_over
 from hotreload.systemd.status import SystemdStatus
 from hotreload.workers.active import JobEnd
 
 log = logging.getLogger(__name__)
+TEND_S = 0.5
+"""How often it is seen to that stop signals and SIGHUP are heard, and that the drain's sentinel works."""
 FIGURES_S = 0.5
 """How often subscribers are told pool and queue figures, or the progress of a drain."""
 
@@ -106,9 +111,11 @@ class Host:
             search=lambda: self.recovering.line,
             restarts=work.restarts,
         )
+        shared = started.store.fleet if started.store is not None else None
+        self.fleet = None if shared is None else self._make_fleet(shared)
         self._feed = Feed()
-        foreign = guest or work.serving is not None
-        self._edges = Edges(self, started.name, started.options, started.start_up.notifier, foreign=foreign)
+        handed = [] if guest or work.serving is not None else handed_over()  # else they are the server's beside us
+        self._edges = Edges(self, started.name, started.options, started.start_up.notifier, handed)
         self._signals = TerminationSignals(self.drain.signalled, chain=guest)
         self._task_factory: Any = None
         self._job_has_ended = anyio.Event()
@@ -135,6 +142,17 @@ class Host:
             sentinel=sentinel,
             hold=lambda left_s: self.systemd.hold(left_s),  # noqa: PLW0108 - made later, of what the drain says
             closing=self.closing,
+        )
+
+    def _make_fleet(self, shared: Shared) -> Fleet:
+        return Fleet(
+            shared,
+            self.reloads,
+            status=self.status,
+            snapshot=lambda: self.started.snapshots.current,
+            folder=self.started.source.path.parent,
+            drain=self.start_drain,
+            draining=lambda: self.draining,
         )
 
     def _count_recovered(self) -> None:
@@ -185,8 +203,11 @@ class Host:
         tasks.start_soon(self._follow_file, name="watch")
         tasks.start_soon(self.systemd.speak, name="systemd status")
         tasks.start_soon(self._publish_figures, name="figures")
-        tasks.start_soon(self.drain.tend, name="sentinel")
+        if not self.guest:
+            tasks.start_soon(self._tend, name="signals")
         tasks.start_soon(self.recovering.run, name="recovery")
+        if self.fleet is not None:
+            tasks.start_soon(self.fleet.run, name="fleet")
         early.take(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self._hung_up), polite=self.guest)
         self._hung_up()
         tasks.start_soon(self._when_ready, name="ready")
@@ -423,6 +444,13 @@ class Host:
         if drain.deadline is not None and store is not None:
             since_ms = now_ms() - round((time.monotonic() - drain.deadline.started) * 1000)
             store.mark_draining(within_s, DrainMark(drain.id, drain.reason or "", since_ms, drain.deadline.total_s))
+
+    async def _tend(self) -> None:
+        while True:
+            await anyio.sleep(TEND_S)
+            self.drain.tend()
+            self._signals.take_back()
+            early.take_back()
 
     async def _publish_figures(self) -> None:
         while True:

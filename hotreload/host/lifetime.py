@@ -50,6 +50,10 @@ class Lifetime:
         self._life: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Host:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("a service runs in an event loop of asyncio: with anyio, backend='asyncio'") from None
         self._life = asyncio.create_task(self._live(), name="hotreload host")
         try:
             await _first(self._life, self._opened.wait())

@@ -78,6 +78,7 @@ def status_document(host: Host) -> dict[str, Any]:
         "last_drain": host.records.last_drain,
         "jobs_on_generation": {str(g): jobs for g, jobs in sorted(Counter(work.generations()).items())},
         "recovery": list(host.recovering.reports),
+        "nodes": host.fleet.nodes() if host.fleet is not None else [],
         "notify_errors": host.started.start_up.notifier.errors,
         **work.more(),
     }

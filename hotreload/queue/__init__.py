@@ -1,6 +1,10 @@
-"""The persistent queue: what a job is and what a verdict does to it (pure), the contract, and an engine on SQLite.
+"""The persistent queue: what a job is and what a verdict does to it (pure), one store, and the engines it stands on.
 
-job, contract         what a job is, what a verdict makes of it; what every engine promises
-quarantine, notify    when a suspect may run; who is told that a claim may find something
-sqlite/               the engine on one SQLite file
+job, contract       what a job is, what a verdict makes of it, when a suspect may run; what the store answers
+fleet               what processes that share a store say to each other
+store               what callers use, and what each verb promises; what an engine gives
+verbs               what each verb does to the rows, many calls at a time · ledger: depths, and who is told of them
+reads               pages and look-ups, beside the writer · recovery: documents, and what the last owner left behind
+calls, engines      how a caller waits for the writer's thread; which engine keeps a store
+sqlite/, postgres/  the engines: connection, writer, and their SQL in `statements.sql`
 """

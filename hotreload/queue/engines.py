@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 from hotreload.errors import StoreUnavailable
 from hotreload.queue.contract import DrainMark, Report
+from hotreload.queue.inspection import Inspection, Migrated
 from hotreload.queue.sqlite import SqliteQueue
+from hotreload.queue.sqlite import inspection as sqlite
+from hotreload.queue.store import Store
 
-if TYPE_CHECKING:
-    from hotreload.queue.postgres import PostgresQueue
-
-Store: TypeAlias = "SqliteQueue | PostgresQueue"
-"""Any engine: each meets `Queue`, and has what people and the host need beside it."""
+__all__ = ["Store", "inspect_store", "migrate_store", "open_engine"]
 
 
 def open_engine(
@@ -28,12 +27,42 @@ def open_engine(
     """
     if address is None:
         return SqliteQueue.open(file, cut=cut, report_cut=report_cut)
-    try:
-        from hotreload.queue.postgres import PostgresQueue
-    except ModuleNotFoundError as error:
-        raise StoreUnavailable(
-            "hotreload.store needs the driver for PostgreSQL: pip install 'openviking-hotreload[postgres]'"
-        ) from error
+    _need_driver()
+    from hotreload.queue.postgres import PostgresQueue
+
     return PostgresQueue.open(
         address, f"{socket.gethostname()}:{file.parent}", ttl_s=ttl_s, cut=cut, report_cut=report_cut
     )
+
+
+def inspect_store(file: Path, address: str | None, *, check: bool) -> Inspection:
+    """Look at the store in `file`, or at the database at `address`, and change nothing; see `inspect` of each engine.
+
+    StoreOwned while a process has the file open; a database may be in use. StoreUnavailable where it cannot be read.
+    """
+    if address is None:
+        return sqlite.inspect(file, check=check)
+    _need_driver()
+    from hotreload.queue.postgres import inspection
+
+    return inspection.inspect(address, check=check)
+
+
+def migrate_store(file: Path, address: str | None) -> Migrated:
+    """Bring the schema of a store to what this release needs; see `migrate_store` of each engine.
+
+    StoreOwned while a process has the file open. StoreUnavailable where it cannot be written.
+    """
+    if address is None:
+        return sqlite.migrate_store(file)
+    _need_driver()
+    from hotreload.queue.postgres import inspection
+
+    return inspection.migrate_store(address)
+
+
+def _need_driver() -> None:
+    if importlib.util.find_spec("psycopg") is None:
+        raise StoreUnavailable(
+            "hotreload.store needs the driver for PostgreSQL: pip install 'openviking-hotreload[postgres]'"
+        )

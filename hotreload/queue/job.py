@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any, Final, assert_never
 
 from hotreload.errors import PayloadTooLarge
@@ -295,6 +295,53 @@ def _ended(
     )
 
 
+# --- when a suspect may run, a job that was running in several crashes without progress ------------------------------
+
+
+class May(Enum):
+    """What a claim may take now."""
+
+    NOTHING = "nothing"
+    SUSPECT = "suspect"
+    OTHERS = "others"
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """One suspect of the store that is ready or running: its queue, and its crashes without progress."""
+
+    id: int
+    queue: str
+    running: bool
+    stalled_crashes: int
+
+    @property
+    def crashed_as_suspect(self) -> bool:
+        """True where the process ended again while it ran as a suspect."""
+        return self.stalled_crashes > CRASHES_TO_SUSPECT
+
+
+def may_claim(queue: str, suspects: list[Suspect], running: int) -> tuple[May, int]:
+    """Say what a claim of `queue`, in which `running` jobs run, may take; of a suspect also its id, else 0.
+
+    A suspect is the only running job of its queue: it waits for those that run, and the others of the queue wait
+    for it. Other queues go on. One that crashed as a suspect runs beside no other suspect of the store either, so
+    that after the next crash it is known which of them it was. `suspects` come in the order of claims.
+    """
+    here = [suspect for suspect in suspects if suspect.queue == queue]
+    if any(suspect.running for suspect in here):
+        return May.NOTHING, 0
+    if not here:
+        return May.OTHERS, 0
+    if running:
+        return May.NOTHING, 0
+    elsewhere = [suspect for suspect in suspects if suspect.running]
+    for suspect in here:
+        if not elsewhere or not any(one.crashed_as_suspect for one in (suspect, *elsewhere)):
+            return May.SUSPECT, suspect.id
+    return May.NOTHING, 0
+
+
 # --- the JSON texts that a store keeps ------------------------------------------------------------------------------
 
 # ASCII only: a surrogate, as in a file name that is not UTF-8, has no other way into a database.
@@ -304,6 +351,8 @@ _LONE: Final = re.compile(r"\\(?:u(?:d[89ab]..\\ud[c-f]..|(d[89a-f]..))|.)")
 """Each escape of a JSON text; the group is that of half a pair without the other half."""
 _A_BYTE: Final = re.compile("dc[89a-f].")
 """Python's name for a byte that is not UTF-8 (PEP 383)."""
+_ESCAPED: Final = re.compile(r"(?<!\\)(\\*+)(?:([\udc80-\udcff\0])|(?=udc[89a-f][0-9a-f]|x00))")
+"""Backslashes, then what is written as an escape, or what reads like the rest of one."""
 
 
 def from_json(text: str | None) -> Any:
@@ -337,12 +386,17 @@ def holds_bytes(text: str) -> bool:
 def storable(name: str) -> str:
     """Return a key or the name of a step as any database holds it; ValueError for half a character.
 
-    Bytes of a file name that are not UTF-8 are escaped (`\\udcff`), and so is NUL.
+    Bytes of a file name that are not UTF-8 are escaped (`\\udcff`), and so is NUL (`\\x00`). Two names are never kept
+    as one: backslashes right before an escape, or before what looks like the rest of one, are doubled.
     """
-    if name.isascii() and "\0" not in name:
+    if name.isascii() and "\0" not in name and "\\" not in name:
         return name
     checked(to_json(name), f"{name!r}", PAYLOAD_MOST)
-    return escaped(name).replace("\0", "\\x00")
+    return _ESCAPED.sub(lambda found: found[1] * 2 + _escape(found[2] or ""), name)
+
+
+def _escape(character: str) -> str:
+    return "\\x00" if character == "\0" else escaped(character)
 
 
 def escaped(text: str) -> str:

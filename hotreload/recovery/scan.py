@@ -79,7 +79,7 @@ class Store(Protocol):
     """What a search needs of a queue."""
 
     async def enqueue(self, jobs: Sequence[NewJob], *, unless_done_since_ms: int | None = None) -> Added:
-        """As `Queue.enqueue`."""
+        """As `Store.enqueue` of `hotreload.queue`."""
         ...
 
     async def retry(self, ids: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from hotreload.config.secrets import Redactor, secrets_in
 from hotreload.config.sources import Beside
 from hotreload.config.store import Snapshot, SnapshotStore
 from hotreload.errors import ConfigError, ConfigInvalid, Problem
-from hotreload.reload.apply import PartFailed, Ready, Reloadable, commit, owner_of, prepare, retire
+from hotreload.reload.apply import PartFailed, Ready, Reloadable, commit, owner_of, prepare, retire, undo
 from hotreload.reload.daemon_thread import DaemonThread
 from hotreload.reload.load import REST_S, Inputs, Reader, with_lines
 from hotreload.reload.plan import Plan
@@ -65,6 +65,13 @@ class Draft:
     expands: bool = True
 
 
+Confirm = Callable[[ReloadReport], Awaitable[str | None]]
+"""Asked once everything is prepared and nothing is applied, with what is so far known (`valid`).
+
+None applies it; a text says why not, and all that was prepared is undone. No other reload is served meanwhile.
+"""
+
+
 @dataclass(slots=True)
 class Attempt:
     """One reload under way; `pending_restart` is what was pending before it, until its own plan is made.
@@ -79,6 +86,7 @@ class Attempt:
     dry_run: bool
     pending_restart: tuple[PendingRestart, ...]
     draft: Draft | None = None
+    confirm: Confirm | None = None
     document: Document | None = None
     committed: Sequence[Ready] = ()
     not_undone: Sequence[tuple[str, str]] = ()
@@ -113,6 +121,8 @@ class Attempt:
         if self.dry_run:
             return self.report(Outcome.VALID)
         if not self._plan.live:
+            if (refused := await self._confirmed(())) is not None:
+                return refused
             self.flow.snapshots.relabel(new)
             return self.report(Outcome.UNCHANGED)
         return await self._apply(new)
@@ -144,6 +154,8 @@ class Attempt:
                 ready = await prepare(
                     self.flow.parts, self._before.settings, new.settings, self._plan.live, new.generation
                 )
+            if (refused := await self._confirmed(ready)) is not None:
+                return refused
             with self._stage("commit"):
                 await commit(ready, lambda: self.flow.snapshots.swap(new))
         except PartFailed as failure:
@@ -151,6 +163,22 @@ class Attempt:
             return self.report(Outcome.ROLLED_BACK, self._told(failure))
         self.committed = ready
         return self.report(Outcome.APPLIED)  # nothing is awaited between the swap and this verdict
+
+    async def _confirmed(self, ready: Sequence[Ready]) -> ReloadReport | None:
+        """Return None where what is prepared may be applied; else undo it, also where the question is cancelled."""
+        if self.confirm is None:
+            return None
+        try:
+            reason = await self.confirm(self.report(Outcome.VALID))
+        except BaseException:
+            await undo(ready)
+            raise
+        if reason is None:
+            return None
+        scrub = self.flow.redactor.scrub
+        self.not_undone = [(left.part, scrub(left.reason)) for left in await undo(ready)]
+        left = [Problem("", f"{part}: {reason}") for part, reason in self.not_undone]
+        return self.report(Outcome.ROLLED_BACK, [Problem("", reason, hint="nothing was applied here"), *left])
 
     def _told(self, failure: PartFailed) -> list[Problem]:
         scrub = self.flow.redactor.scrub

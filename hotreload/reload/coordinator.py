@@ -12,7 +12,7 @@ import anyio
 from hotreload.config.document import Document
 from hotreload.errors import Problem
 from hotreload.lifecycle import Lifecycle
-from hotreload.reload.attempt import Attempt, Draft, Flow
+from hotreload.reload.attempt import Attempt, Confirm, Draft, Flow
 from hotreload.reload.bounded import Step
 from hotreload.reload.report import Outcome, PendingRestart, ReloadReport, Trigger
 
@@ -23,13 +23,21 @@ class Ticket:
     """A reload asked for. Several callers may hold the same; leaving it does not stop the reload."""
 
     def __init__(
-        self, ticket_id: str, trigger: Trigger, *, dry_run: bool, if_match: int | None, draft: Draft | None = None
+        self,
+        ticket_id: str,
+        trigger: Trigger,
+        *,
+        dry_run: bool,
+        if_match: int | None,
+        draft: Draft | None = None,
+        confirm: Confirm | None = None,
     ) -> None:
         self.id = ticket_id
         self.trigger = trigger
         self.dry_run = dry_run
         self.if_match = if_match
         self.draft = draft
+        self.confirm = confirm
         self.report: ReloadReport | None = None
         self._done = anyio.Event()
 
@@ -65,7 +73,7 @@ class ReloadCoordinator:
         self._lifecycle = lifecycle
         self._began = began
         self._heard = heard
-        self._waiting: dict[tuple[bool, int | None, Draft | None], Ticket] = {}
+        self._waiting: dict[tuple[bool, int | None, Draft | None, Confirm | None], Ticket] = {}
         self._asked = anyio.Event()
         self._running: Ticket | None = None
         self._closed = False
@@ -82,19 +90,28 @@ class ReloadCoordinator:
         dry_run: bool = False,
         if_match: int | None = None,
         draft: Draft | None = None,
+        confirm: Confirm | None = None,
         ticket_id: str | None = None,
     ) -> Ticket:
         """Ask for a reload and return its ticket; never waits.
 
         A request joins the waiting reload of its kind, which will read the file after this call: the verdict is
         on content at least as new as the request. `ticket_id` names a new ticket, not one that is joined. A `draft`
-        is checked instead of the file, always as a dry run.
+        is checked instead of the file, always as a dry run. With `confirm` the reload is prepared, and applied only
+        where that allows it (see `Confirm`); it is not called where the file is refused, and in no dry run.
         """
         dry_run = dry_run or draft is not None
-        kind = (dry_run, if_match, draft)
+        kind = (dry_run, if_match, draft, confirm)
         ticket = self._waiting.get(kind)
         if ticket is None:
-            ticket = Ticket(ticket_id or uuid.uuid4().hex, trigger, dry_run=dry_run, if_match=if_match, draft=draft)
+            ticket = Ticket(
+                ticket_id or uuid.uuid4().hex,
+                trigger,
+                dry_run=dry_run,
+                if_match=if_match,
+                draft=draft,
+                confirm=confirm,
+            )
             if self._closed:
                 ticket.finish(self._refusal(ticket) or self._ended_report(ticket))
             else:
@@ -208,4 +225,6 @@ class ReloadCoordinator:
         return self._new_attempt(ticket).report(Outcome.REFUSED, [draining])
 
     def _new_attempt(self, ticket: Ticket) -> Attempt:
-        return Attempt(self._flow, ticket.id, ticket.trigger, ticket.dry_run, self.pending_restart, ticket.draft)
+        return Attempt(
+            self._flow, ticket.id, ticket.trigger, ticket.dry_run, self.pending_restart, ticket.draft, ticket.confirm
+        )

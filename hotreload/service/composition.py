@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from hotreload.service.checks import Place, Shape
 from hotreload.service.work import ServiceWork
 from hotreload.workers.deaths import Deaths, Hook
 from hotreload.workers.execution import Execution
+from hotreload.workers.fleet import FleetLimits, divided
 from hotreload.workers.job import Surroundings
 from hotreload.workers.kind import Kind
 from hotreload.workers.limits import Limit, Rate, SharedLimit, checked_limit, checked_rate
@@ -59,6 +60,8 @@ class Declared:
     workers: dict[str, DeclaredWorker] = field(default_factory=dict[str, DeclaredWorker])
     limits: dict[str, Asked] = field(default_factory=dict[str, Asked])
     rates: dict[str, Asked] = field(default_factory=dict[str, Asked])
+    across: set[str] = field(default_factory=set[str])
+    """The limits and rates that hold over all processes on the store."""
     resources: dict[str, Resource] = field(default_factory=dict[str, Resource])
     factories: dict[str, Factory] = field(default_factory=dict[str, Factory])
     reloadables: dict[str, Reloadable] = field(default_factory=dict[str, Reloadable])
@@ -147,6 +150,7 @@ def compose(declared: Declared, started: Started, version: str, schema: Mapping[
         kinds=declared.kinds,
         pools=pools,
         shared=list(shared.values()),
+        divides=_divides([shared[name] for name in sorted(declared.across)], store),
         resources=resources,
         reloadables=[*resources, *declared.reloadables.values(), *follows],
         snapshots=started.snapshots,
@@ -172,6 +176,17 @@ class PolicyInForce:
         """Put a policy in force."""
         self._policy = self._pool.execution.policy = value
         self._store.keep_done(self._pool.queue_name, value.keep_done_s)
+
+
+def _divides(limits: Sequence[SharedLimit], store: Store | None) -> list[FleetLimits]:
+    """Have these limits hold over all nodes on the store; a store in a file has one."""
+    if not limits or store is None or store.fleet is None:
+        return []
+
+    def ready(pool: str) -> int:
+        return next((one.ready for one in store.depths() if f"workers.{one.name}" == pool), 0)
+
+    return [divided(limits, store.fleet, ready)]
 
 
 async def _payload_of(store: Store | None, job_id: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar, Union, cast
+from typing import Any, Generic, Literal, Self, TypeVar, Union, cast, get_args
 
 import anyio
 from starlette.responses import JSONResponse
@@ -60,6 +60,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., AsyncIterator[Any]])
 OnDead = Callable[[DeadJob, Any], Awaitable[object]]
 D = TypeVar("D", bound=OnDead)
+Across = Literal["process", "fleet"]
 Asked = Union[T, Callable[[S], T]]  # noqa: UP007 - mypy takes no bare type variable on the left of `|`
 """A value, or a function of the settings, which is asked again at each reload."""
 
@@ -157,24 +158,35 @@ class Service(Generic[S]):
 
         return Declares(declare)
 
-    def limit(self, name: str, value: Asked[int, S]) -> None:
-        """Declare how many jobs of all workers that name it in `shares` run at once; given out fairly."""
-        place = self._new_share("limit", name)
+    def limit(self, name: str, value: Asked[int, S], *, across: Across = "process") -> None:
+        """Declare how many jobs of all workers that name it in `shares` run at once; given out fairly.
+
+        With `across="fleet"` so many run in all processes together that share a PostgreSQL (`hotreload.store`) and
+        declare a limit of this name; whichever of them has the work. Where their values differ the lowest holds. What
+        a process that died had is free again within `hotreload.node_ttl_s`; jobs of a process that was stopped or cut
+        off for longer may still run beside those that began elsewhere. With an SQLite store it is this process'.
+        """
+        place = self._new_share("limit", name, across)
         self._declared.limits[name] = asked(place, "its value", value, checked_limit)
 
-    def rate(self, name: str, per_minute: Asked[int, S]) -> None:
+    def rate(self, name: str, per_minute: Asked[int, S], *, across: Across = "process") -> None:
         """Declare how many jobs of all workers that name it in `shares` begin in any 60 seconds; given out fairly.
 
-        From 0 to 1,000,000, live: a lower value counts what began before. Retries count as well.
+        From 0 to 1,000,000, live: a lower value counts what began before. Retries count as well. `across` as in
+        `limit`; what a process had when it ended counts for another minute.
         """
-        place = self._new_share("rate", name)
+        place = self._new_share("rate", name, across)
         self._declared.rates[name] = asked(place, "its value", per_minute, checked_rate)
 
-    def _new_share(self, what: str, name: str) -> Place:
+    def _new_share(self, what: str, name: str, across: object) -> Place:
         place = Place(f"{what} {name!r}")
         checked_name(place, name)
+        if across not in get_args(Across):
+            place.refuse(f"`across` is {across!r}", "it is 'process' or 'fleet'")
         if name in self._declared.limits or name in self._declared.rates:
             place.refuse("a limit or rate of this name is declared already")
+        if across == "fleet":
+            self._declared.across.add(name)
         return place
 
     async def enqueue(

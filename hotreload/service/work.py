@@ -20,6 +20,7 @@ from hotreload.recovery.coordinator import Search
 from hotreload.reload.apply import Reloadable
 from hotreload.service.jobs import ServiceJobs
 from hotreload.workers.deaths import DeadJob, Deaths
+from hotreload.workers.fleet import FleetLimits
 from hotreload.workers.flushing import flush
 from hotreload.workers.kind import Kind
 from hotreload.workers.limits import SharedLimit
@@ -41,6 +42,7 @@ class ServiceWork(Work):
         kinds: Mapping[str, Kind],
         pools: Sequence[Pool],
         shared: Sequence[SharedLimit],
+        divides: Sequence[FleetLimits],
         resources: Sequence[Resource],
         reloadables: Sequence[Reloadable],
         snapshots: SnapshotStore[Any],
@@ -58,6 +60,7 @@ class ServiceWork(Work):
         self._kinds = kinds
         self._pools = pools
         self._shared = shared
+        self._divides = divides
         self._resources = resources
         self._snapshots = snapshots
         self._deaths = deaths
@@ -77,6 +80,8 @@ class ServiceWork(Work):
             pool.on_settled(self._settled)
             tasks.start_soon(pool.run, name=pool.name)
         tasks.start_soon(self._deaths.run, name="on_dead")
+        for one in self._divides:
+            tasks.start_soon(one.run, name="limits over all nodes")
         if self._store is not None:
             await self._tell_parked(self._store)
             versions = {queue: kind.version for queue, kind in self._kinds.items()}
@@ -143,6 +148,10 @@ class ServiceWork(Work):
         """Return the queues, those without a worker included."""
         return [] if self._store is None else self._store.depths()
 
+    def more(self) -> dict[str, Any]:
+        """Return the limits and rates that pools share, `permits` being this process' part of one over the fleet."""
+        return {"limits": [_shared(one) for one in self._shared]}
+
     def limits(self) -> list[PoolFigures]:
         """Return the shared limits."""
         return [PoolFigures(one.name, one.value, one.running, 0, None) for one in self._shared]
@@ -151,6 +160,12 @@ class ServiceWork(Work):
         """Return the pools with what waits for them."""
         depths = {depth.name: depth for depth in self.queues()}
         return [_figures(pool, depths.get(pool.queue_name)) for pool in self._pools]
+
+
+def _shared(limit: SharedLimit) -> dict[str, Any]:
+    across = "process" if limit.part is None else "fleet"
+    permits = None if limit.part is None else limit.part.permits
+    return {"name": limit.name, "limit": limit.value, "running": limit.running, "across": across, "permits": permits}
 
 
 def _figures(pool: Pool, depth: QueueDepth | None) -> PoolFigures:

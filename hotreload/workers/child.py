@@ -28,6 +28,7 @@ from hotreload.config.records import scrub_all
 from hotreload.config.secrets import Scrubber
 from hotreload.queue.job import Done, Failed, Interrupted, Snoozed
 from hotreload.workers.failures import StopHere, verdict_on
+from hotreload.workers.isolation import end_forked
 from hotreload.workers.job import SyncJob, Within
 from hotreload.workers.kind import result_of
 from hotreload.workers.progress import Progress
@@ -99,6 +100,7 @@ class PipeDesk:
 
 def perform(wire: Wire, message: bytes, known: Scrubber) -> tuple[Any, ...]:
     """Do one job and return how it ended; what its settings hold is `known` from then on. Raises nothing."""
+    owner = os.getpid()
     try:
         name, job_id, attempt, payload, progress, settings, most_bytes = pickle.loads(message)
         if isinstance(settings, BaseModel):
@@ -108,6 +110,8 @@ def perform(wire: Wire, message: bytes, known: Scrubber) -> tuple[Any, ...]:
         return ("done", None if result is None else result_of(result, most_bytes))
     except BaseException as error:  # noqa: BLE001 - whatever a job raises is told to the parent
         return _ending(error)
+    finally:
+        end_forked(owner)
 
 
 def handler_of(module: str, qualname: str) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -53,6 +54,7 @@ class Execution:
     async def run(self, entry: ActiveJob) -> Verdict:
         """Do one job and say how it ended; raises nothing but GeneratorExit where its event loop is gone."""
         taken: list[tuple[str, Instance]] = []
+        owner = os.getpid()
         try:
             isolation.enter(entry.row.id)
             entry.job = job = self._open(entry)
@@ -67,6 +69,7 @@ class Execution:
                 raise
             return self._verdict(entry, error)
         finally:
+            isolation.end_forked(owner)
             for _, instance in taken:
                 instance.give_back()
 

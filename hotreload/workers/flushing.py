@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hotreload.lifecycle import Flushed
-from hotreload.queue.contract import Put, PutBack, Queue
+from hotreload.queue.contract import Put, PutBack
 from hotreload.queue.job import JobRow, JobState, Verdict
+from hotreload.queue.store import Store
 from hotreload.workers.active import ActiveJob
 
 
@@ -26,11 +27,11 @@ class Held:
 
 
 def flush(
-    queue: Queue | None, held: Sequence[Held], timeout_s: float, report: Callable[[Flushed], Put] | None = None
+    queue: Store | None, held: Sequence[Held], timeout_s: float, report: Callable[[Flushed], Put] | None = None
 ) -> Flushed:
     """Settle what ended, put back the rest and keep the report, all or nothing; from any thread.
 
-    Late writes are fenced. Raises as `Queue.flush`. Without a queue only the report is made.
+    Late writes are fenced. Raises as `Store.flush`. Without a queue only the report is made.
     """
     if queue is None:
         if report is not None:

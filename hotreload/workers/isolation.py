@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any, cast
@@ -23,6 +24,16 @@ Factory = Callable[..., "asyncio.Future[Any]"]
 def enter(job_id: str) -> None:
     """Mark the current context, and what is started from it, as that of a job."""
     _job.set(job_id)
+
+
+def end_forked(owner: int) -> None:
+    """End this process where it is not `owner`: a child that a job's code forked and let return to its caller.
+
+    It shares the parent's event loop, sockets and store, and would live on as a second service that nothing stops.
+    """
+    if os.getpid() != owner:
+        os.write(2, b"hotreload: a process that a job forked returned from the job's code: it is ended\n")
+        os._exit(1)
 
 
 def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
@@ -88,7 +99,8 @@ class Contained(Coroutine[Any, Any, Any]):
 
 
 class ServiceLoop(asyncio.SelectorEventLoop):
-    """The event loop of a process that runs jobs: neither a SystemExit of a callback nor a job's `stop` ends it.
+    """The event loop of a process that runs jobs: what a callback or a signal handler raises, and a job's `stop`,
+    do not end it.
 
     Before the first pool runs (`contain_exits`) it is a plain one, so that Ctrl-C ends a process that starts.
     """
@@ -98,11 +110,13 @@ class ServiceLoop(asyncio.SelectorEventLoop):
         while True:
             try:
                 return super().run_forever()
-            except (SystemExit, KeyboardInterrupt) as error:
-                if not isinstance(self.get_task_factory(), ContainedTasks):
+            except BaseException as error:
+                failed = isinstance(error, OSError) and error.errno is not None  # the loop's own: it would fail again
+                if failed or not isinstance(self.get_task_factory(), ContainedTasks):
                     raise
                 log.error(
-                    "loop.exit_ignored error=%s: raised by a callback that a job left behind", type(error).__name__
+                    "loop.error_ignored error=%s: raised by a callback or signal handler that a job left behind",
+                    type(error).__name__,
                 )
 
     def stop(self) -> None:

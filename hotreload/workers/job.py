@@ -13,8 +13,8 @@ from typing_extensions import TypeVar
 
 from hotreload.errors import LeaseLost
 from hotreload.lifecycle import Window
-from hotreload.queue.contract import Queue
 from hotreload.queue.job import PAYLOAD_MOST, Enqueued, JobRow, storable
+from hotreload.queue.store import Store
 from hotreload.workers.failures import StopHere
 from hotreload.workers.kind import Kind
 from hotreload.workers.progress import Places, Progress
@@ -30,7 +30,7 @@ Within = Callable[[Any], object]
 class Surroundings:
     """What the jobs of a pool share. `kinds` has those of all queues of the service, for follow-up work."""
 
-    queue: Queue
+    queue: Store
     kind: Kind
     newest: Callable[[], Any]
     draining: Callable[[], bool] = field(default=lambda: False)
@@ -131,9 +131,11 @@ class Job(AnyJob[P, S]):
     async def checkpoint(self, cursor: Any = None, *, within: Within | None = None) -> None:
         """Keep `cursor` (a JSON value, or of the worker's `cursor` type) and the place in the current `resume` loop.
 
-        Durable on return. `within(connection)` writes rows of the job's own into the same file and transaction:
-        both are durable or neither. Cancelled while it waits, it may or may not have been kept. LeaseLost when the
-        job is no longer this claim's; StoreUnavailable when the disk refuses: the progress before it stays.
+        Durable on return. `within(connection)` writes rows of the job's own into the same store and transaction:
+        both are durable or neither. ValueError where it ends the transaction or changes a table named `hotreload_…`;
+        on PostgreSQL it may be called again, what its first call wrote is undone then. Cancelled while it waits, it
+        may or may not have been kept. LeaseLost when the job is no longer this claim's; StoreUnavailable when the disk
+        refuses: the progress before it stays.
         """
         places = self._at()
         await self.keep(lambda progress: progress.at(cursor, places), within)
@@ -286,7 +288,7 @@ class SyncJob(AnyJob[P, S]):
 
 
 async def enqueue(
-    store: Queue, kinds: Mapping[str, Kind], queue: str, payload: Any, *, from_json: bool = False, **options: Any
+    store: Store, kinds: Mapping[str, Kind], queue: str, payload: Any, *, from_json: bool = False, **options: Any
 ) -> Enqueued:
     """Add one job of a known kind. ValueError where no worker serves `queue` or the payload does not fit."""
     kind = kind_of(kinds, queue)
@@ -295,7 +297,7 @@ async def enqueue(
 
 
 async def enqueue_many(
-    store: Queue,
+    store: Store,
     kinds: Mapping[str, Kind],
     queue: str,
     payloads: Iterable[Any],

@@ -1,11 +1,11 @@
-"""Limits that can be moved while work runs under them: of one pool, and shared by several."""
+"""Limits that can be moved while work runs under them: of one pool, and shared by several, here or over all nodes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 MAX_LIMIT = 10_000
 MAX_RATE = 1_000_000
@@ -45,18 +45,43 @@ class Limit:
             listener()
 
 
+class Part(Protocol):
+    """What this process may use of a limit that holds over several."""
+
+    @property
+    def usable(self) -> int:
+        """How many places may be taken here now."""
+        ...
+
+    @property
+    def permits(self) -> int:
+        """How many count as this process' in the others' eyes; more than `usable` after the limit shrank."""
+        ...
+
+    def taken(self, missing: int) -> None:
+        """Note that a pool took places, and so many fewer than it wanted."""
+        ...
+
+    def freed(self) -> None:
+        """Note that a place got free."""
+        ...
+
+
 class SharedLimit(Limit):
     """A limit over the jobs of several pools together, given out fairly.
 
     While pools compete, the one that holds fewer goes first (max-min fairness); a pool that has nothing to
-    claim competes for nothing. Belongs to the loop's thread.
+    claim competes for nothing. With a `part` the limit holds over several processes, and that is this one's.
+    Belongs to the loop's thread.
     """
 
     def __init__(self, name: str, value: int) -> None:
         super().__init__(value)
         self.name = f"limits.{name}"
+        self.part: Part | None = None
         self._held: dict[str, int] = {}
         self._wanting: dict[str, Callable[[], None]] = {}
+        self._missing: dict[str, int] = {}
 
     @property
     def running(self) -> int:
@@ -64,28 +89,39 @@ class SharedLimit(Limit):
         return sum(self._held.values())
 
     @property
+    def usable(self) -> int:
+        """How many places there are here now, the taken ones included."""
+        return self.value if self.part is None else self.part.usable
+
+    @property
     def full(self) -> bool:
         """True where no place is free."""
-        return self.running >= self.value
+        return self.running >= self.usable
+
+    def missing(self, ready: Callable[[str], int]) -> int:
+        """Return how many more places the pools that want some could use; `ready` jobs wait for each of them."""
+        return sum(min(self._missing[pool], max(1, ready(pool))) for pool in self._wanting)
 
     def take(self, pool: str, wanted: int, wake: Callable[[], None]) -> int:
         """Take up to `wanted` places for `pool` and return how many; it is woken where it may get the rest."""
         self._wanting.pop(pool, None)
-        taken, free = 0, self.value - self.running
+        taken, free = 0, self.usable - self.running
         while taken < min(wanted, free) and not self._behind(pool):
             self._held[pool] = self._held.get(pool, 0) + 1
             taken += 1
         if taken < wanted:
             if taken < free:  # left for those that hold fewer; where none is free, two would wake each other for ever
-                self._wake_others()
-            self._wanting[pool] = wake
+                self.wake_wanting()
+            self._wanting[pool], self._missing[pool] = wake, wanted - taken
+        if self.part is not None:
+            self.part.taken(wanted - taken)
         return taken
 
     def give_back(self, pool: str, places: int) -> None:
         """Free places and wake who waits for one."""
         if places:
             self._held[pool] -= places
-            self._wake_others()
+            self._freed()
 
     def began(self, pool: str) -> None:
         """Note that a job began with a place `pool` took."""
@@ -97,16 +133,22 @@ class SharedLimit(Limit):
     def content(self, pool: str) -> None:
         """Say that `pool` wants nothing now: the others need not wait for it."""
         if self._wanting.pop(pool, None) is not None:
-            self._wake_others()
+            self.wake_wanting()
 
     def _behind(self, pool: str) -> bool:
         """Say whether another pool that wants places holds fewer than this one."""
         held = self._held.get(pool, 0)
         return any(self._held.get(other, 0) < held for other in self._wanting)
 
-    def _wake_others(self) -> None:
+    def wake_wanting(self) -> None:
+        """Wake the pools that want a place."""
         for wake in self._wanting.values():
             wake()
+
+    def _freed(self) -> None:
+        self.wake_wanting()
+        if self.part is not None:
+            self.part.freed()
 
 
 class Rate(SharedLimit):
@@ -139,7 +181,7 @@ class Rate(SharedLimit):
         while self._began and self._began[0][0] <= loop.time():
             self._held[self._began.popleft()[1]] -= 1
         self._timer = loop.call_at(self._began[0][0], self._passed) if self._began else None
-        self._wake_others()
+        self._freed()
 
 
 class Places:

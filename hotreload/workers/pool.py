@@ -21,8 +21,8 @@ import anyio
 from hotreload import clock
 from hotreload.errors import LeaseLost, StoreUnavailable
 from hotreload.lifecycle import Flushed, Remaining, Window
-from hotreload.queue.contract import Queue
 from hotreload.queue.job import Failed, Interrupted, JobRow, JobState, Verdict
+from hotreload.queue.store import Store
 from hotreload.workers.active import ActiveJob, ActiveJobs, JobEnd
 from hotreload.workers.execution import Execution
 from hotreload.workers.flushing import Held, flush
@@ -49,7 +49,7 @@ class Pool:
         self,
         *,
         name: str,
-        queue: Queue,
+        queue: Store,
         execution: Execution,
         limit: Limit,
         shared: Sequence[SharedLimit] = (),

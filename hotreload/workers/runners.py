@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -13,6 +14,7 @@ from anyio import CapacityLimiter, from_thread, to_thread
 
 from hotreload.errors import LeaseLost
 from hotreload.workers.failures import StopHere
+from hotreload.workers.isolation import end_forked
 from hotreload.workers.job import Job, SyncJob, Within
 from hotreload.workers.limits import MAX_LIMIT
 from hotreload.workers.processes import Processes
@@ -71,10 +73,13 @@ class Threads:
         def run() -> tuple[Any, BaseException | None]:
             job.thread = threading.get_ident()
             sync = SyncJob[Any, Any](job.id, job.attempt, job.payload, job.progress, ThreadDesk(job))
+            owner = os.getpid()
             try:
                 return self._handler(sync, settings, **handed), None
             except BaseException as error:  # noqa: BLE001 - raised again in the loop
                 return None, error
+            finally:
+                end_forked(owner)
 
         result, error = await to_thread.run_sync(run, limiter=self._limiter)
         if error is not None:

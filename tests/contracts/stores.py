@@ -62,9 +62,9 @@ class Sqlite:
 
     def abandon(self, queue: SqliteQueue) -> None:
         """See `Engine`."""
-        queue._reader.close()
+        queue._engine.reader.close()
         assert queue._writer.close(5)
-        queue._files.release()
+        queue._engine.files.release()
 
     def has_table(self, connection: apsw.Connection, name: str) -> bool:
         """See `Engine`."""
@@ -95,7 +95,7 @@ class Postgres:
 
     def abandon(self, queue: PostgresQueue) -> None:
         """See `Engine`."""
-        queue._listener.close()
+        queue._engine.listener.close()
         assert queue._writer.close(5)
 
     def has_table(self, connection: psycopg.Connection, name: str) -> bool:

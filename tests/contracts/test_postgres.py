@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -15,7 +16,9 @@ import psycopg
 import pytest
 
 from hotreload.errors import LeaseLost, NotOffered, StoreLost, StoreUnavailable
+from hotreload.queue.contract import DrainMark, Put, Recovered
 from hotreload.queue.job import Done, JobState, NewJob
+from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.postgres.connection import connect
 from hotreload.queue.postgres.schema import Step, applied, migrate, steps
@@ -256,7 +259,7 @@ async def test_a_migration_that_fails_leaves_nothing(dsn: str) -> None:
 async def test_old_results_are_removed(dsn: str) -> None:
     queue = PostgresQueue.open(dsn, keep_done_s=0)
     await queue.settle(await one_of(queue, dedupe_key="k"), Done(1))
-    queue._upkeep._more = True
+    queue._engine.upkeep._more = True
     deadline = time.monotonic() + 20
     while await queue.jobs():
         assert time.monotonic() < deadline
@@ -274,4 +277,257 @@ async def test_an_address_that_is_none_and_a_copy_are_refused_without_the_passwo
     queue = PostgresQueue.open(dsn)
     with pytest.raises(NotOffered, match="pg_dump"):
         await queue.backup("x")
+    assert queue.close()
+
+
+def asks(has: int, wants: int, value: int = 16, keep_s: float = 0.0) -> list[Ask]:
+    return [Ask("limits.calls", value, has, wants, keep_s)]
+
+
+async def test_permits_are_divided_between_nodes_and_come_back_with_an_orderly_end(dsn: str) -> None:
+    one, two = PostgresQueue.open(dsn, "one"), PostgresQueue.open(dsn, "two")
+    assert await one.fleet.share(asks(0, 40)) == [Grant(16, 16, short=False)]
+    assert await two.fleet.share(asks(0, 40)) == [Grant(0, 0, short=True)]
+    assert await one.fleet.share(asks(16, 40)) == [Grant(16, 8, short=False)]
+    assert await one.fleet.share(asks(8, 40)) == [Grant(8, 8, short=False)]
+    assert await two.fleet.share(asks(0, 40)) == [Grant(8, 8, short=False)]
+    assert await one.fleet.share(asks(8, 40, value=4)) == [Grant(8, 0, short=True)]
+    one.flush(["a"], 5)
+    assert await two.fleet.share(asks(8, 40)) == [Grant(16, 16, short=False)]
+    assert await one.fleet.share(asks(8, 40)) == [Grant(0, 0, short=False)], "nothing begins after the flush"
+    assert one.close()
+    assert two.close()
+
+
+async def test_the_permits_of_a_node_that_is_gone_are_free_at_its_next_start_those_of_a_rate_a_minute_later(
+    dsn: str,
+) -> None:
+    one, two = PostgresQueue.open(dsn, "one"), PostgresQueue.open(dsn, "two")
+    limit, rate = Ask("limits.calls", 16, 0, 16), Ask("rates.calls", 16, 0, 16, 60.0)
+    assert await one.fleet.share([limit, rate]) == [Grant(16, 16, short=False)] * 2
+    ENGINES["postgres"].abandon(one)
+    assert await two.fleet.share([limit, rate]) == [Grant(0, 0, short=True)] * 2
+    again = PostgresQueue.open(dsn, "one")
+    assert await two.fleet.share([limit, rate]) == [Grant(16, 16, short=False), Grant(0, 0, short=False)]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("UPDATE hotreload_permits SET until = clock_timestamp() WHERE until IS NOT NULL")
+    assert await two.fleet.share([limit, rate]) == [Grant(16, 16, short=False)] * 2
+    assert await two.fleet.share([Ask(one.name, 16, 0, 0) for one in (limit, rate)]) == [Grant(0, 0, short=False)] * 2
+    assert await two.read(lambda connection: connection.execute("SELECT * FROM hotreload_permits").fetchall()) == []
+    assert again.close()
+    assert two.close()
+
+
+CHANGES = {
+    "insert": "INSERT INTO hotreload_queues (name) VALUES ('mine')",
+    "update": "UPDATE hotreload_jobs SET state = 'done'",
+    "delete": "DELETE FROM hotreload_jobs",
+    "truncate": "TRUNCATE hotreload_steps",
+    "with": "WITH gone AS (DELETE FROM hotreload_jobs RETURNING id) INSERT INTO mine SELECT id FROM gone",
+    "prepared": "PREPARE sweeps AS DELETE FROM hotreload_jobs; EXECUTE sweeps",
+    "procedure": "DO $$ BEGIN EXECUTE 'delete from ' || 'hotreload' || '_jobs'; END $$",
+    "cascade": "DELETE FROM mine",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_function_of_a_user_cannot_change_the_tables_of_the_store(dsn: str, change: str) -> None:
+    queue = PostgresQueue.open(dsn)
+    row = await one_of(queue)
+
+    def prepare(connection: Any) -> None:
+        connection.execute("CREATE TABLE mine (x bigint PRIMARY KEY)")
+        sweep = (
+            "CREATE FUNCTION sweep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM hotreload_jobs; END $$"
+        )
+        connection.execute(sweep)
+        connection.execute("INSERT INTO mine VALUES (1)")
+        connection.execute("CREATE TRIGGER sweep AFTER DELETE ON mine FOR EACH STATEMENT EXECUTE FUNCTION sweep()")
+
+    calls = itertools.count()
+
+    def both(connection: Any) -> None:
+        connection.execute("INSERT INTO mine VALUES (2)")
+        connection.execute(CHANGES[change].replace("sweeps", f"sweeps_{next(calls)}"))  # no rollback undoes a PREPARE
+
+    await queue.write(prepare)
+    refused: list[str] = []
+
+    async def wrong(call: Any) -> None:
+        with pytest.raises(
+            ValueError, match=r"(INSERT|UPDATE|DELETE|TRUNCATE) hotreload_\w+: not for a function"
+        ) as error:
+            await call
+        refused.append(str(error.value))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wrong, queue.write(both))
+        tasks.start_soon(wrong, queue.checkpoint(row, 7, within=both))
+        tasks.start_soon(queue.write, lambda connection: connection.execute("INSERT INTO mine VALUES (3)"))
+        tasks.start_soon(queue.enqueue, new(2))
+    assert len(refused) == 2
+    mine = await queue.read(lambda connection: connection.execute("SELECT x FROM mine ORDER BY x").fetchall())
+    assert mine == [(1,), (3,)]
+    await queue.checkpoint(row, 8, within=lambda connection: connection.execute("INSERT INTO mine VALUES (4)"))
+    assert await queue.settle(row, Done()) is JobState.DONE
+    assert depth(queue) == (1, 0, 0, 0)
+    assert queue.close()
+
+
+async def test_every_table_has_the_guard_those_of_a_later_step_too(dsn: str) -> None:
+    PostgresQueue.open(dsn).close()
+    later = [*steps(), Step(steps()[-1].version + 1, "later", "CREATE TABLE hotreload_later (x INTEGER)")]
+    with connect(dsn) as connection:
+        migrate(connection, later)
+        unguarded = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' "
+            "AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = pg_class.oid AND tgname = 'hotreload_guard')"
+        )
+        assert unguarded.fetchall() == []
+
+
+@pytest.mark.parametrize("ends", ["COMMIT", "rollback", " END", b"ABORT", "BEGIN", "START TRANSACTION"])
+async def test_a_text_that_ends_the_transaction_is_refused_and_fails_no_neighbour(dsn: str, ends: Any) -> None:
+    queue = PostgresQueue.open(dsn)
+    await queue.write(lambda connection: connection.execute("CREATE TABLE mine (x INTEGER)"))
+
+    async def wrong() -> None:
+        with pytest.raises(ValueError, match="the transaction is the store's"):
+            await queue.write(lambda connection: connection.execute(ends))
+
+    def in_parts(connection: Any) -> None:
+        connection.execute("SAVEPOINT part")
+        connection.execute("INSERT INTO mine VALUES (1)")
+        connection.execute("ROLLBACK TO part")
+        connection.execute("INSERT INTO mine VALUES (2)")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(queue.enqueue, new(1))
+        tasks.start_soon(wrong)
+        tasks.start_soon(queue.write, in_parts)
+    assert await queue.read(lambda connection: connection.execute("SELECT x FROM mine").fetchall()) == [(2,)]
+    assert depth(queue) == (1, 0, 0, 0)
+    assert queue.close()
+
+
+async def test_many_old_results_are_removed_in_many_transactions(dsn: str) -> None:
+    PostgresQueue.open(dsn).close()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            """
+            INSERT INTO hotreload_jobs (id, queue, state, priority, run_at_ms, max_attempts, version, enqueued_at_ms,
+                ended_at_ms, payload)
+            SELECT n, 'a', 'done', 0, 1, 1, 1, 1, n, 'null' FROM generate_series(1, 5000) AS n;
+            INSERT INTO hotreload_queues (name, done) VALUES ('a', 5000);
+            CREATE TABLE removed (rows bigint);
+            CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                INSERT INTO removed SELECT count(*) FROM gone; RETURN NULL; END $$;
+            CREATE TRIGGER note AFTER DELETE ON hotreload_jobs REFERENCING OLD TABLE AS gone
+                FOR EACH STATEMENT EXECUTE FUNCTION note();
+            """
+        )
+        queue = PostgresQueue.open(dsn, keep_done_s=0)
+        queue._engine.upkeep._more = True
+
+        def gone() -> list[Any]:
+            return connection.execute("SELECT rows FROM removed WHERE rows > 0").fetchall()
+
+        await until(lambda: sum(rows for (rows,) in gone()) == 5000)
+        assert gone() == [(2000,), (2000,), (1000,)]
+        assert queue.close()
+
+
+async def test_a_node_cut_in_its_drain_is_taken_over_as_interrupted_and_its_report_is_made(dsn: str) -> None:
+    reports: list[Recovered] = []
+
+    def report(found: Recovered) -> Put:
+        reports.append(found)
+        return Put("drain", "d", "{}", 9)
+
+    one = PostgresQueue.open(dsn, "one", ttl_s=5)
+    two = PostgresQueue.open(dsn, "two", ttl_s=5, report_cut=report)
+    row = await one_of(one)
+    one.mark_draining(5, DrainMark("d", "signal"))
+    await until(lambda: two.depths() and depth(two) == (0, 0, 1, 0))
+    ENGINES["postgres"].abandon(one)
+    await until(lambda: depth(two) == (1, 0, 0, 0))
+    found = await two.job(row.id)
+    assert found is not None
+    assert (found.interruptions, found.crashes, found.history) == (1, 0, [])
+    assert [list(each.interrupted) for each in reports] == [[row.id]]
+    assert [document.id for document in await two.documents("drain")] == ["d"]
+    again = PostgresQueue.open(dsn, "one")
+    left = (again.recovered.interrupted, again.recovered.crashed, again.recovered.drain)
+    assert left == ([], [], None), "the next start of the node finds nothing more to count"
+    assert again.close()
+    assert two.close()
+
+
+@pytest.mark.parametrize(("boot", "stalled"), [("this", 1), ("before", 0)])
+async def test_a_take_over_after_a_reboot_says_nothing_about_the_job(dsn: str, boot: str, stalled: int) -> None:
+    one, two = PostgresQueue.open(dsn, "one", ttl_s=5), PostgresQueue.open(dsn, "two", ttl_s=5)
+    row = await one_of(one)
+    await until(lambda: two.depths() and depth(two) == (0, 0, 1, 0))
+    ENGINES["postgres"].abandon(one)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        if boot == "before":
+            changed = (
+                "UPDATE hotreload_nodes SET owner = jsonb_set(owner::jsonb, '{boot}', '\"before\"') WHERE name = 'one'"
+            )
+            connection.execute(changed)
+        await until(lambda: depth(two) == (1, 0, 0, 0))
+        asked = "SELECT crashes, stalled_crashes FROM hotreload_jobs WHERE id = %s"
+        assert connection.execute(asked, (row.id,)).fetchone() == (1, stalled)
+    assert two.close()
+
+
+async def test_a_node_that_ended_in_order_leaves_nothing_to_take_over(dsn: str) -> None:
+    one, two = PostgresQueue.open(dsn, "one", ttl_s=5), PostgresQueue.open(dsn, "two", ttl_s=5)
+    row = await one_of(one)
+    one.mark_draining(5, DrainMark("d", "signal"))
+    one.flush(["a"], 5)
+    assert one.close()
+    await until(lambda: owners(dsn) == {"two": True})
+    found = await two.job(row.id)
+    assert found is not None
+    assert (found.state, found.interruptions, found.crashes) == (JobState.READY, 1, 0)
+    assert two.close()
+
+
+def owners(dsn: str) -> dict[str, bool]:
+    with psycopg.connect(dsn) as connection:
+        return dict(connection.execute("SELECT name, owner <> '' FROM hotreload_nodes").fetchall())
+
+
+async def test_a_store_is_migrated_while_nodes_work_on_it(dsn: str) -> None:
+    queue = PostgresQueue.open(dsn, "one")
+    ended = anyio.Event()
+    done: list[str] = []
+
+    async def work() -> None:
+        while not ended.is_set():
+            await queue.enqueue(new(1, 2))
+            for row in await queue.claim("a", 2):
+                await queue.checkpoint(row, 1, step=("s", 1))
+                await queue.settle(row, Done())
+                done.append(row.id)
+            await queue.put_document("kind", "id", 1)
+
+    def migrate_often() -> None:
+        known = list(steps())
+        tables = ("documents", "queues", "steps", "jobs", "nodes")
+        with connect(dsn) as connection:
+            for number in range(20):
+                sql = ";".join(f"ALTER TABLE hotreload_{table} ADD COLUMN more_{number} bigint" for table in tables)
+                known.append(Step(known[-1].version + 1, f"more_{number}", sql))
+                assert migrate(connection, known) == [known[-1].version]
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(work)
+        await anyio.to_thread.run_sync(migrate_often)
+        ended.set()
+    assert queue.trouble is None
+    assert len(done) == len(set(done)) > 0
+    assert (await queue.jobs(state=JobState.DONE, limit=1000)) != []
     assert queue.close()

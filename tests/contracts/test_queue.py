@@ -69,6 +69,15 @@ async def test_a_name_of_any_bytes_is_kept_escaped_and_found_again(queue: Any) -
             NewJob(half, 1)
 
 
+async def test_two_keys_that_differ_are_two_jobs(queue: Any) -> None:
+    keys = [os.fsdecode(b"bad\xff"), "bad\\udcff", "bad\\\\udcff", "bad\\" + os.fsdecode(b"\xff"), "bad\0", "bad\\x00"]
+    added = await queue.enqueue([NewJob("a", key, dedupe_key=key) for key in keys])
+    assert added.ids == ["1", "2", "3", "4", "5", "6"]
+    assert [row.payload for row in await queue.claim("a", 10)] == keys
+    again = await queue.enqueue([NewJob("a", key, dedupe_key=key) for key in keys])
+    assert [job.id for job in again.jobs] == added.ids
+
+
 async def test_ids_are_given_in_order_and_never_again(store: Store) -> None:
     queue = store.open()
     first = await queue.enqueue(new(1, 2, 3))

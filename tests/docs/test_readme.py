@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from pydantic import BaseModel
 
@@ -21,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "examples/reference/README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").glob("*/README.md")), ROOT / "systemd/README.md"]
 BLOCK = re.MULTILINE | re.DOTALL
-TYPED = {"README.md", "examples/summaries/README.md", "examples/monitoring/README.md"}
+TYPED = {"examples/fleet/README.md", "README.md", "examples/summaries/README.md", "examples/monitoring/README.md"}
 """Pages whose console blocks are typed by tests."""
 SHARED = {"--help", "--json", "--url", "--key-file", "--socket", "--name", "--config", "--verbose"}
 """Options that are described for all verbs together."""
@@ -54,7 +55,10 @@ def test_every_command_shown_exists_with_its_options() -> None:
     shown = re.findall(r"(?:^(?:\$ )?|ExecStart=|ExecReload=)\S*hotreload (\w+)([^\n#]*)", blocks, re.MULTILINE)
     assert len(shown) >= 6
     for verb, arguments in shown:
-        known = {option for parameter in root.commands[verb].params for option in parameter.opts}
+        command = root.commands[verb]
+        if isinstance(command, click.Group):
+            command = command.commands[arguments.split()[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", arguments.split(" -- ")[0])) <= known, (verb, arguments)
 
 

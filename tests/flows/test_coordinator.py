@@ -254,6 +254,56 @@ async def test_a_caller_who_leaves_does_not_stop_the_reload(tmp_path: Path) -> N
         assert (report.id, report.outcome) == ("mine", Outcome.APPLIED)
 
 
+async def test_what_is_not_confirmed_is_taken_back_and_what_is_was_prepared_before(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        asked: list[tuple[Outcome, int, int]] = []
+        one.gate.half = Half()
+
+        async def confirm(report: ReloadReport) -> str | None:
+            asked.append((report.outcome, len(one.gate.prepared), one.snapshots.current.generation))
+            one.save(vlm={"max_concurrent": 7})
+            return "another node refused" if len(asked) == 1 else None
+
+        one.save(vlm={"max_concurrent": 5})
+        report = await one.reload(confirm=confirm)
+        assert (report.outcome, report.errors[0].message) == (Outcome.ROLLED_BACK, "another node refused")
+        assert one.gate.half.stages == ["undo"]
+        assert one.snapshots.current.settings.vlm.max_concurrent == 4
+        one.save(vlm={"max_concurrent": 5})
+        report = await one.reload(confirm=confirm)
+        assert (report.outcome, report.changes[0].new) == (Outcome.APPLIED, 5), "what was checked"
+        assert asked == [(Outcome.VALID, 1, 1), (Outcome.VALID, 2, 1)]
+
+
+async def test_a_reload_cut_before_it_is_confirmed_is_taken_back(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+        waits = anyio.Event()
+        one.gate.half = Half()
+
+        async def confirm(_report: ReloadReport) -> str | None:
+            waits.set()
+            await anyio.sleep_forever()
+            return None
+
+        one.save(vlm={"max_concurrent": 5})
+        ticket = one.coordinator.submit(SIGNAL, confirm=confirm)
+        await waits.wait()
+        await one.coordinator.close(5)
+        assert (await ticket.wait()).outcome is Outcome.REFUSED
+        assert one.snapshots.current.generation == 1
+        assert one.gate.half.stages == ["undo"]
+
+
+async def test_a_file_that_is_refused_is_not_asked_to_be_confirmed(tmp_path: Path) -> None:
+    async with running(tmp_path) as one:
+
+        async def confirm(_report: ReloadReport) -> str | None:
+            raise AssertionError("there is nothing to confirm")
+
+        one.save(vlm={"max_concurrent": -5})
+        assert (await one.reload(confirm=confirm)).outcome is Outcome.REJECTED
+
+
 async def test_a_generation_that_moved_on_is_refused(tmp_path: Path) -> None:
     async with running(tmp_path) as one:
         one.save(vlm={"max_concurrent": 5})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 from anyio.abc import Process
 from playwright.async_api import expect
 
+from tests.contracts.postgres import Server
 from tests.process.running import HOTRELOAD, Spoken, started, wait_until
 
 from .browser import Visit, browser, needs_chromium, visit
@@ -306,3 +307,34 @@ async def test_the_page_works_through_the_tunnel_without_a_key_and_only_with_its
         status = (await service.http.get("/admin/status")).json()
         assert status["phase"] == "running"
         assert status["queues"][0]["paused"]
+
+
+@pytest.fixture
+def database() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.remove()
+
+
+async def test_nodes_on_one_store_are_seen_one_that_differs_and_one_that_is_gone(
+    short_path: Path, database: Server
+) -> None:
+    own = {"root_key": KEY, "watch": False, "store": database.dsn, "node_ttl_s": 5}
+    folders = [short_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "ov.conf").write_text(json.dumps({"hotreload": own, "limit": 2}))
+    async with served(folders[0]) as first, served(folders[1]) as second, served(folders[2]), signed_in(first) as seen:
+        await seen.view("nodes", "Nodes")
+        rows = seen.page.locator("main table tbody tr")
+        await expect(rows).to_have_count(3)
+        await expect(seen.page.locator("main")).to_contain_text("a/.hotreload (this one)")
+        await expect(seen.page.locator("main")).not_to_contain_text("differs")
+        (folders[1] / "ov.conf").write_text(json.dumps({"hotreload": own, "limit": 5}))
+        assert (await second.http.post("/admin/config/reload")).json()["outcome"] == "applied"
+        await expect(rows.nth(1)).to_contain_text("differs from most")
+        assert await seen.violations() == []
+        second.process.kill()
+        await expect(rows.nth(1)).to_contain_text("gone", timeout=20_000)
+        assert PLANTED not in await seen.page.content()
+        assert "postgresql://" not in await seen.page.content()

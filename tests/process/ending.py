@@ -6,12 +6,13 @@ import asyncio
 import atexit
 import multiprocessing
 import os
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-from hotreload import Job, Live, LiveSettings, Service
+from hotreload import Job, Live, LiveSettings, Service, SyncJob
 
 FORKING = multiprocessing.get_context("fork")
 
@@ -37,6 +38,14 @@ def hang() -> None:
     threading.Event().wait()
 
 
+def fork(*, exits: bool) -> int:
+    """Let a child return from the job as well, or raise SystemExit from it."""
+    child = os.fork()
+    if exits and not child:
+        sys.exit(3)
+    return child
+
+
 @service.worker("work", limit=lambda conf: conf.limit)
 async def work(job: Job[str], conf: Settings) -> int:
     """Begin something that outlives the job; return its process id, or the status of a child."""
@@ -54,9 +63,23 @@ async def work(job: Job[str], conf: Settings) -> int:
         case "pool":
             kept.append(ProcessPoolExecutor(1, mp_context=FORKING))
             return await asyncio.get_running_loop().run_in_executor(kept[-1], os.getpid)
+        case "fork" | "fork and exit":
+            return fork(exits=job.payload != "fork")
         case "orphan":
             await (await asyncio.create_subprocess_exec("sh", "-c", "sleep 0.1 &")).wait()
             child = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
             return await child.wait()
         case _:
             return os.getpid()
+
+
+@service.worker("threads", limit=1)
+def in_a_thread(job: SyncJob[str], conf: Settings) -> int:
+    """Fork and return twice."""
+    return os.fork()
+
+
+@service.worker("processes", limit=1, process=True)
+def in_a_process(job: SyncJob[str], conf: Settings) -> int:
+    """Fork and return twice."""
+    return os.fork()

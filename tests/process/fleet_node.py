@@ -22,7 +22,8 @@ from hotreload.errors import LeaseLost
 from hotreload.queue.job import Backoff, JobRow
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.postgres.connection import Connection, Node, run
-from hotreload.queue.postgres.statements import Checkpoint, Outcome, Settlement, Statements
+from hotreload.queue.postgres.engine import PostgresEngine
+from hotreload.queue.verbs import Checkpoint, Outcome, Settlement, Verbs
 from tests.bench.pool import pool_of
 
 STEPS = 3
@@ -44,7 +45,7 @@ class UnfencedNode(Node):
         return 0.0
 
 
-class UnfencedStatements(Statements):
+class UnfencedVerbs(Verbs):
     """Writes of a job whatever its newest token is."""
 
     def checkpoint(self, connection: Connection, calls: Sequence[Checkpoint]) -> Sequence[LeaseLost | None]:
@@ -56,11 +57,17 @@ class UnfencedStatements(Statements):
         return super().settle(connection, [call._replace(row=_newest(connection, call.row)) for call in calls])
 
 
+class UnfencedEngine(PostgresEngine):
+    """One whose writes ask nothing."""
+
+    node_type = UnfencedNode
+    verbs_type = UnfencedVerbs
+
+
 class Unfenced(PostgresQueue):
     """The planted bug."""
 
-    node_type = UnfencedNode
-    statements_type = UnfencedStatements
+    engine_type = UnfencedEngine
 
 
 def _newest(connection: Connection, row: JobRow) -> JobRow:

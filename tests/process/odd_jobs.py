@@ -83,10 +83,13 @@ STRAYS: Final[list[asyncio.Task[None]]] = []
 BLOCKING: Final = {"without_gil": without_gil, "busy": busy, "with_gil": with_gil, "forks": forks}
 
 
-def take_signals(way: str, number: int) -> None:
+def take_signals(conf: Settings, way: str, number: int) -> None:
     """Take a signal away from the service, as libraries do."""
     if way == "handles":
-        signal.signal(number, lambda *_heard: None)
+        signal.signal(number, lambda *_heard: tell(conf, "H", number))
+        os.kill(os.getpid(), number)
+    elif way == "defaults":
+        signal.signal(number, signal.SIG_DFL)
     else:
         asyncio.get_running_loop().add_signal_handler(number, lambda: None)
 
@@ -105,8 +108,8 @@ async def odd(job: Job[Odd], conf: Settings) -> int:
     if way == "fails":
         tell(conf, "S", job.id, way)
         raise ConnectionError("as jobs do")
-    if way in ("handles", "listens"):
-        take_signals(way, int(job.payload.seconds))
+    if way in ("handles", "defaults", "listens"):
+        take_signals(conf, way, int(job.payload.seconds))
         tell(conf, "S", job.id, way)
         return 0
     for step in job.resume(range(1, STEPS + 1)):

@@ -27,7 +27,7 @@ from hotreload.errors import LeaseLost, StoreUnavailable
 from hotreload.queue.job import Done, Failed, Interrupted, JobRow, JobState, NewJob
 from hotreload.queue.sqlite import SqliteQueue
 from hotreload.queue.sqlite.connection import connect
-from hotreload.queue.sqlite.statements import Claim
+from hotreload.queue.verbs import Claim
 from tests.contracts.stores import counters_agree
 
 STEPS = 3
@@ -64,8 +64,8 @@ async def disturb(queue: SqliteQueue) -> None:
 
 def tend_now(queue: SqliteQueue) -> None:
     """Have the writer do its upkeep, as after a quiet time."""
-    queue._upkeep._busy_at -= 3_600
-    queue._upkeep._looked_at -= 3_600
+    queue._engine.upkeep._busy_at -= 3_600
+    queue._engine.upkeep._looked_at -= 3_600
     queue._writer.nudge()
 
 
@@ -79,7 +79,7 @@ async def every_verb(queue: SqliteQueue, tell: Tell) -> None:
     for row in done.rows:
         tell(f"K {row.id} {row.lease_seq}")
         await queue.settle(row, Interrupted(0.001))
-    queue._unclaim(await queue._writer.run(queue._statements.claim, Claim("b", 1)))
+    queue._unclaim(await queue._writer.run(queue._verbs.claim, Claim("b", 1)))
     for verb in (queue.retry, queue.discard):
         [failing] = await _claim(queue, "b", 1, tell)
         tell(f"f {failing.id}")
@@ -99,9 +99,9 @@ async def every_verb(queue: SqliteQueue, tell: Tell) -> None:
     [ending] = await _claim(queue, "a", 1, tell)
     queue.requeue_running(["a", "b"], 10, ended=[(ending, Interrupted())])
     tell("p")
-    queue._upkeep._keep_done_s = -60
+    queue._engine.upkeep._keep_done_s = -60
     tend_now(queue)
-    while queue._upkeep._wal_pages or any(standing.done for standing in queue._ledger.standings().values()):
+    while queue._engine.upkeep._wal_pages or any(standing.done for standing in queue._ledger.standings().values()):
         await queue.write(lambda _: None)
     tell("m")
 

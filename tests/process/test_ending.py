@@ -19,9 +19,9 @@ TARGET = "tests.process.ending:service"
 DEADLINE_S = 3.0
 
 
-async def done(service: Running, what: str) -> int:
+async def done(service: Running, what: str, queue: str = "work") -> int:
     """Have a job done and return its result."""
-    answer = await service.http.post("/admin/jobs", json={"queue": "work", "payload": what})
+    answer = await service.http.post("/admin/jobs", json={"queue": queue, "payload": what})
     job = f"/admin/jobs/{answer.json()['id']}"
 
     async def is_done() -> bool:
@@ -67,6 +67,23 @@ async def test_a_hook_that_hangs_holds_the_process_no_longer_than_the_deadline(s
         with anyio.fail_after(DEADLINE_S + 10):
             assert await service.process.wait() == 0
         assert not alive(helper)
+
+
+@pytest.mark.parametrize(
+    ("queue", "what"), [("work", "fork"), ("work", "fork and exit"), ("threads", ""), ("processes", "")]
+)
+async def test_a_child_that_a_job_forks_and_lets_return_is_ended(short_path: Path, queue: str, what: str) -> None:
+    async with serving(short_path, target=TARGET) as service:
+        forked = await done(service, what, queue)
+        await service.spoken.line("a process that a job forked returned from the job's code: it is ended")
+
+        async def gone() -> bool:
+            return not alive(forked)
+
+        await wait_until(gone, 10, "the child is gone")
+        service.process.terminate()
+        with anyio.fail_after(20):
+            assert await service.process.wait() == 0, "\n".join(service.spoken.lines)
 
 
 async def test_as_pid_1_it_reaps_orphans_and_takes_no_exit_status_of_a_child(short_path: Path) -> None:

@@ -188,3 +188,6 @@ async def test_another_node_takes_over_from_one_that_is_gone(
                 await spoken.line("took node", 20)
                 assert await gone.wait() != 0, "it ends, so that it is started again as a node"
             assert states(address) == {"done": 4}
+            with psycopg.connect(address) as connection:
+                counted = connection.execute("SELECT crashes, interruptions FROM hotreload_jobs ORDER BY id").fetchall()
+            assert sorted(counted) == [(0, 0), (0, 0), (1, 0), (1, 0)], "its own jobs crashed once, no other did"

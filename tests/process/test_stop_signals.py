@@ -154,16 +154,43 @@ async def _marked(folder: Path) -> bool:
         return False
 
 
-async def test_a_signal_that_other_code_takes_ends_nothing(short_path: Path) -> None:
+async def test_a_stop_signal_that_other_code_takes_is_taken_back_and_its_handler_called_after(short_path: Path) -> None:
     async with odd(short_path, deadline_s=1.0) as service:
-        job = await add(service, "odd", "handles", float(signal.SIGTERM))
-        await begun(service, job)
-        service.process.terminate()
-        with anyio.move_on_after(2.5):  # the sentinel heard it as well, and would have ended the process
+        job = await add(service, "odd", "handles", float(signal.SIGTERM))  # it is sent to its own handler once
+        await service.spoken.line("signal.taken_back SIGTERM")
+        with anyio.move_on_after(2.5):  # the sentinel heard that one as well, and would have ended the process
             assert await service.process.wait() is None
         assert (await service.status())["phase"] == "running"
-        service.process.send_signal(signal.SIGINT)
+        service.process.terminate()
         assert await ended(service) == 0
+    heard = f"H {signal.SIGTERM:d}"
+    assert (short_path / "history").read_text().splitlines() == [heard, f"S {job} handles", heard]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_signal_whose_default_action_other_code_restores_drains_all_the_same(
+    short_path: Path, number: signal.Signals
+) -> None:
+    async with odd(short_path) as service:
+        await add(service, "odd", "defaults", float(number))
+        await service.spoken.line(f"signal.taken_back {number.name}")
+        service.process.send_signal(number)
+        assert await ended(service) == 0
+
+
+async def test_a_hangup_whose_default_action_other_code_restores_reloads_all_the_same(short_path: Path) -> None:
+    async with odd(short_path) as service:
+        first = await add(service, "odd", "defaults", float(signal.SIGHUP))
+        last = await add(service, "odd", "defaults", float(signal.SIGTERM))
+        await begun(service, first)
+        await begun(service, last)
+        await service.spoken.line("signal.taken_back SIGTERM")  # SIGHUP is taken back in the same step
+        service.process.send_signal(signal.SIGHUP)
+
+        async def reloaded() -> bool:
+            return len(await service.get("/admin/config/history")) > 0
+
+        await wait_until(reloaded, 10, "a reload by the signal")
 
 
 async def test_a_lost_wake_up_descriptor_is_said(short_path: Path) -> None:

@@ -286,3 +286,9 @@ def test_any_callable_that_takes_a_job_is_a_handler(handler: Any) -> None:
     service = fresh()
     service.worker("work", limit=lambda conf: conf.vlm.calls)(handler)
     service.check_declared()
+
+
+def test_an_event_loop_that_is_not_of_asyncio_is_refused_in_one_line() -> None:
+    entered = fresh().running().__aenter__()
+    with pytest.raises(RuntimeError, match="a service runs in an event loop of asyncio"):
+        entered.send(None)

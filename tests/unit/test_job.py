@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from hotreload.queue.job import (
     Transition,
     after_crash,
     decide,
+    storable,
 )
 
 NOW_MS = 1_800_000_000_000
@@ -182,3 +184,27 @@ def test_only_one_that_was_alone_is_parked(row: JobRow, only_suspect: bool) -> N
     assert (to.state is JobState.DEAD) == parked
     assert to.suspect == (not parked and row.stalled_crashes + 1 >= CRASHES_TO_SUSPECT)
     assert (to.attempts, to.interruptions, to.run_at_ms) == (row.attempts, row.interruptions, row.run_at_ms)
+
+
+@given(st.text("\\udcf8x0a\0\udc80\udcff", max_size=12))
+def test_what_is_stored_for_a_name_says_which_name_it_was(name: str) -> None:
+    assert _name_of(storable(name)) == name
+    storable(name).encode()
+
+
+def test_an_ordinary_name_is_stored_as_it_is() -> None:
+    for name in ("a/b", "C:\\x\\udc", "ü", "\\\\server\\x1", "\\"):
+        assert storable(name) == name
+    assert storable("\\" * 100_000) == "\\" * 100_000
+
+
+def _name_of(kept: str) -> str:
+    """Read a stored name back: of backslashes before an escape, or what reads like it, an odd one begins it."""
+
+    def read(found: re.Match[str]) -> str:
+        literal, escape = "\\" * (len(found[1]) // 2), found[2]
+        if len(found[1]) % 2 == 0:
+            return literal + escape
+        return literal + chr(int(escape[1:], 16))
+
+    return re.sub(r"(\\*)(udc[89a-f][0-9a-f]|x00)", read, kept)

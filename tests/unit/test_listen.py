@@ -15,8 +15,7 @@ import pytest
 from hotreload.admin.control_socket import bind_tcp
 from hotreload.host.edges import Edges
 from hotreload.host.start import RunOptions
-from hotreload.systemd import listen
-from hotreload.systemd.listen import STORED, handed_over
+from hotreload.systemd.listen import STORED, Handed, handed_over
 from hotreload.systemd.notifier import Notifier
 from tests.control import FakeControl
 
@@ -39,21 +38,21 @@ def store(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
         yield receiver
 
 
-def _hand_over(monkeypatch: pytest.MonkeyPatch, listener: socket.socket, name: str) -> None:
-    """Pretend that systemd put this socket at the place of the first one."""
-    monkeypatch.setattr(listen, "FIRST", listener.fileno())
-    for variable, value in {"LISTEN_PID": OURS, "LISTEN_FDS": "1", "LISTEN_FDNAMES": name}.items():
-        monkeypatch.setenv(variable, value)
+def _handed(listener: socket.socket, name: str) -> list[Handed]:
+    """Return what is taken where systemd put this socket at the place of the first one."""
+    environ = {"LISTEN_PID": OURS, "LISTEN_FDS": "1", "LISTEN_FDNAMES": name}
+    return handed_over(environ, first=listener.fileno())
 
 
-def test_a_listening_socket_is_taken(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
-    _hand_over(monkeypatch, listener, "openviking.socket")
-    (handed,) = handed_over()
+def test_a_listening_socket_is_taken(listener: socket.socket) -> None:
+    (handed,) = _handed(listener, "openviking.socket")
     assert (handed.name, handed.stored) == ("openviking.socket", False)
     assert handed.listener.getsockname() == listener.getsockname()
     assert not handed.listener.getblocking()
     handed.listener.close()
-    assert handed_over()[0].name == "openviking.socket", "the descriptor itself stays for a process executed again"
+    assert _handed(listener, "openviking.socket")[0].name == "openviking.socket", (
+        "the descriptor itself stays for a process executed again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,12 +69,13 @@ def test_what_is_meant_for_others_is_not_taken(environ: dict[str, str]) -> None:
     assert handed_over(environ) == []
 
 
-def test_what_does_not_listen_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_listen_is_left_alone() -> None:
     with socket.socket() as unbound:
-        _hand_over(monkeypatch, unbound, "")
-        assert handed_over() == []
-        assert unbound.fileno() >= 0
-    assert handed_over() == [], "a descriptor that is not open"
+        number = unbound.fileno()
+        assert _handed(unbound, "") == []
+        assert unbound.fileno() == number
+    environ = {"LISTEN_PID": OURS, "LISTEN_FDS": "1"}
+    assert handed_over(environ, first=number) == [], "a descriptor that is not open"
 
 
 async def _answers(edges: Edges) -> list[str]:
@@ -91,38 +91,34 @@ async def _answers(edges: Edges) -> list[str]:
 
 
 @pytest.mark.anyio
-async def test_a_socket_unit_decides_the_address(
-    monkeypatch: pytest.MonkeyPatch, listener: socket.socket, short_path: Path
-) -> None:
-    _hand_over(monkeypatch, listener, "served.socket")
+async def test_a_socket_unit_decides_the_address(listener: socket.socket, short_path: Path) -> None:
     options = RunOptions(socket=short_path / "run/control", http="127.0.0.1:1")
     host, port = listener.getsockname()
-    assert await _answers(Edges(FakeControl(), "served", options, Notifier())) == [f"{host}:{port}"]
+    handed = _handed(listener, "served.socket")
+    assert await _answers(Edges(FakeControl(), "served", options, Notifier(), handed)) == [f"{host}:{port}"]
 
 
 @pytest.mark.anyio
-async def test_what_we_bind_is_stored_and_taken_up_again(
-    monkeypatch: pytest.MonkeyPatch, store: socket.socket, listener: socket.socket, short_path: Path
-) -> None:
+async def test_what_we_bind_is_stored_and_taken_up_again(store: socket.socket, short_path: Path) -> None:
     options = RunOptions(socket=short_path / "run/control", http="127.0.0.1:0")
     await _answers(Edges(FakeControl(), "served", options, Notifier()))
     message, descriptors, _, _ = socket.recv_fds(store, 1000, 4)
     assert message == f"FDSTORE=1\nFDNAME={STORED}".encode()
     with socket.socket(fileno=descriptors[0]) as kept:
         host, port = kept.getsockname()
-        _hand_over(monkeypatch, kept, STORED)
         again = RunOptions(socket=short_path / "run/control", http=f"{host}:{port}")
-        assert await _answers(Edges(FakeControl(), "served", again, Notifier())) == [f"{host}:{port}"]
+        edges = Edges(FakeControl(), "served", again, Notifier(), _handed(kept, STORED))
+        assert await _answers(edges) == [f"{host}:{port}"]
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("http", [None, "127.0.0.1:0"])
 async def test_what_is_stored_for_another_address_is_forgotten(
-    monkeypatch: pytest.MonkeyPatch, store: socket.socket, short_path: Path, http: str | None
+    store: socket.socket, short_path: Path, http: str | None
 ) -> None:
     bound = bind_tcp("127.0.0.1", 0)
-    _hand_over(monkeypatch, bound, STORED)
-    edges = Edges(FakeControl(), "served", RunOptions(socket=short_path / "run/control", http=http), Notifier())
+    options = RunOptions(socket=short_path / "run/control", http=http)
+    edges = Edges(FakeControl(), "served", options, Notifier(), _handed(bound, STORED))
     bound.detach()
     await _answers(edges)
     assert store.recv(1000) == f"FDSTOREREMOVE=1\nFDNAME={STORED}".encode()

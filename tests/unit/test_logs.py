@@ -216,3 +216,12 @@ def test_control_characters_are_shown_and_not_obeyed() -> None:
     assert logs.ScrubbedFormatter("%(message)s").format(record) == shown
     assert logs.JournalFormatter("%(message)s").format(record) == "\n".join(f"<3>{line}" for line in shown.splitlines())
     assert logs.as_error("a\x1bb") == "a\\x1bb"
+
+
+def test_a_closed_stderr_makes_no_call_of_the_log_raise() -> None:
+    code = (
+        "import logging, sys\nfrom hotreload import logs\nlogs.configure()\nsys.stderr.close()\n"
+        "logging.getLogger('a').error('unheard')\nprint('went on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "went on\n"

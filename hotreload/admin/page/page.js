@@ -417,9 +417,15 @@ function startDrain() {
 
 function nodes() {
   const list = state.status?.nodes ?? [];
-  const common = list[0]?.fingerprint;
   return [table("Nodes on the shared store", ["node", "phase", "generation", "fingerprint", "last seen", "configuration"],
-    list.map((one) => [one.name ?? one.id, one.phase, one.generation, one.fingerprint, time(one.seen_at), one.fingerprint === common ? "as the first" : badge("differs", "warn")]), [2])];
+    list.map((one) => [
+      one.own ? `${one.name} (this one)` : one.name,
+      one.alive ? one.phase : badge("gone", "bad"),
+      one.generation,
+      one.fingerprint,
+      time(one.seen_at),
+      one.differs ? badge("differs from most", "warn") : one.alive ? "as most" : "",
+    ]), [2])];
 }
 
 // --- signing in --------------------------------------------------------------------------------------------

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import psycopg
 import psycopg.sql
+from psycopg.abc import Params
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
@@ -21,6 +23,8 @@ from hotreload.errors import HotreloadError, StoreLost, StoreOwned, StoreUnavail
 R = TypeVar("R")
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+REFUSED: Final = "HR001"
+"""The SQLSTATE with which a table of the store refuses a function of a user."""
 CONNECT_WITHIN_S: Final = 3
 LOCK_WITHIN_MS: Final = 1_000
 """How long the lock of a node is waited for: the server may take a moment to notice that its last owner was killed."""
@@ -51,6 +55,11 @@ WHERE node.name = was.name RETURNING extract(epoch FROM node.seen_at - was.seen_
     EXISTS (SELECT 1 FROM hotreload_nodes AS other WHERE other.name <> node.name AND other.owner <> '')
 """
 _SEEN: Final = "SELECT owner, extract(epoch FROM clock_timestamp() - seen_at) FROM hotreload_nodes WHERE name = %s"
+_ENDS: Final = re.compile(
+    r"\s*(BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|PREPARE\s+TRANSACTION|"
+    r"ROLLBACK(?!\s+((WORK|TRANSACTION)\s+)?TO\b))\b",
+    re.IGNORECASE,
+)
 _NODE_LOCK: Final = "hashtextextended('hotreload node ' || current_schema() || ' ' || %s, 0)"
 
 
@@ -127,13 +136,40 @@ def rolled_back(connection: Connection) -> None:
         run(connection, "ROLLBACK")
 
 
+class _Guarded(psycopg.Cursor[tuple[Any, ...]]):
+    """A cursor that refuses what would end the transaction, or begin another."""
+
+    def execute(self, query: Any, params: Params | None = None, **options: Any) -> Self:
+        """As `psycopg.Cursor.execute`."""
+        text = query.decode(errors="replace") if isinstance(query, bytes) else query
+        text = text.as_string(self) if isinstance(text, psycopg.sql.Composable) else str(text)
+        if _ENDS.match(text):
+            raise ValueError(f"{text.strip()!r}: the transaction is the store's; use a SAVEPOINT for a part of it")
+        return super().execute(query, params, **options)
+
+
 def guarded(connection: Connection, function: Callable[[Connection], R]) -> R:
-    """Call `function(connection)` in a savepoint of the open transaction; ValueError where it ended the transaction."""
-    with connection.transaction():
-        found = function(connection)
-        if connection.info.transaction_status == TransactionStatus.IDLE:
-            raise ValueError("the function ended the transaction that it was called in")
-        return found
+    """Call `function(connection)` in a savepoint of the open transaction; ValueError for what reaches beyond its rows.
+
+    That is what ends the transaction of all callers, or inserts into, updates, deletes from or truncates a table of the
+    store: the tables refuse it while `hotreload.function` is on. The error undoes what the function did, as any other.
+    """
+    run(connection, "SET LOCAL hotreload.function = 'on'")
+    connection.cursor_factory = _Guarded
+    try:
+        with connection.transaction():
+            found = function(connection)
+            if connection.info.transaction_status == TransactionStatus.IDLE:
+                raise ValueError("the function ended the transaction that it was called in")
+    except psycopg.Error as error:
+        if error.sqlstate == REFUSED:
+            said = f"{error.diag.message_primary}: not for a function inside the store's transaction"
+            raise ValueError(said) from error
+        raise
+    finally:
+        connection.cursor_factory = psycopg.Cursor
+    run(connection, "SET LOCAL hotreload.function = 'off'")
+    return found
 
 
 def as_error(error: BaseException, where: str) -> BaseException:
@@ -144,6 +180,15 @@ def as_error(error: BaseException, where: str) -> BaseException:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         return StoreUnavailable(f"{where}: {said}")
     return error
+
+
+def not_opened(error: psycopg.Error, where: str) -> BaseException:
+    """Return what an error means while a store is opened: StoreUnavailable, in one line."""
+    said = str(error).strip().splitlines()[0]
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        said += "; `hotreload store check` names the privileges that a role lacks"
+    found = as_error(error, where)
+    return found if isinstance(found, StoreUnavailable) else StoreUnavailable(f"{where}: {said}")
 
 
 # --- the owner of a node ----------------------------------------------------------------------------------------------

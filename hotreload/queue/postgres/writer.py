@@ -26,8 +26,9 @@ import psycopg
 
 from hotreload.errors import StoreLost, StoreUnavailable
 from hotreload.queue.calls import A, AnyCall, R, SyncCall, Verb, ask, ask_sync, deliver
+from hotreload.queue.ledger import Ledger
 from hotreload.queue.postgres.connection import Connection, Node, as_error, commit, rolled_back, run
-from hotreload.queue.postgres.ledger import Ledger
+from hotreload.queue.postgres.statements import counting
 from hotreload.queue.postgres.wakeup import Announcer, topics_of
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,10 @@ class Unresolved(NamedTuple):
 
 
 class Health:
-    """Set by the writer's thread, read by any."""
+    """Set by the writer's thread, read by any. Of a database nothing is put right or lost from here."""
+
+    incident: str | None = None
+    lost: str | None = None
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -121,6 +125,7 @@ class Writer:
         health: Health,
         upkeep: Callable[[bool], SyncCall[Any, Any] | None],
         takes_over: Callable[[Connection], None],
+        looks: Callable[[Connection], None],
         where: str,
         look_s: float = LOOK_S,
     ) -> None:
@@ -131,6 +136,7 @@ class Writer:
         self._health = health
         self._upkeep = upkeep
         self._takes_over = takes_over
+        self._looks = looks
         self._steady_since: float | None = None
         self._where = where
         self._look_s = look_s
@@ -271,6 +277,8 @@ class Writer:
             connection = self._connected()
             gap_s, now = self._node.keep(connection) if lease else 0.0, time.monotonic()
             self._ledger.refresh(connection)
+            if lease:
+                self._looks(connection)
             if lease and (self._steady_since is None or gap_s > self._node.lease_s / 2):
                 self._steady_since = now
             if lease and now - (self._steady_since or now) >= self._node.lease_s:
@@ -312,10 +320,11 @@ class Writer:
             connection = self._connected()
             number = self._node.begin(connection)
             self._perform(connection, calls, apart=apart)
-            ledger, told = self._ledger.sql(), self._topics()
+            sums = self._ledger.sums()
+            told = self._topics()
             committing = True
-            rows = commit(connection, *filter(None, (ledger, told)))
-            if ledger:
+            rows = commit(connection, *([counting(sums)] if sums else []), *([told] if told else []))
+            if sums:
                 self._ledger.wrote(rows[0])
         except BaseException as error:  # noqa: BLE001 - the thread must live, the callers must be told
             self._ledger.dropped()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -246,6 +247,51 @@ def as_error(error: BaseException, path: Path) -> BaseException:
         return error
     found.__cause__ = error
     return found
+
+
+class Reader:
+    """A read-only connection, opened when first asked; calls from several threads take turns."""
+
+    def __init__(self, path: Path, opens: Connect) -> None:
+        self._path = path
+        self._opens = opens
+        self._turn = threading.Lock()
+        self._connection: apsw.Connection | None = None
+
+    def read(self, query: Callable[[apsw.Connection], R]) -> R:
+        """Run a query and return its result; StoreUnavailable where the store cannot be read."""
+        with self._turn:
+            try:
+                return query(self._open())
+            except apsw.Error as error:
+                self._drop()
+                raise as_error(error, self._path) from error
+
+    def read_guarded(self, query: Callable[[apsw.Connection], R]) -> R:
+        """As `read` for a user's function; ValueError for SQL that does not only read."""
+        return self.read(lambda connection: run_guarded(connection, query, inside=False))
+
+    def close(self) -> None:
+        """Close, and end what is read meanwhile; the next read opens it again."""
+        connection = self._connection
+        if connection is not None:
+            connection.interrupt()
+        with self._turn:
+            self._drop()
+
+    def _open(self) -> apsw.Connection:
+        if self._connection is None:
+            self._connection = self._opens(str(self._path))
+            self._connection.set_busy_timeout(WAITS_FOR_A_LOCK_MS)
+            self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            run(self._connection, "PRAGMA query_only = ON; PRAGMA mmap_size = 0").fetchall()
+            self._connection.authorizer = Authorizer(reads=True)
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close(True)
 
 
 # --- a user's function inside the store's own transaction -----------------------------------------------------------

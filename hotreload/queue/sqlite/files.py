@@ -39,13 +39,16 @@ class StoreLock:
     `before` that of the last, "" where nothing is known; `machine_ended` where the machine was started again since.
     """
 
-    def __init__(self, store: Path) -> None:
-        """Take the lock; StoreOwned, naming the owner, where another process or queue holds it."""
+    def __init__(self, store: Path, *, signs: bool = True) -> None:
+        """Take the lock; StoreOwned, naming the owner, where another process or queue holds it.
+
+        Without `signs` the text of the last owner stays: for a process that only looks.
+        """
         self._store = store
         self.path = store.with_name(f"{store.name}.lock")
         self._fd, self.before = self._take()
         self.machine_ended = _boot_of(self.before) not in (None, _boot())
-        self.text = _sign(self._fd)
+        self.text = _sign(self._fd) if signs else self.before
 
     def renew(self) -> None:
         """Where the lock file was removed or replaced, take that of its name now; StoreOwned if taken."""

@@ -24,10 +24,11 @@ import apsw
 
 from hotreload.errors import StoreLost, StoreUnavailable
 from hotreload.queue.calls import A, AnyCall, R, SyncCall, Verb, ask, ask_sync, deliver
-from hotreload.queue.sqlite.connection import REOPENED_AFTER, Database, as_error, run
+from hotreload.queue.ledger import Ledger
+from hotreload.queue.sqlite.connection import REOPENED_AFTER, Database, as_error, atomically, run
 from hotreload.queue.sqlite.files import StoreFiles
-from hotreload.queue.sqlite.ledger import Ledger
-from hotreload.queue.sqlite.statements import PRUNED_AT_ONCE, prune, put_fact
+from hotreload.queue.sqlite.statements import put_fact
+from hotreload.queue.verbs import PRUNED_AT_ONCE, Verbs
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class Upkeep:
     def __init__(
         self,
         ledger: Ledger,
+        verbs: Verbs,
         *,
         now_ms: Callable[[], int],
         monotonic: Callable[[], float],
@@ -116,6 +118,7 @@ class Upkeep:
         keep_done_most: int,
     ) -> None:
         self._ledger = ledger
+        self._verbs = verbs
         self._now_ms = now_ms
         self._monotonic = monotonic
         self._keep_done_s = keep_done_s
@@ -161,7 +164,10 @@ class Upkeep:
     def run(self, connection: apsw.Connection) -> bool:
         """Remove some old results; True where the WAL is to be folded in now. Outside of any transaction."""
         self._looked_at = self._busy_at = self._monotonic()
-        self._more = prune(connection, self._ledger, self._before_ms, self._keep_done_most)
+        with atomically(connection):
+            self._more = self._verbs.prune(connection, self._before_ms, self._keep_done_most)
+            self._ledger.write(connection)
+        self._ledger.committed()
         return not self._more
 
     def fold(self, connection: apsw.Connection) -> None:
@@ -186,10 +192,12 @@ class Writer:
         ledger: Ledger,
         upkeep: Upkeep,
         health: Health,
+        whole: Callable[[apsw.Connection], bool],
         reopened: Callable[[], None],
     ) -> None:
         self._database = database
         self._files = files
+        self._whole = whole
         self._reopened = reopened
         self._ledger = ledger
         self._upkeep = upkeep
@@ -326,7 +334,7 @@ class Writer:
         except StoreUnavailable as changed:
             self._health.failed(changed)
             try:
-                self._database.bring_back(self._ledger.agrees)
+                self._database.bring_back(self._whole)
             except StoreUnavailable as error:
                 self._health.not_brought_back(error)
                 raise

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Final, NamedTuple
 
+import psycopg
+
 from hotreload.errors import StoreUnavailable
 from hotreload.queue.postgres.connection import Connection, atomically, one, run
 
@@ -17,8 +19,28 @@ _THERE: Final = """
 SELECT count(*) FROM pg_class
 WHERE relname = 'hotreload_schema' AND relnamespace = quote_ident(current_schema())::regnamespace
 """
+# Every transaction of a node writes its row first: from here on none is half-way in the tables that the steps change.
+_ALONE: Final = "LOCK TABLE hotreload_nodes IN SHARE ROW EXCLUSIVE MODE"
 _VERSIONS: Final = """
 CREATE TABLE hotreload_schema (version bigint PRIMARY KEY, name text NOT NULL, applied_at timestamptz DEFAULT now())
+"""
+
+# WHEN is asked once a statement, without a call; a table that a later step makes is guarded as well.
+_GUARD: Final = """
+DO $do$
+DECLARE ours text;
+BEGIN
+    FOR ours IN
+        SELECT relname FROM pg_class
+        WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind = 'r'
+            AND starts_with(relname, 'hotreload_') AND NOT EXISTS (
+                SELECT FROM pg_trigger WHERE tgrelid = pg_class.oid AND tgname = 'hotreload_guard')
+    LOOP
+        EXECUTE format('CREATE TRIGGER hotreload_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I
+            FOR EACH STATEMENT WHEN (current_setting(''hotreload.function'', true) = ''on'')
+            EXECUTE FUNCTION hotreload_refuse()', ours);
+    END LOOP;
+END $do$
 """
 
 
@@ -52,13 +74,26 @@ def migrate(connection: Connection, known: Sequence[Step] | None = None) -> Sequ
             raise StoreUnavailable(
                 f"the store has schema {has}, this release knows up to {known[-1].version}: run the newer release"
             )
-        if has == 0:
-            run(connection, _VERSIONS)
         missing = [step for step in known if step.version > has]
-        for step in missing:
-            run(connection, step.sql)
-            run(connection, "INSERT INTO hotreload_schema (version, name) VALUES (%s, %s)", (step.version, step.name))
+        try:
+            _apply(connection, has, missing)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise StoreUnavailable(
+                f"the store has schema {has}, this release needs {known[-1].version}, and the role may not migrate it "
+                f"({str(error).splitlines()[0]}): hotreload store migrate, as the role that owns the tables"
+            ) from error
     return [step.version for step in missing]
+
+
+def _apply(connection: Connection, has: int, missing: Sequence[Step]) -> None:
+    if has == 0:
+        run(connection, _VERSIONS)
+    else:
+        run(connection, _ALONE)
+    for step in missing:
+        run(connection, step.sql)
+        run(connection, "INSERT INTO hotreload_schema (version, name) VALUES (%s, %s)", (step.version, step.name))
+    run(connection, _GUARD)
 
 
 def applied(connection: Connection) -> int:

@@ -1,47 +1,58 @@
-"""The depths of the queues: kept by the transactions that move jobs, shown from a copy in memory."""
+"""The depths of the queues: kept by the transactions that move jobs, shown from a copy in memory, told to listeners."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from psycopg.sql import quote
+from hotreload.queue.contract import QueueDepth
 
-from hotreload.queue.notify import Standing
-from hotreload.queue.postgres.connection import Connection, run
+if TYPE_CHECKING:
+    from hotreload.queue.verbs import Statements
+
+log = logging.getLogger(__name__)
 
 Column = Literal["ready", "scheduled", "running", "done", "dead", "suspects"]
 COLUMNS: Final[tuple[Column, ...]] = ("ready", "scheduled", "running", "done", "dead", "suspects")
 
-_STANDING: Final = f"""
-name, {", ".join(COLUMNS)}, paused,
-(SELECT min(run_at_ms) FROM hotreload_jobs WHERE queue = name AND state = 'scheduled')
-"""
-# In the order of names, so that two nodes never wait for each other.
-_ADD: Final = f"""
-INSERT INTO hotreload_queues AS now (name, {", ".join(COLUMNS)})
-SELECT * FROM unnest({{}}::text[], {", ".join(["{}::bigint[]"] * len(COLUMNS))}) AS new (name) ORDER BY name
-ON CONFLICT (name) DO UPDATE SET {", ".join(f"{column} = now.{column} + excluded.{column}" for column in COLUMNS)}
-RETURNING {_STANDING}
-"""
-_READ: Final = f"SELECT {_STANDING} FROM hotreload_queues"
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One queue as of the last commit; `suspects` are unfinished, `next_due_ms` is that of the scheduled."""
+
+    name: str
+    ready: int = 0
+    scheduled: int = 0
+    running: int = 0
+    done: int = 0
+    dead: int = 0
+    suspects: int = 0
+    paused: bool = False
+    next_due_ms: int | None = None
+
+    def depth(self) -> QueueDepth:
+        """Return the part that is shown."""
+        return QueueDepth(self.name, self.ready, self.scheduled, self.running, self.dead, self.paused)
 
 
 class Ledger:
     """Collects what the calls of one group move, writes it with them, shows it once it is durable.
 
     `add`, `mark`, `undo`, `write` belong to the writer's thread and its open transaction; what `standings` returns is
-    replaced whole after each commit, so any thread may read.
+    replaced whole after each commit, so any thread may read. `listeners` are called after a commit with the name of
+    each queue that has more to claim, or something sooner.
     """
 
-    def __init__(self, committed: Callable[[Mapping[str, Standing], Mapping[str, Standing]], None]) -> None:
-        self._standings: dict[str, Standing] = {}
+    def __init__(self, sql: Statements) -> None:
+        self._sql = sql
+        self._standings: Mapping[str, Standing] = {}
         self._moves: list[tuple[str, Column, int]] = []
         self._written: dict[str, Standing] = {}
         self.woken: set[str] = set()
-        """The queues in which a claim may find more once the open transaction is committed; set by `write`."""
-        self._heard = committed
+        """The queues in which a claim may find more once the open transaction is committed; set by `sums`."""
+        self.listeners: list[Callable[[str], None]] = []
 
     def standings(self) -> Mapping[str, Standing]:
         """Return every queue as of the last commit, those of other nodes as of the last look."""
@@ -65,34 +76,31 @@ class Ledger:
         """Forget what was noted since `mark`: the caller's savepoint was rolled back."""
         del self._moves[mark:]
 
-    def write(self, connection: Connection) -> None:
+    def write(self, connection: Any) -> None:
         """Write what was noted, as the last thing before the commit: the rows of the queues are locked from here on."""
-        if sql := self.sql():
-            self.wrote(run(connection, sql).fetchall())
+        if sums := self.sums():
+            self.wrote(self._sql.count(connection, sums))
 
-    def sql(self) -> str:
-        """Return the statement that `write` runs, "" where nothing was noted; `wrote` is to have its rows."""
+    def sums(self) -> Mapping[str, Sequence[int]]:
+        """Return what is to be added to the counters of each queue; `wrote` is to have their rows then."""
         sums: dict[str, dict[Column, int]] = {}
         for queue, column, by in self._moves:
             sums.setdefault(queue, dict.fromkeys(COLUMNS, 0))[column] += by
         self.woken = {queue for queue, column, by in self._moves if column in ("ready", "scheduled") and by >= 0}
         if any(by["running"] < 0 for by in sums.values()):  # a suspect may have waited for the end of any run
             self.woken |= {one.name for one in self._standings.values() if one.suspects and one.ready}
-        if not sums:
-            return ""
-        columns = [list(sums), *([by[column] for by in sums.values()] for column in COLUMNS)]
-        return _ADD.format(*map(quote, columns))
+        return {queue: list(by.values()) for queue, by in sums.items()}
 
     def wrote(self, rows: Sequence[Any]) -> None:
         """Take the queues as they are once the open transaction is committed."""
         self._written = {found.name: found for found in map(_standing, rows)}
 
     def committed(self) -> None:
-        """Show what was written."""
+        """Show what was written, and tell the listeners."""
         before, written = self._standings, self._written
         self._standings = {**before, **written}
         self.dropped()
-        self._heard(before, written)
+        self._tell(before, written)
 
     def dropped(self) -> None:
         """Forget the open transaction: it was rolled back."""
@@ -108,19 +116,46 @@ class Ledger:
             return False
         now = replace(known, ready=max(1, known.ready))
         self._standings = {**self._standings, queue: now}
-        self._heard({}, {queue: now})
+        self._tell({}, {queue: now})
         return True
 
-    def refresh(self, connection: Connection) -> None:
+    def refresh(self, connection: Any) -> None:
         """Take over what the database says, and tell of every queue with something to claim.
 
         Not only of what is more than before: what others had locked a moment ago may be free again.
         """
         self.dropped()
-        self._standings = {found.name: found for found in map(_standing, run(connection, _READ))}
-        self._heard({}, self._standings)
+        self._standings = self.read(connection)
+        self._tell({}, self._standings)
+
+    def read(self, connection: Any) -> Mapping[str, Standing]:
+        """Return what the database says."""
+        return {found.name: found for found in map(_standing, self._sql.rows(connection, "standings"))}
+
+    def _tell(self, before: Mapping[str, Standing], written: Mapping[str, Standing]) -> None:
+        """Tell what a commit changed; `written` holds the queues it touched.
+
+        A suspect may wait for another one in another queue, so the end of any run wakes every queue that has suspects.
+        """
+        woken = {name for name, now in written.items() if _better(before.get(name, Standing(name)), now)}
+        if any(now.running < before[name].running for name, now in written.items() if name in before):
+            woken |= {name for name, now in {**before, **written}.items() if now.suspects and now.ready}
+        for name in sorted(woken):
+            for listener in self.listeners:
+                try:
+                    listener(name)
+                except Exception:
+                    log.exception("queue.listener_failed queue=%s", name)
 
 
-def _standing(row: Any) -> Standing:
+def _better(was: Standing, now: Standing) -> bool:
+    """Say whether a caller that found nothing to claim, or waits for the next job that is due, should look again."""
+    if now.paused:
+        return False
+    sooner = now.next_due_ms is not None and (was.next_due_ms is None or now.next_due_ms < was.next_due_ms)
+    return was.paused or now.ready > was.ready or sooner
+
+
+def _standing(row: Sequence[Any]) -> Standing:
     name, *counts, paused, due = row
-    return Standing(name, *counts, paused=paused, next_due_ms=due)
+    return Standing(name, *counts, paused=bool(paused), next_due_ms=due)

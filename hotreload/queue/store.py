@@ -1,24 +1,24 @@
-"""The queue on SQLite as its callers use it."""
+"""The queue as its callers use it, on whatever engine.
+
+Durable means: on the disk when the call returns, SIGKILL and power loss included. Delivery is at least once;
+within one queue claims go by priority, then by the time a job became ready, then by id. A write of a job
+carries the fencing token of its claim; one that is no longer the newest is refused with LeaseLost and
+changes nothing. Every asynchronous call is one unit: cancelled while it waits it may or may not have
+happened, and calling it again is safe (enqueue by its dedupe key, the others by the token).
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import random
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
-from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-import apsw
 from anyio import to_thread
 
-from hotreload import clock
 from hotreload.errors import QueueDraining, StoreLost, StoreUnavailable
+from hotreload.queue.calls import Verb
 from hotreload.queue.contract import (
     Added,
     Cancelled,
@@ -31,20 +31,14 @@ from hotreload.queue.contract import (
     PutBack,
     QueueDepth,
     Recovered,
-    Report,
     Requeued,
 )
+from hotreload.queue.fleet import Fleet
 from hotreload.queue.job import PAYLOAD_MOST, Backoff, Done, JobRow, JobState, NewJob, Verdict, decide, stored, to_json
-from hotreload.queue.notify import Notify
-from hotreload.queue.sqlite.connection import Connect, Database, as_error, connect, one, run_guarded
-from hotreload.queue.sqlite.documents import Documents
-from hotreload.queue.sqlite.files import StoreFiles, copy, sync_folder
-from hotreload.queue.sqlite.ledger import Ledger
-from hotreload.queue.sqlite.reads import Reader
-from hotreload.queue.sqlite.recovery import recover
-from hotreload.queue.sqlite.schema import migrate
-from hotreload.queue.sqlite.statements import (
-    LAST_ID,
+from hotreload.queue.ledger import Ledger
+from hotreload.queue.reads import Reads
+from hotreload.queue.recovery import Documents
+from hotreload.queue.verbs import (
     Checkpoint,
     Claim,
     Exchange,
@@ -53,20 +47,124 @@ from hotreload.queue.sqlite.statements import (
     Raw,
     Settlement,
     Statements,
-    fact,
+    Verbs,
     leased,
     numbers,
-    put_fact,
 )
-from hotreload.queue.sqlite.writer import Health, Upkeep, Writer
 
 log = logging.getLogger(__name__)
 
+A = TypeVar("A")
 R = TypeVar("R")
-DAY_S: Final = 86_400.0
-_STATES: Final = """
-SELECT json_group_array(json_array(id, state)) FROM hotreload_jobs WHERE id IN (SELECT value FROM json_each(?))
-"""
+
+
+class Writer(Protocol):
+    """The thread that does every write, many callers to a transaction."""
+
+    async def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> R:
+        """Do `verb` with `arg` in the next group; its result once that is durable.
+
+        Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
+        result. StoreUnavailable where the store could not be written or is closed.
+        """
+        ...
+
+    def run_sync(self, verb: Verb[A, R], arg: A, *, timeout_s: float, urgent: bool = False) -> R:
+        """As `run`, from any other thread; no event loop needed. `urgent` goes before all that waits.
+
+        TimeoutError after `timeout_s` seconds: it may happen yet.
+        """
+        ...
+
+    def post(self, verb: Verb[A, R], arg: A) -> None:
+        """Do `verb` in a next group, or in a later one until the store can be written; no caller waits for it."""
+        ...
+
+
+class Health(Protocol):
+    """Set by the writer's thread, read by any."""
+
+    lost_listeners: list[Callable[[str], None]]
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the store cannot be written now, None where it can; tried again by itself meanwhile."""
+        ...
+
+    @property
+    def incident(self) -> str | None:
+        """What happened to the store not long ago, where it was put right; None without."""
+        ...
+
+    @property
+    def lost(self) -> str | None:
+        """Why what was acknowledged is in no place that the next start finds, None where it is."""
+        ...
+
+
+class Upkeep(Protocol):
+    """What the writer does while no caller waits; nothing from the moment it is `suspended`."""
+
+    suspended: bool
+
+    def keep_done(self, queue: str, keep_s: float) -> None:
+        """Keep ended jobs of a queue for another time than the others; from any thread."""
+        ...
+
+
+class Engine(Protocol):
+    """An open store of one engine: its parts, and what it does in a way of its own.
+
+    `owner` tells this owner of the store from those before and after it (see `DrainMark`). `fleet` are the processes
+    that share the store, None where no other one can.
+    """
+
+    ledger: Ledger
+    verbs: Verbs
+    documents: Documents
+    reads: Reads
+    recovered: Recovered
+
+    @property
+    def owner(self) -> str: ...
+    @property
+    def sql(self) -> Statements: ...
+    @property
+    def writer(self) -> Writer: ...
+    @property
+    def health(self) -> Health: ...
+    @property
+    def upkeep(self) -> Upkeep: ...
+    @property
+    def fleet(self) -> Fleet | None: ...
+
+    def guarded(self, connection: Any, function: Callable[[Any], R]) -> R:
+        """Call a user's function in the open transaction; ValueError where it would reach beyond its own rows."""
+        ...
+
+    def read(self, query: Callable[[Any], R]) -> R:
+        """Call a user's function that may only read, beside the writer."""
+        ...
+
+    def backup(self, into: str | PathLike[str]) -> int:
+        """Write a consistent copy into a file, and return its size in bytes."""
+        ...
+
+    def insist(self, verb: Verb[A, R], arg: A, timeout_s: float) -> R:
+        """As `Writer.run_sync`, and again after an outage that is over within `timeout_s`."""
+        ...
+
+    def release(self, connection: Any) -> None:
+        """Give back what is shared with other processes; in the transaction of the last flush."""
+        ...
+
+    def leave(self, timeout_s: float) -> None:
+        """Write the last word of an owner that ends in order: it left nothing."""
+        ...
+
+    def close(self, timeout_s: float) -> bool:
+        """Do what waits, give the store back; False where that took over `timeout_s`."""
+        ...
 
 
 class LastFlush(NamedTuple):
@@ -77,113 +175,53 @@ class LastFlush(NamedTuple):
     report: Callable[[PutBack], Put] | None
 
 
-class SqliteQueue:
-    """Meets `Queue`; see there for what each verb promises. Open it with `open`.
+class Store:
+    """The verbs of a worker, and what people and the host need beside them; see the module's promises.
 
-    Any number of event loops and threads of the one owning process may use it. Every write waits for its
-    turn in the writer's thread and returns once it is on the disk; where the store cannot be written the call
-    raises StoreUnavailable and the next call tries again. Nothing of it happened then, unless the disk failed in the
-    last moment, as it made the commit durable: it may have happened, what was claimed goes back by itself, and
-    calling again is safe. `trouble` says why the last write failed; it is None once one worked again.
+    Any number of event loops and threads of the one owning process may use it. Every write waits for its turn in the
+    writer's thread and returns once it is durable; where the store cannot be written the call raises StoreUnavailable
+    and the next call tries again. Nothing of it happened then, unless the disk failed in the last moment, as it made
+    the commit durable: it may have happened, what was claimed goes back by itself, and calling again is safe.
     """
 
-    recovered: Recovered
-    """What the last owner left running, and what became of it at `open`."""
-
     def __init__(
-        self,
-        path: Path,
-        *,
-        opens: Connect,
-        now_ms: Callable[[], int],
-        jitter: Callable[[], float],
-        backoff: Backoff,
-        keep_done_s: float,
-        keep_done_most: int,
-        cut: DrainMark | None,
-        report_cut: Report | None,
+        self, engine: Engine, *, now_ms: Callable[[], int], jitter: Callable[[], float], backoff: Backoff | None
     ) -> None:
-        self.path = path
+        self._engine = engine
+        self._writer, self._verbs, self._documents = engine.writer, engine.verbs, engine.documents
+        self._ledger, self._reads, self._health = engine.ledger, engine.reads, engine.health
         self._now_ms = now_ms
         self._jitter = jitter
-        self._backoff = backoff
-        self._notify = Notify()
-        self._ledger = Ledger(self._notify.committed)
-        self._statements = Statements(self._ledger, now_ms)
-        self._documents = Documents(now_ms)
-        self._upkeep = Upkeep(
-            self._ledger,
-            now_ms=now_ms,
-            monotonic=time.monotonic,
-            keep_done_s=keep_done_s,
-            keep_done_most=keep_done_most,
-        )
-        self._health = Health()
+        self._backoff = backoff or Backoff()
         self._draining = self._marked = False
         self.payload_most: Callable[[], int] = lambda: PAYLOAD_MOST
-        self._files = StoreFiles(path)
-        self._opens = opens
-        self._reader, self._user_reader = Reader(path, opens), Reader(path, opens)
-        database = Database(self._files, opens, opened=self._opened)
-        try:
-            self.recovered = self._recover(database, cut, report_cut)
-        except BaseException:
-            database.close()
-            self._files.release()
-            raise
-        self._writer = Writer(database, self._files, self._ledger, self._upkeep, self._health, self._close_readers)
+        self.recovered = engine.recovered
+        """What the last owner left running, and what became of it as the store was opened."""
 
-    @classmethod
-    def open(
-        cls,
-        path: str | PathLike[str],
-        *,
-        opens: Connect = connect,
-        now_ms: Callable[[], int] = clock.now_ms,
-        jitter: Callable[[], float] = random.random,
-        backoff: Backoff | None = None,
-        keep_done_s: float = DAY_S,
-        keep_done_most: int = 100_000,
-        cut: DrainMark | None = None,
-        report_cut: Report | None = None,
-    ) -> SqliteQueue:
-        """Own the store at `path` (made where there is none, readable by its owner only) and put right what was left.
+    @property
+    def wake_up(self) -> str | None:
+        return None
 
-        Takes the lock, brings the schema up to date, puts back what was running (`recovered`). Blocks for some
-        milliseconds, needs no event loop. StoreOwned where another process owns it, StoreUnavailable where it
-        cannot be used (also: written by a newer release); then nothing is held and nothing was changed.
-        Results stay for `keep_done_s`, the newest `keep_done_most` of them at most. `cut` is the mark of a
-        drain that was left elsewhere, as its owner could not make it here; it counts if that was the last owner. Of a
-        drain that was cut, `report_cut` makes the report, which is kept in the transaction that puts right the rest.
-        """
-        return cls(
-            Path(path).resolve(),
-            opens=opens,
-            now_ms=now_ms,
-            jitter=jitter,
-            backoff=backoff or Backoff(),
-            keep_done_s=keep_done_s,
-            keep_done_most=keep_done_most,
-            cut=cut,
-            report_cut=report_cut,
-        )
-
-    wake_up: Final = None
     """One process owns the file and knows what changes; see `PostgresQueue.wake_up`."""
 
     @property
     def trouble(self) -> str | None:
-        """Why the store cannot be written now, None where it can; tried by itself every second meanwhile."""
+        """Why the store cannot be written now, None where it can; tried by itself meanwhile."""
         return self._health.trouble
 
     @property
+    def fleet(self) -> Fleet | None:
+        """The processes that share the store; None where no other one can."""
+        return self._engine.fleet
+
+    @property
     def incident(self) -> str | None:
-        """What another program did to the store's files in the last minute, where it was put right; None without."""
+        """What another program did to the store in the last minute, where it was put right; None without."""
         return self._health.incident
 
     @property
     def lost(self) -> int:
-        """How many unfinished jobs are in no file that the next start finds; 0 where the store is sound."""
+        """How many unfinished jobs are in no store that the next start finds; 0 where it is sound."""
         standings = self._ledger.standings().values() if self._health.lost else ()
         return sum(one.ready + one.scheduled + one.running for one in standings)
 
@@ -194,46 +232,25 @@ class SqliteQueue:
     @property
     def owner(self) -> str:
         """What tells this owner of the store from those before and after it (see `DrainMark`)."""
-        return self._files.lock.text
+        return self._engine.owner
 
-    def _recover(self, database: Database, cut: DrainMark | None, report: Report | None) -> Recovered:
-        before, ended = self._files.lock.before, self._files.lock.machine_ended
-        last = cut if cut is not None and before and cut.owner == before else None
-        try:
-            connection = database.connection()
-            found = recover(connection, self._ledger, self._now_ms(), cut=last, report=report, machine_ended=ended)
-            self._files.prove()
-            return found
-        except apsw.Error as error:
-            raise as_error(error, self.path) from error
-
-    def _opened(self, connection: apsw.Connection) -> None:
-        """Bring in step with the file what is held in memory; at each new connection of the writer."""
-        connection.set_wal_hook(self._wrote)
-        migrate(connection, self._now_ms())
-        put_fact(connection, "opened_at_ms", self._now_ms())  # a WAL with a commit says how large the database is
-        self._ledger.load(connection)
-        highest = one(connection, "SELECT coalesce(max(id), 0) FROM hotreload_jobs")
-        self._statements.next_id = max(self._statements.next_id, highest + 1, (fact(connection, LAST_ID) or 0) + 1)
-
-    def _wrote(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        """Note a commit that is on the disk; SQLite's WAL hook. One that changed nothing says nothing of the disk."""
-        self._upkeep.wrote(pages)
-        self._files.wrote(pages)
-        return apsw.SQLITE_OK
-
-    # --- the verbs of `Queue` ---------------------------------------------------------------------------------------
+    # --- the verbs of a worker --------------------------------------------------------------------------------------
 
     async def enqueue(self, jobs: Sequence[NewJob], *, unless_done_since_ms: int | None = None) -> Added:
-        """As `Queue.enqueue`. QueueDraining after `refuse_new`; TypeError or ValueError for a payload not JSON."""
-        return await self._writer.run(self._statements.enqueue, self._new_jobs(jobs, unless_done_since_ms))
+        """Add jobs, all or none, durable on return.
+
+        A job whose dedupe key belongs to a job of the same queue that is ready, scheduled or running is a
+        duplicate and left out; with `unless_done_since_ms` also one that was done at that time or later. QueueDraining
+        after `refuse_new`; TypeError or ValueError for a payload that is not JSON.
+        """
+        return await self._writer.run(self._verbs.enqueue, self._new_jobs(jobs, unless_done_since_ms))
 
     def enqueue_sync(
         self, jobs: Sequence[NewJob], *, unless_done_since_ms: int | None = None, timeout_s: float = 30.0
     ) -> Added:
         """As `enqueue`, from any thread; TimeoutError after `timeout_s`: it may happen yet."""
         new = self._new_jobs(jobs, unless_done_since_ms)
-        return self._writer.run_sync(self._statements.enqueue, new, timeout_s=timeout_s)
+        return self._writer.run_sync(self._verbs.enqueue, new, timeout_s=timeout_s)
 
     def _new_jobs(self, jobs: Sequence[NewJob], unless_done_since_ms: int | None) -> NewJobs:
         if self._draining:
@@ -243,22 +260,25 @@ class SqliteQueue:
         return NewJobs(tuple(jobs), payloads, unless_done_since_ms)
 
     async def claim(self, queue: str, limit: int) -> list[JobRow]:
-        """As `Queue.claim`; at once, without the writer, where nothing is ready. Cancelled, what it took goes back."""
+        """Take up to `limit` ready jobs, each with a new `lease_seq`; [] when none is ready or it is paused.
+
+        At once, without the writer, where nothing is ready. Cancelled, what it took goes back.
+        """
         if limit <= 0 or not self._promising(queue):
             return []
-        rows = await self._writer.run(self._statements.claim, Claim(queue, limit), abandoned=self._unclaim)
+        rows = await self._writer.run(self._verbs.claim, Claim(queue, limit), abandoned=self._unclaim)
         return [leased(row) for row in rows]
 
     def _promising(self, queue: str) -> bool:
         standing = self._ledger.standings().get(queue)
-        if self._statements.closed or standing is None or standing.paused:
+        if self._verbs.closed or standing is None or standing.paused:
             return False
         return standing.ready > 0 or (standing.next_due_ms is not None and standing.next_due_ms <= self._now_ms())
 
     def _unclaim(self, rows: Sequence[Raw]) -> None:
         if rows:
             try:
-                self._writer.post(self._statements.unclaim, rows)
+                self._writer.post(self._verbs.unclaim, rows)
             except StoreUnavailable:  # closed: the next open puts them back
                 return
 
@@ -268,66 +288,78 @@ class SqliteQueue:
         cursor: Any,
         *,
         step: tuple[str, Any] | None = None,
-        within: Callable[[apsw.Connection], object] | None = None,
+        within: Callable[[Any], object] | None = None,
     ) -> None:
-        """As `Queue.checkpoint`. `within(connection)` writes rows of the job's own into the same file and savepoint.
+        """Keep `cursor` (a JSON value) as the job's progress; durable on return. LeaseLost if fenced.
 
+        `step` is the name and the result (a JSON value) of a finished step, kept beside those kept before: the next
+        claims of the job have all of them. `within(connection)` writes rows of the job's own in the same transaction.
         Both are durable on return, or neither happened: where `within` raises, its error is raised here and the
         cursor stays; where the job is fenced, `within` is not called. It runs in the writer's thread: SQL only.
         """
         most = self.payload_most()
         kept = None if step is None else (step[0], stored(step[1], f"the result of step {step[0]!r}", most))
         progress = Checkpoint(row, stored(cursor, "the cursor", most), kept)
-        if within is None:
-            lost = await self._writer.run(self._statements.checkpoint, progress)
-        else:
-            lost = await self._writer.run(partial(self._checkpoint_within, within), progress)
-        assert lost is None  # a LeaseLost is raised by the writer
+        verb = self._verbs.checkpoint if within is None else partial(self._checkpoint_within, within)
+        await self._writer.run(verb, progress)
 
     def _checkpoint_within(
         self,
-        within: Callable[[apsw.Connection], object],
-        connection: apsw.Connection,
+        within: Callable[[Any], object],
+        connection: Any,
         calls: Sequence[Checkpoint],
     ) -> Sequence[BaseException | None]:
-        outcome = self._statements.checkpoint(connection, calls)
+        outcome = self._verbs.checkpoint(connection, calls)
         if outcome[0] is None:
-            run_guarded(connection, within)
+            self._engine.guarded(connection, within)
         return outcome
 
     async def settle(self, row: JobRow, verdict: Verdict) -> JobState:
-        """As `Queue.settle`. TypeError or ValueError for a result that is not a JSON value; the claim stands then."""
-        return await self._writer.run(self._statements.settle, self._settlement(row, verdict))
+        """End the claim with a verdict and return the state the job is in now. LeaseLost if fenced.
+
+        TypeError or ValueError for a result that is not a JSON value; the claim stands then.
+        """
+        return await self._writer.run(self._verbs.settle, self._settlement(row, verdict))
 
     def _settlement(self, row: JobRow, verdict: Verdict) -> Settlement:
         to = decide(row, verdict, self._now_ms(), jitter=self._jitter(), backoff=self._backoff)
         return Settlement(row, to, None if to.result is None else stored(to.result, "the result", self.payload_most()))
 
     async def exchange(self, queue: str, limit: int, ended: Sequence[tuple[JobRow, Verdict]]) -> Exchanged:
-        """As `Queue.exchange`. Cancelled, the verdicts may be written; what it took goes back."""
+        """Settle `ended` and then claim up to `limit`, in one transaction: what a pool does in its every turn.
+
+        Cancelled, the verdicts may be written; what it took goes back.
+        """
         comes_back = any(not isinstance(verdict, Done) for _, verdict in ended)
         claim = Claim(queue, limit) if limit > 0 and (comes_back or self._promising(queue)) else None
         if claim is None and not ended:
             return Exchanged([], [])
         call = Exchange([self._settlement(*one) for one in ended], claim)
         states, rows = await self._writer.run(
-            self._statements.exchange, call, abandoned=lambda given: self._unclaim(given[1])
+            self._verbs.exchange, call, abandoned=lambda given: self._unclaim(given[1])
         )
         return Exchanged(states, [leased(row) for row in rows])
 
     async def next_due_ms(self, queue: str) -> int | None:
-        """As `Queue.next_due_ms`; from memory."""
+        """Return when the next scheduled job becomes ready (Unix ms), None without one or while it is paused."""
         standing = self._ledger.standings().get(queue)
         return None if standing is None or standing.paused else standing.next_due_ms
 
     def depths(self) -> list[QueueDepth]:
-        """As `Queue.depths`, by name; jobs that became due count as scheduled until a claim looks."""
+        """Return the depths of all queues, by name; cheap, from any thread.
+
+        Jobs that became due count as scheduled until a claim looks.
+        """
         standings = self._ledger.standings()
         return [standings[name].depth() for name in sorted(standings)]
 
     def on_ready(self, listener: Callable[[str], None]) -> None:
-        """As `Queue.on_ready`; also called when a job ended for which a suspect waits."""
-        self._notify.listeners.append(listener)
+        """Call `listener(queue)` when there is reason to claim again, or to ask again for `next_due_ms`.
+
+        Jobs became ready, one is due sooner than those known, a pause ended, a job ended for which a suspect waits.
+        From the writer's thread, so it must only wake others.
+        """
+        self._ledger.listeners.append(listener)
 
     # --- for people and for other parts of the service --------------------------------------------------------------
 
@@ -335,53 +367,59 @@ class SqliteQueue:
         self, *, queue: str | None = None, state: JobState | None = None, limit: int = 50, before: str | None = None
     ) -> Sequence[JobView]:
         """Return a page of jobs, newest first; the next page is the one before the last id of this."""
-        return await to_thread.run_sync(self._reader.page, queue, state, limit, before)
+        return await to_thread.run_sync(self._reads.page, queue, state, limit, before)
 
     async def job(self, job_id: str) -> JobView | None:
         """Return one job with payload, cursor, result and traceback; None where there is none."""
-        return await to_thread.run_sync(self._reader.job, job_id)
+        return await to_thread.run_sync(self._reads.job, job_id)
 
     async def retry(self, ids: Sequence[str]) -> list[str]:
         """Make dead jobs ready with all their attempts, from their last checkpoint; return those made ready.
 
         One whose key belongs to an active job by now is passed over.
         """
-        return await self._writer.run(self._statements.retry, tuple(ids))
+        return await self._writer.run(self._verbs.retry, tuple(ids))
 
     async def discard(self, ids: Sequence[str]) -> list[str]:
         """Remove jobs that do not run; return those removed."""
-        return await self._writer.run(self._statements.discard, tuple(ids))
+        return await self._writer.run(self._verbs.discard, tuple(ids))
 
     async def cancel(self, ids: Sequence[str]) -> Cancelled:
         """Remove the waiting ones of these jobs, and end the running ones as `cancelled`, fenced; pass over others."""
-        return await self._writer.run(self._statements.cancel, tuple(ids))
+        return await self._writer.run(self._verbs.cancel, tuple(ids))
 
     def keep_done(self, queue: str, keep_s: float) -> None:
         """Keep ended jobs of `queue` for so many seconds from now on, instead of the store's own time."""
-        self._upkeep.keep_done(queue, keep_s)
+        self._engine.upkeep.keep_done(queue, keep_s)
 
     async def pause(self, queue: str) -> None:
         """Claim nothing more from `queue`, over restarts too, until `resume`; what runs goes on."""
-        await self._writer.run(self._statements.pause, (queue, True))
+        await self._writer.run(self._verbs.pause, (queue, True))
 
     async def resume(self, queue: str) -> None:
         """End a pause; the listeners of `on_ready` are called."""
-        await self._writer.run(self._statements.pause, (queue, False))
+        await self._writer.run(self._verbs.pause, (queue, False))
 
-    async def write(self, function: Callable[[apsw.Connection], R]) -> R:
+    async def write(self, function: Callable[[Any], R]) -> R:
         """Run `function(connection)` in the writer's thread, in its group's transaction and a savepoint of its own.
 
-        Its result, durable on return; where it raises, what it wrote is undone and the error is raised here.
+        Its result, durable on return; where it raises, what it wrote is undone and the error is raised here. ValueError
+        for what ends the transaction or changes a table named `hotreload_…`. In a database it is called again where a
+        neighbour in its group failed, or the connection was lost before the commit; nothing of the call before is
+        there then, but what it did outside is.
         """
-        return await self._writer.run(partial(_written, function), None)
+        return await self._writer.run(partial(self._written, function), None)
 
-    async def read(self, query: Callable[[apsw.Connection], R]) -> R:
+    def _written(self, function: Callable[[Any], R], connection: Any, _calls: Sequence[None]) -> Sequence[R]:
+        return [self._engine.guarded(connection, function)]
+
+    async def read(self, query: Callable[[Any], R]) -> R:
         """Run `query(connection)`, which may only read, beside the writer in a thread; what it returns.
 
         It sees all that is durable, the rows of the jobs' own included, as of its first statement. Queries take turns.
         ValueError for SQL that does not only read, StoreUnavailable where the store cannot be read.
         """
-        return await to_thread.run_sync(self._user_reader.read_guarded, query)
+        return await to_thread.run_sync(self._engine.read, query)
 
     async def backup(self, into: str | PathLike[str]) -> int:
         """Write a consistent copy of the store into the file `into`, whatever is written meanwhile; its size in bytes.
@@ -389,22 +427,7 @@ class SqliteQueue:
         A file of that name is replaced once the copy is whole and on the disk. ValueError for a file of the store
         itself; OSError and StoreUnavailable leave what was there. Cancelled, the copy is made all the same.
         """
-        return await to_thread.run_sync(self._backup, Path(into))
-
-    def _backup(self, into: Path) -> int:
-        into = into.absolute()
-        if into.parent.resolve() == self.path.parent and into.name.startswith(self.path.name):
-            raise ValueError(f"{into}: the copy would replace a file of the store")
-        made = into.with_name(f"{into.name}.{uuid.uuid4().hex}")
-        reader = Reader(self.path, self._opens)
-        try:
-            reader.read(lambda connection: copy(connection, made, _plain))
-            os.replace(made, into)
-        finally:
-            reader.close()
-            made.unlink(missing_ok=True)
-        sync_folder(into.parent)
-        return into.stat().st_size
+        return await to_thread.run_sync(self._engine.backup, into)
 
     async def put_document(self, kind: str, document_id: str, body: Any, *, keep: int = 50) -> None:
         """Keep a JSON value under a kind and an id (replacing an older one), and the newest `keep` of its kind."""
@@ -423,22 +446,22 @@ class SqliteQueue:
 
     def documents_sync(self, kind: str, newest: int = 50) -> Sequence[Document]:
         """As `documents`, from any thread."""
-        return self._reader.documents(kind, newest)
+        return self._reads.documents(kind, newest)
 
     def duplicates(self, queue: str, keys: Sequence[str], since_ms: int) -> Mapping[str, Duplicate]:
         """Return the keys that have an active or dead job, or one done at `since_ms` or later; from any thread."""
-        return self._reader.duplicates(queue, keys, since_ms)
+        return self._reads.duplicates(queue, keys, since_ms)
 
     def pending(self, ranges: Sequence[tuple[int, int]]) -> tuple[int, int, Mapping[str, str]]:
         """Return of the jobs in these ranges of ids: how many are unfinished, how many there are, the dead and why.
 
         From any thread.
         """
-        return self._reader.pending(ranges)
+        return self._reads.pending(ranges)
 
     def queues_of(self, ids: Sequence[str]) -> Mapping[str, int]:
         """Return how many of these jobs each queue has; from any thread."""
-        return self._reader.queues_of(ids) if ids else {}
+        return self._reads.queues_of(ids) if ids else {}
 
     # --- the end of a process: from any thread, the event loop may be blocked ---------------------------------------
 
@@ -447,8 +470,8 @@ class SqliteQueue:
 
         Jobs may still be added. Upkeep is put off, so that a flush waits for nothing.
         """
-        self._statements.closed = True
-        self._upkeep.suspended = True
+        self._verbs.closed = True
+        self._engine.upkeep.suspended = True
 
     def refuse_new(self) -> None:
         """Refuse `enqueue` as well, with QueueDraining; a second call changes nothing."""
@@ -468,9 +491,13 @@ class SqliteQueue:
     def requeue_running(
         self, queues: Sequence[str], timeout_s: float, *, ended: Sequence[tuple[JobRow, Verdict]] = ()
     ) -> Requeued:
-        """As `Queue.requeue_running`; after all that waits already, so that no verdict or checkpoint is overtaken."""
+        """Settle `ended`, then put every running job of `queues` back, as interrupted and fenced: one transaction.
+
+        Of `ended`, what was settled or fenced before stays as it is. It overtakes no call made before. From
+        any thread, no loop needed. TimeoutError after `timeout_s`: it may happen yet, and calling again is safe.
+        """
         call = Flush([self._settlement(*one) for one in ended], tuple(queues))
-        return self._writer.run_sync(self._statements.flush, call, timeout_s=timeout_s)
+        return self._engine.insist(self._verbs.flush, call, timeout_s)
 
     def flush(
         self,
@@ -481,27 +508,31 @@ class SqliteQueue:
         ended: Sequence[tuple[JobRow, Verdict]] = (),
         asked: Sequence[str] = (),
     ) -> PutBack:
-        """As `Queue.flush`; `report` is called in the writer's thread. Ends the mark of the drain.
+        """End the work of this process: settle `ended`, put back what runs in `queues`, keep the report; or nothing.
 
-        Where it raises the mark stays for the next `open`. StoreLost says how many jobs no start will find.
+        Nothing is claimed any more from the call on, so nothing comes after it. `report` is called in the transaction,
+        in the writer's thread, with what came of it, the states of the jobs `asked` for included. Where it raises
+        nothing of it happened (TimeoutError after `timeout_s`: it may happen yet), and the mark of the drain stays for
+        the next `open`; else it ends. StoreLost says how many jobs no start will find. From any thread, no loop needed.
         """
         self.refuse_new()
         self._marked = False
         flush = Flush([self._settlement(*one) for one in ended], tuple(queues))
         try:
-            return self._writer.run_sync(self._last_flush, LastFlush(flush, asked, report), timeout_s=timeout_s)
+            return self._engine.insist(self._last_flush, LastFlush(flush, asked, report), timeout_s)
         except StoreUnavailable as error:
             if lost := self.lost:
                 raise StoreLost(str(error), lost) from error
             raise
 
-    def _last_flush(self, connection: apsw.Connection, calls: Sequence[LastFlush]) -> Sequence[PutBack]:
+    def _last_flush(self, connection: Any, calls: Sequence[LastFlush]) -> Sequence[PutBack]:
         done: list[PutBack] = []
         for call in calls:
-            [requeued] = self._statements.flush(connection, [call.flush])
-            found = json.loads(one(connection, _STATES, (numbers(call.asked),)))
+            [requeued] = self._verbs.flush(connection, [call.flush])
+            found = self._engine.sql.rows(connection, "states", numbers(call.asked))
             done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
             self._documents.unmark_draining(connection, [None])
+            self._engine.release(connection)
             if call.report is not None:
                 self._documents.put(connection, [call.report(done[-1])])
         return done
@@ -520,25 +551,8 @@ class SqliteQueue:
             if self._marked or crashed:
                 self._writer.run_sync(self._documents.unmark_draining, None, timeout_s=timeout_s, urgent=True)
                 self._marked = False
+            if not crashed:
+                self._engine.leave(timeout_s)
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("store.close_left_running error=%s", error)
-        self._close_readers()
-        ended = self._writer.close(timeout_s)
-        if ended:
-            self._files.release()
-        return ended
-
-    def _close_readers(self) -> None:
-        self._reader.close()
-        self._user_reader.close()
-
-
-def _plain(made: apsw.Connection) -> bool:
-    """Make a copy one file by itself, without a WAL."""
-    return one(made, "PRAGMA journal_mode = DELETE") == "delete"
-
-
-def _written(
-    function: Callable[[apsw.Connection], R], connection: apsw.Connection, _calls: Sequence[None]
-) -> Sequence[R]:
-    return [run_guarded(connection, function)]
+        return self._engine.close(timeout_s)

@@ -1,0 +1,283 @@
+"""The engine on PostgreSQL: what it opens, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from os import PathLike
+from typing import Any, ClassVar, Final, TypeVar
+
+import psycopg
+
+from hotreload import clock
+from hotreload.errors import NotOffered, StoreLost, StoreUnavailable
+from hotreload.queue.calls import SyncCall, Verb
+from hotreload.queue.contract import DrainMark, Report
+from hotreload.queue.job import Backoff
+from hotreload.queue.ledger import Ledger
+from hotreload.queue.postgres.connection import Connection, Node, connect, guarded, not_opened, place
+from hotreload.queue.postgres.nodes import Nodes
+from hotreload.queue.postgres.reads import Reader
+from hotreload.queue.postgres.recovery import mark_of, recover, take_over
+from hotreload.queue.postgres.schema import migrate
+from hotreload.queue.postgres.statements import PostgresStatements
+from hotreload.queue.postgres.wakeup import JOBS, Listener, notify, topics_of
+from hotreload.queue.postgres.writer import LOOK_S, Health, Writer
+from hotreload.queue.reads import Reads
+from hotreload.queue.recovery import Documents
+from hotreload.queue.store import Store
+from hotreload.queue.verbs import PRUNED_AT_ONCE, Verbs
+
+log = logging.getLogger(__name__)
+
+A = TypeVar("A")
+R = TypeVar("R")
+DAY_S: Final = 86_400.0
+LOOK_EVERY_S: Final = 30.0
+AGAIN_AFTER_S: Final = 0.05
+LEASE: Final = 0.7
+"""The part of `ttl_s` after which a node that was not seen is taken over: noticing it takes the rest."""
+
+
+class PostgresQueue(Store):
+    """The store in a database, as one of its nodes. Open it with `open`.
+
+    What `write` and `within` are given may be called again, where its transaction has to be made again; the server
+    ends a transaction in which nothing was asked for 0.35 × `ttl_s`.
+    """
+
+    engine_type: ClassVar[type[PostgresEngine]]
+
+    @classmethod
+    def open(
+        cls,
+        dsn: str,
+        node: str = "",
+        *,
+        now_ms: Callable[[], int] = clock.now_ms,
+        jitter: Callable[[], float] = random.random,
+        backoff: Backoff | None = None,
+        keep_done_s: float = DAY_S,
+        keep_done_most: int = 100_000,
+        ttl_s: float = 15.0,
+        look_s: float = LOOK_S,
+        cut: DrainMark | None = None,
+        report_cut: Report | None = None,
+    ) -> PostgresQueue:
+        """Own `node` in the database at `dsn` (a `postgresql://` address) and put right what its last owner left.
+
+        Brings the schema up to date, takes the node's lock, puts back what it was running (`recovered`). Blocks for
+        some milliseconds, needs no event loop. StoreOwned where another process owns the node, StoreUnavailable where
+        the database cannot be used (also: written by a newer release); then nothing is held and nothing was changed.
+        Other nodes take its jobs over within `ttl_s` once it is not heard of; every `look_s` it says that it is there,
+        and looks what the others did, whether or not it was told. The others as `SqliteQueue.open`.
+        """
+        engine = cls.engine_type(
+            dsn,
+            node,
+            now_ms=now_ms,
+            keep_done_s=keep_done_s,
+            keep_done_most=keep_done_most,
+            ttl_s=ttl_s,
+            look_s=look_s,
+            cut=cut,
+            report_cut=report_cut,
+        )
+        return cls(engine, now_ms=now_ms, jitter=jitter, backoff=backoff)
+
+    @property
+    def wake_up(self) -> str | None:
+        """How this process learns what others changed: `listening`, or `polling` and why it does not listen."""
+        trouble = self._listener.trouble
+        return "listening" if trouble is None else f"polling, LISTEN is not available: {trouble}"
+
+    def subscribe(self, topic: str, listener: Callable[[], None]) -> None:
+        """Call `listener` each time any process publishes `topic`, this one included; from a thread: only wake others.
+
+        Also called after each connecting. While `wake_up` says polling nothing is heard: poll behind it.
+        """
+        self._listener.subscribe(topic, listener)
+
+    async def publish(self, topic: str) -> None:
+        """Tell every process on the database of `topic`, a word of at most 1,000 characters; durable is nothing of it.
+
+        To tell it with a change, call `wakeup.notify` in the transaction of the change.
+        """
+        await self._writer.run(_publish, topic)
+
+    @property
+    def _listener(self) -> Listener:
+        assert isinstance(self._engine, PostgresEngine)
+        return self._engine.listener
+
+
+def _publish(connection: Connection, calls: Sequence[str]) -> Sequence[None]:
+    notify(connection, dict.fromkeys(calls))
+    return [None] * len(calls)
+
+
+class Upkeep:
+    """Says when the writer is to remove ended jobs: while no caller waits, or once there are too many."""
+
+    def __init__(self, ledger: Ledger, verbs: Verbs, now_ms: Callable[[], int], keep_done_s: float, most: int) -> None:
+        self._ledger = ledger
+        self._verbs = verbs
+        self._now_ms = now_ms
+        self._keep_done_s = keep_done_s
+        self._most = most
+        self._looked_at = time.monotonic()
+        self._more = False
+        self._keep_s: dict[str, float] = {}
+        self.suspended = False
+
+    def keep_done(self, queue: str, keep_s: float) -> None:
+        """Keep ended jobs of a queue for another time than the others; from any thread."""
+        self._keep_s[queue] = keep_s
+
+    def __call__(self, idle: bool) -> SyncCall[Any, Any] | None:
+        """Return what to do now, None where that is nothing; `idle` is False while callers wait."""
+        done = sum(standing.done for standing in self._ledger.standings().values())
+        due = self._more or time.monotonic() - self._looked_at >= LOOK_EVERY_S
+        if self.suspended or not done or not ((idle and due) or done > self._most + PRUNED_AT_ONCE):
+            return None
+        self._looked_at = time.monotonic()
+        return SyncCall(self._prune, None)
+
+    def _before_ms(self, queue: str) -> int:
+        return self._now_ms() - int(self._keep_s.get(queue, self._keep_done_s) * 1000)
+
+    def _prune(self, connection: Connection, calls: Sequence[None]) -> Sequence[None]:
+        self._more = self._verbs.prune(connection, self._before_ms, self._most)
+        return calls
+
+
+class PostgresEngine:
+    """Meets `Engine`: one node of a database, its lock, its connections, its writer."""
+
+    node_type: ClassVar[type[Node]] = Node
+    verbs_type: ClassVar[type[Verbs]] = Verbs
+
+    def __init__(
+        self,
+        dsn: str,
+        node: str,
+        *,
+        now_ms: Callable[[], int],
+        keep_done_s: float,
+        keep_done_most: int,
+        ttl_s: float,
+        look_s: float,
+        cut: DrainMark | None,
+        report_cut: Report | None,
+    ) -> None:
+        self._where = where = place(dsn)
+        self._now_ms = now_ms
+        self.node = self.node_type(node, where, ttl_s * LEASE)
+        self.sql = PostgresStatements(node)
+        self.ledger = Ledger(self.sql)
+        self.verbs = self.verbs_type(self.sql, self.ledger, now_ms)
+        self.documents = Documents(self.sql, now_ms, mark_of(node))
+        self.upkeep = Upkeep(self.ledger, self.verbs, now_ms, keep_done_s, keep_done_most)
+        self.health = Health()
+        self.reader, self._user_reader = Reader(dsn), Reader(dsn)
+        self.reads = Reads(self.sql, self.reader)
+        self.fleet = Nodes(self.node, self.reader)
+        self._report_cut = report_cut
+        try:
+            connection = connect(dsn)
+            try:
+                migrate(connection)
+                self.node.lock(connection)
+                self.recovered = recover(connection, self.ledger, now_ms(), owner=self.node, cut=cut, report=report_cut)
+            except BaseException:
+                connection.close()
+                raise
+        except psycopg.Error as error:
+            raise not_opened(error, where) from error
+        self.writer = Writer(
+            connection,
+            partial(connect, dsn),
+            self.node,
+            self.ledger,
+            self.health,
+            self.upkeep,
+            self._take_over,
+            self.fleet.look,
+            where,
+            look_s,
+        )
+        self.listener = Listener(partial(connect, dsn), self._told)
+        self.fleet.writer = self.writer
+
+    def _take_over(self, connection: Connection) -> None:
+        if self.verbs.closed:
+            return
+        taken = take_over(connection, self.ledger, self._now_ms(), owner=self.node, report=self._report_cut)
+        for name, found in taken.items():
+            if jobs := len(found.crashed) + len(found.interrupted):
+                log.warning("store.node_taken_over node=%s jobs=%d", name, jobs)
+
+    def _told(self, topic: str | None, pid: int) -> None:
+        """Look at the queues where another process said that there is reason to; polling finds the same later."""
+        if topic is None:
+            self.writer.look()
+        elif topic.startswith(JOBS) and pid != self.node.backend_pid:
+            self.writer.look(topic.removeprefix(JOBS))
+
+    @property
+    def owner(self) -> str:
+        return self.node.text
+
+    def guarded(self, connection: Connection, function: Callable[[Connection], R]) -> R:
+        return guarded(connection, function)
+
+    def read(self, query: Callable[[Connection], R]) -> R:
+        return self._user_reader.read(query)
+
+    def backup(self, into: str | PathLike[str]) -> int:
+        """Raise NotOffered: a database is copied by its own tools, for all who use it."""
+        raise NotOffered(f"the store is {self._where}, not a file; copy it with pg_dump")
+
+    def insist(self, verb: Verb[A, R], arg: A, timeout_s: float) -> R:
+        """See `Engine`; raises what the last attempt met."""
+        until, pause = time.monotonic() + timeout_s, threading.Event()
+        while True:
+            try:
+                return self.writer.run_sync(verb, arg, timeout_s=max(0.0, until - time.monotonic()))
+            except StoreLost:
+                raise
+            except TimeoutError:
+                self._not_done()
+                raise
+            except StoreUnavailable:
+                if self.health.trouble is None or time.monotonic() + AGAIN_AFTER_S >= until:
+                    self._not_done()
+                    raise
+                pause.wait(AGAIN_AFTER_S)
+
+    def _not_done(self) -> None:
+        ttl_s = self.node.lease_s / LEASE
+        said = "store.not_flushed node=%s: what ran comes back by expiry within %g s, or at the next start: %s"
+        log.error(said, self.node.name, ttl_s, self.health.trouble)
+
+    def release(self, connection: Connection) -> None:
+        """See `Engine`; the other nodes are told at once, there may be no later, as for what is held back."""
+        self.fleet.release(connection)
+        notify(connection, topics_of(self.ledger.standings()))
+
+    def leave(self, timeout_s: float) -> None:
+        """See `Engine`; the node is removed."""
+        self.writer.run_sync(self.fleet.leave, None, timeout_s=timeout_s)
+
+    def close(self, timeout_s: float) -> bool:
+        self.listener.close()
+        self.reader.close()
+        self._user_reader.close()
+        return self.writer.close(timeout_s)
+
+
+PostgresQueue.engine_type = PostgresEngine
