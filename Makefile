@@ -126,6 +126,10 @@ bench-reload: .venv/.tests .venv/.servers ## how long a reload takes, beside Pro
 bench-queue: .venv/.tests .venv/.peers ## how fast queue and pool are, beside other durable queues
 	PYTHONPATH=.venv/peers $(BIN)/python -m tests.bench.queue $(ROUNDS)
 
+.PHONY: bench-postgres
+bench-postgres: .venv/.tests .venv/.peers ## how fast the engine on PostgreSQL is, beside pgqueuer and procrastinate; with Debian's postgresql
+	PYTHONPATH=.venv/peers $(BIN)/python -m tests.bench.postgres $(ROUNDS)
+
 .PHONY: bench-postgres-done
 bench-postgres-done: .venv/.tests ## what done jobs in PostgreSQL cost a claim: few beside a million, or DONE=10000000
 	$(BIN)/python -m tests.bench.postgres_done $(DONE)
@@ -138,6 +142,11 @@ bench-postgres-done: .venv/.tests ## what done jobs in PostgreSQL cost a claim: 
 campaign: .venv/.tests ## services killed 200 times, restarted and drained 100 times each, with what came of it
 	HOTRELOAD_KILLS=200 HOTRELOAD_RESTARTS=100 HOTRELOAD_DRAINS=100 HOTRELOAD_IDLE=50 HOTRELOAD_KILLER=5 \
 	  $(BIN)/python -m pytest tests/process/test_service_life.py -p no:randomly
+
+.PHONY: campaign-postgres
+campaign-postgres: .venv/.tests ## 3 nodes on one PostgreSQL through 200 failures, 100 drains without it; with Debian's postgresql
+	HOTRELOAD_FLEET_ROUNDS=200 HOTRELOAD_FLEET_JOBS=100000 HOTRELOAD_POSTGRES_DRAINS=34 \
+	  $(BIN)/python -m pytest tests/process/test_postgres_campaign.py tests/process/test_postgres_drains.py -p no:randomly
 
 .PHONY: screenshots
 screenshots: .venv/.tests ## the README's pictures of the page and the terminal; with chromium installed

@@ -78,6 +78,8 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [head]
     if status.get("degraded"):
         parts.append(said(f"degraded: {status['degraded']}", "yellow"))
+    if (wake_up := status.get("store") or "").startswith("polling"):
+        parts.append(said(f"store: {wake_up}", "yellow"))
     if status["pools"]:
         rows = [(p["name"], p["running"], p["limit"], p["waiting"], p.get("bound_by")) for p in status["pools"]]
         parts.append(table(("pool", "running", "limit", "waiting", "bound by"), rows))

@@ -66,6 +66,7 @@ def status_document(host: Host) -> dict[str, Any]:
         "generation": snapshot.generation,
         "fingerprint": snapshot.fingerprint,
         "degraded": host.degraded,
+        "store": host.started.store and host.started.store.wake_up,
         "config_file": str(host.started.source.path),
         "pending_restart": [pending.to_dict() for pending in host.reloads.pending_restart],
         "pools": [asdict(pool) for pool in pools],

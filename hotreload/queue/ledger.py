@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hotreload.queue.contract import QueueDepth
@@ -47,9 +47,11 @@ class Ledger:
 
     def __init__(self, sql: Statements) -> None:
         self._sql = sql
-        self._standings: dict[str, Standing] = {}
+        self._standings: Mapping[str, Standing] = {}
         self._moves: list[tuple[str, Column, int]] = []
         self._written: dict[str, Standing] = {}
+        self.woken: set[str] = set()
+        """The queues in which a claim may find more once the open transaction is committed; set by `sums`."""
         self.listeners: list[Callable[[str], None]] = []
 
     def standings(self) -> Mapping[str, Standing]:
@@ -76,12 +78,22 @@ class Ledger:
 
     def write(self, connection: Any) -> None:
         """Write what was noted, as the last thing before the commit: the rows of the queues are locked from here on."""
+        if sums := self.sums():
+            self.wrote(self._sql.count(connection, sums))
+
+    def sums(self) -> Mapping[str, Sequence[int]]:
+        """Return what is to be added to the counters of each queue; `wrote` is to have their rows then."""
         sums: dict[str, dict[Column, int]] = {}
         for queue, column, by in self._moves:
             sums.setdefault(queue, dict.fromkeys(COLUMNS, 0))[column] += by
-        if sums:
-            rows = self._sql.count(connection, {queue: list(by.values()) for queue, by in sums.items()})
-            self._written = {found.name: found for found in map(_standing, rows)}
+        self.woken = {queue for queue, column, by in self._moves if column in ("ready", "scheduled") and by >= 0}
+        if any(by["running"] < 0 for by in sums.values()):  # a suspect may have waited for the end of any run
+            self.woken |= {one.name for one in self._standings.values() if one.suspects and one.ready}
+        return {queue: list(by.values()) for queue, by in sums.items()}
+
+    def wrote(self, rows: Sequence[Any]) -> None:
+        """Take the queues as they are once the open transaction is committed."""
+        self._written = {found.name: found for found in map(_standing, rows)}
 
     def committed(self) -> None:
         """Show what was written, and tell the listeners."""
@@ -92,13 +104,29 @@ class Ledger:
 
     def dropped(self) -> None:
         """Forget the open transaction: it was rolled back."""
-        self._moves, self._written = [], {}
+        self._moves, self._written, self.woken = [], {}, set()
+
+    def hint(self, queue: str) -> bool:
+        """Take it that another process made a job of `queue` ready, until the next write or `refresh` says the truth.
+
+        False where that says nothing: the queue is not known here, or paused.
+        """
+        known = self._standings.get(queue)
+        if known is None or known.paused:
+            return False
+        now = replace(known, ready=max(1, known.ready))
+        self._standings = {**self._standings, queue: now}
+        self._tell({}, {queue: now})
+        return True
 
     def refresh(self, connection: Any) -> None:
-        """Take over what the database says, and tell of what others changed."""
+        """Take over what the database says, and tell of every queue with something to claim.
+
+        Not only of what is more than before: what others had locked a moment ago may be free again.
+        """
         self.dropped()
-        self._written = dict(self.read(connection))
-        self.committed()
+        self._standings = self.read(connection)
+        self._tell({}, self._standings)
 
     def read(self, connection: Any) -> Mapping[str, Standing]:
         """Return what the database says."""

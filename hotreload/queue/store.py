@@ -154,6 +154,10 @@ class Engine(Protocol):
         """As `Writer.run_sync`, and again after an outage that is over within `timeout_s`."""
         ...
 
+    def release(self, connection: Any) -> None:
+        """Give back what is shared with other processes, in the transaction of the last flush."""
+        ...
+
     def leave(self, timeout_s: float) -> None:
         """Write the last word of an owner that ends in order: it left nothing."""
         ...
@@ -193,6 +197,12 @@ class Store:
         self.payload_most: Callable[[], int] = lambda: PAYLOAD_MOST
         self.recovered = engine.recovered
         """What the last owner left running, and what became of it as the store was opened."""
+
+    @property
+    def wake_up(self) -> str | None:
+        return None
+
+    """One process owns the file and knows what changes; see `PostgresQueue.wake_up`."""
 
     @property
     def trouble(self) -> str | None:
@@ -527,8 +537,7 @@ class Store:
             found = self._engine.sql.rows(connection, "states", numbers(call.asked))
             done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
             self._documents.unmark_draining(connection, [None])
-            if (fleet := self.fleet) is not None:
-                fleet.release(connection)
+            self._engine.release(connection)
             if call.report is not None:
                 self._documents.put(connection, [call.report(done[-1])])
         return done

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -74,7 +75,8 @@ class Server:
         if (self._data / "postmaster.pid").exists():
             children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
             for pid in (self.pid, *map(int, children)):
-                os.kill(pid, number)
+                with suppress(ProcessLookupError):  # one that ends by itself meanwhile
+                    os.kill(pid, number)
 
     def start(self) -> None:
         """Start it where it does not run, and wait until it answers."""

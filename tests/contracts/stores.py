@@ -95,6 +95,7 @@ class Postgres:
 
     def abandon(self, queue: PostgresQueue) -> None:
         """See `Engine`."""
+        queue._engine.listener.close()
         assert queue._writer.close(5)
 
     def has_table(self, connection: psycopg.Connection, name: str) -> bool:

@@ -4,6 +4,7 @@ engine       the parts of an open store, and how it is opened
 writer       the thread that does every write, many callers to a transaction; reconnects, resolves a lost COMMIT
 statements   how the statements of `statements.sql` are run · schema: the tables
 reads        the reading on a connection beside the writer's
+wakeup       NOTIFY and LISTEN between the processes on one database
 connection   how the database is reached and owned, and what its errors mean
 recovery     what the end of a node's last owner left behind
 

@@ -43,11 +43,18 @@ SELECT set_config(name, setting, false) FROM (VALUES
     ('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'on' END)
 ) AS wanted (name, setting) WHERE setting IS NOT NULL
 """
+# Behind a pooler the same is said in each transaction: a session is another application's, too.
+_IN_TRANSACTION: Final = """
+SELECT set_config('idle_in_transaction_session_timeout', '{idle_ms}', true);
+SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
+"""
 _KEEP: Final = """
 UPDATE hotreload_nodes AS node SET seen_at = clock_timestamp()
 FROM (SELECT name, seen_at FROM hotreload_nodes WHERE name = %s AND owner = %s FOR UPDATE) AS was
-WHERE node.name = was.name RETURNING extract(epoch FROM node.seen_at - was.seen_at)
+WHERE node.name = was.name RETURNING extract(epoch FROM node.seen_at - was.seen_at),
+    EXISTS (SELECT 1 FROM hotreload_nodes AS other WHERE other.name <> node.name AND other.owner <> '')
 """
+_SEEN: Final = "SELECT owner, extract(epoch FROM clock_timestamp() - seen_at) FROM hotreload_nodes WHERE name = %s"
 _SKIPS: Final = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 # A text may hold several statements; BEGIN and END after the first are those of a function's body.
 _ENDS: Final = re.compile(
@@ -63,11 +70,19 @@ def connect(dsn: str) -> Connection:
     given = conninfo_to_dict(dsn)
     connection = psycopg.connect(dsn, autocommit=True, **{k: v for k, v in _REACHED.items() if k not in given})
     try:
-        run(connection, _SESSION)
+        if pooled(connection):
+            connection.prepare_threshold = None  # the next transaction may be on another server connection
+        else:
+            run(connection, _SESSION)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def pooled(connection: Connection) -> bool:
+    """Say whether a pooler is between here and the server, so that nothing but a transaction stays on one session."""
+    return one(connection, "SELECT pg_backend_pid()") != connection.info.backend_pid
 
 
 def place(dsn: str) -> str:
@@ -102,10 +117,19 @@ def atomically(connection: Connection) -> Generator[None]:
         raise
 
 
-def commit(connection: Connection) -> None:
-    """Make the transaction durable; the server answers ROLLBACK, not an error, for one that had failed before."""
-    if run(connection, "COMMIT").statusmessage != "COMMIT":
+def commit(connection: Connection, *before: str) -> list[list[Any]]:
+    """Make the transaction durable, after the statements `before` it in the same trip; return the rows of each.
+
+    The server answers ROLLBACK, not an error, for a transaction that had failed before.
+    """
+    cursor = run(connection, "; ".join((*before, "COMMIT")))
+    rows: list[list[Any]] = []
+    for _ in before:
+        rows.append(cursor.fetchall())
+        cursor.nextset()
+    if cursor.statusmessage != "COMMIT":
         raise psycopg.errors.InFailedSqlTransaction("a statement failed and its error was passed over")
+    return rows
 
 
 def rolled_back(connection: Connection) -> None:
@@ -178,6 +202,9 @@ class Node:
     The owner holds an advisory lock for as long as its connection lives, so a new connection has it only once the
     server has ended what the last one did. Each transaction counts up under the owner's text: a process that lost the
     node, stopped for long or cut off, can write nothing, and whether a transaction was committed can be looked up.
+
+    Behind a pooler there is no lock of a connection: what counts is whether the owner is there (its process, where it
+    is this machine's) or was seen within the lease.
     """
 
     def __init__(self, name: str, where: str, lease_s: float) -> None:
@@ -188,9 +215,20 @@ class Node:
         )
         self._where = where
         self._written = 0
+        self._first = "BEGIN; "
+        self.backend_pid = 0
+        """The server process of the owner's connection, 0 where a pooler changes it."""
+        self.others = True
+        """Whether other nodes were there at the last look."""
 
     def lock(self, connection: Connection) -> None:
         """Take the lock; StoreOwned, naming the owner, where another process has it."""
+        idle_ms = int(self.lease_s * 500)
+        if pooled(connection):
+            self.backend_pid, self._first = 0, f"BEGIN; {_IN_TRANSACTION.format(idle_ms=idle_ms)}"
+            self._refuse_owned(connection)
+            return
+        self.backend_pid, self._first = connection.info.backend_pid, "BEGIN; "
         try:
             run(connection, f"SET lock_timeout = {LOCK_WITHIN_MS}")
             run(connection, f"SELECT pg_advisory_lock({_NODE_LOCK})", (self.name,))
@@ -198,7 +236,13 @@ class Node:
             owner = owner_of(connection, self.name)
             raise StoreOwned(f"{self._where}, node {self.name!r}", _named(owner)) from None
         # a process stopped in a transaction has its own row locked: the server ends that, so that it can be taken over
-        run(connection, f"RESET lock_timeout; SET idle_in_transaction_session_timeout = {int(self.lease_s * 500)}")
+        run(connection, f"RESET lock_timeout; SET idle_in_transaction_session_timeout = {idle_ms}")
+
+    def _refuse_owned(self, connection: Connection) -> None:
+        """Raise StoreOwned where another process owns the node as far as can be told without a lock."""
+        seen = run(connection, _SEEN, (self.name,)).fetchone()
+        if seen is not None and seen[0] != self.text and seen[1] < self.lease_s and _may_live(seen[0]):
+            raise StoreOwned(f"{self._where}, node {self.name!r}", _named(seen[0]))
 
     def lock_again(self, connection: Connection) -> None:
         """Take the lock on a new connection; StoreLost where the node was taken over, StoreUnavailable until then."""
@@ -216,24 +260,30 @@ class Node:
         name, text = psycopg.sql.quote(self.name), psycopg.sql.quote(self.text)
         cursor = run(
             connection,
-            f"BEGIN; UPDATE hotreload_nodes SET written = {self._written}, seen_at = clock_timestamp() "
+            f"{self._first}UPDATE hotreload_nodes SET written = {self._written}, seen_at = clock_timestamp() "
             f"WHERE name = {name} AND owner = {text}",
         )
-        cursor.nextset()
+        while cursor.nextset():
+            pass
         if cursor.rowcount != 1:
             raise StoreLost(f"{self._where}: another process took node {self.name!r} over")
         return self._written
 
     def keep(self, connection: Connection) -> float:
         """Keep the lease; return for how many seconds it was not, on the database's clock. StoreLost."""
-        gap_s = one(connection, _KEEP, (self.name, self.text))
-        if gap_s is None:
+        kept = run(connection, _KEEP, (self.name, self.text)).fetchone()
+        if kept is None:
             raise StoreLost(f"{self._where}: another process took node {self.name!r} over")
+        gap_s, self.others = kept
         return float(gap_s)
 
     def committed(self, connection: Connection, number: int) -> bool:
-        """Say whether the transaction of this number, the last one begun, was committed; on a new connection."""
-        return one(connection, "SELECT written FROM hotreload_nodes WHERE name = %s", (self.name,)) == number
+        """Say whether the transaction of this number, the last one begun, was committed; on a new connection.
+
+        It has the row of the node until it ends, so the answer waits for that.
+        """
+        asked = "SELECT written FROM hotreload_nodes WHERE name = %s FOR UPDATE"
+        return one(connection, asked, (self.name,)) == number
 
 
 def owner_of(connection: Connection, node: str) -> str:
@@ -247,6 +297,25 @@ def machine_ended(before: str) -> bool:
         return False
     said = json.loads(before)
     return said["host"] == socket.gethostname() and said["boot"] != _boot()
+
+
+def _may_live(owner: str) -> bool:
+    """Say whether the owner may still be there; of one on another machine that is not known."""
+    if not owner or machine_ended(owner):
+        return False
+    said = json.loads(owner)
+    ours = said["host"] == socket.gethostname()
+    return not ours or (said["pid"] != os.getpid() and _runs(said["pid"]))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _named(owner: str) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
 
@@ -25,7 +25,8 @@ from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.recovery import mark_of, recover, take_over
 from hotreload.queue.postgres.schema import migrate
 from hotreload.queue.postgres.statements import PostgresStatements
-from hotreload.queue.postgres.writer import Health, Writer
+from hotreload.queue.postgres.wakeup import JOBS, Listener, notify, topics_of
+from hotreload.queue.postgres.writer import LOOK_S, Health, Writer
 from hotreload.queue.reads import Reads
 from hotreload.queue.recovery import Documents
 from hotreload.queue.store import Store
@@ -50,6 +51,8 @@ class PostgresQueue(Store):
     The server ends a transaction in which nothing was asked for 0.35 × `ttl_s`.
     """
 
+    engine_type: ClassVar[type[PostgresEngine]]
+
     @classmethod
     def open(
         cls,
@@ -62,6 +65,7 @@ class PostgresQueue(Store):
         keep_done_s: float = DAY_S,
         keep_done_most: int = 100_000,
         ttl_s: float = 15.0,
+        look_s: float = LOOK_S,
         cut: DrainMark | None = None,
         report_cut: Report | None = None,
     ) -> PostgresQueue:
@@ -70,19 +74,51 @@ class PostgresQueue(Store):
         Brings the schema up to date, takes the node's lock, puts back what it was running (`recovered`). Blocks for
         some milliseconds, needs no event loop. StoreOwned where another process owns the node, StoreUnavailable where
         the database cannot be used (also: written by a newer release); then nothing is held and nothing was changed.
-        Other nodes take its jobs over within `ttl_s` once it is not heard of. The others as `SqliteQueue.open`.
+        Other nodes take its jobs over within `ttl_s` once it is not heard of; every `look_s` it says that it is there,
+        and looks what the others did, whether or not it was told. The others as `SqliteQueue.open`.
         """
-        engine = PostgresEngine(
+        engine = cls.engine_type(
             dsn,
             node,
             now_ms=now_ms,
             keep_done_s=keep_done_s,
             keep_done_most=keep_done_most,
             ttl_s=ttl_s,
+            look_s=look_s,
             cut=cut,
             report_cut=report_cut,
         )
         return cls(engine, now_ms=now_ms, jitter=jitter, backoff=backoff)
+
+    @property
+    def wake_up(self) -> str | None:
+        """How this process learns what others changed: `listening`, or `polling` and why it does not listen."""
+        trouble = self._listener.trouble
+        return "listening" if trouble is None else f"polling, LISTEN is not available: {trouble}"
+
+    def subscribe(self, topic: str, listener: Callable[[], None]) -> None:
+        """Call `listener` each time any process publishes `topic`, this one included; from a thread: only wake others.
+
+        Also called after each connecting. While `wake_up` says polling nothing is heard: poll behind it.
+        """
+        self._listener.subscribe(topic, listener)
+
+    async def publish(self, topic: str) -> None:
+        """Tell every process on the database of `topic`, a word of at most 1,000 characters; durable is nothing of it.
+
+        To tell it with a change, call `wakeup.notify` in the transaction of the change.
+        """
+        await self._writer.run(_publish, topic)
+
+    @property
+    def _listener(self) -> Listener:
+        assert isinstance(self._engine, PostgresEngine)
+        return self._engine.listener
+
+
+def _publish(connection: Connection, calls: Sequence[str]) -> Sequence[None]:
+    notify(connection, dict.fromkeys(calls))
+    return [None] * len(calls)
 
 
 class Upkeep:
@@ -123,6 +159,9 @@ class Upkeep:
 class PostgresEngine:
     """Meets `Engine`: one node of a database, its lock, its connections, its writer."""
 
+    node_type: ClassVar[type[Node]] = Node
+    verbs_type: ClassVar[type[Verbs]] = Verbs
+
     def __init__(
         self,
         dsn: str,
@@ -132,15 +171,16 @@ class PostgresEngine:
         keep_done_s: float,
         keep_done_most: int,
         ttl_s: float,
+        look_s: float,
         cut: DrainMark | None,
         report_cut: Report | None,
     ) -> None:
         self._where = where = place(dsn)
         self._now_ms = now_ms
-        self.node = Node(node, where, ttl_s * LEASE)
+        self.node = self.node_type(node, where, ttl_s * LEASE)
         self.sql = PostgresStatements(node)
         self.ledger = Ledger(self.sql)
-        self.verbs = Verbs(self.sql, self.ledger, now_ms)
+        self.verbs = self.verbs_type(self.sql, self.ledger, now_ms)
         self.documents = Documents(self.sql, now_ms, mark_of(node))
         self.upkeep = Upkeep(self.ledger, self.verbs, now_ms, keep_done_s, keep_done_most)
         self.health = Health()
@@ -169,7 +209,9 @@ class PostgresEngine:
             self._take_over,
             self.fleet.look,
             where,
+            look_s,
         )
+        self.listener = Listener(partial(connect, dsn), self._told)
         self.fleet.writer = self.writer
 
     def _take_over(self, connection: Connection) -> None:
@@ -179,6 +221,13 @@ class PostgresEngine:
         for name, found in taken.items():
             if jobs := len(found.crashed) + len(found.interrupted):
                 log.warning("store.node_taken_over node=%s jobs=%d", name, jobs)
+
+    def _told(self, topic: str | None, pid: int) -> None:
+        """Look at the queues where another process said that there is reason to; polling finds the same later."""
+        if topic is None:
+            self.writer.look()
+        elif topic.startswith(JOBS) and pid != self.node.backend_pid:
+            self.writer.look(topic.removeprefix(JOBS))
 
     @property
     def owner(self) -> str:
@@ -202,16 +251,34 @@ class PostgresEngine:
                 return self.writer.run_sync(verb, arg, timeout_s=max(0.0, until - time.monotonic()))
             except StoreLost:
                 raise
+            except TimeoutError:
+                self._not_done()
+                raise
             except StoreUnavailable:
                 if self.health.trouble is None or time.monotonic() + AGAIN_AFTER_S >= until:
+                    self._not_done()
                     raise
                 pause.wait(AGAIN_AFTER_S)
+
+    def _not_done(self) -> None:
+        ttl_s = self.node.lease_s / LEASE
+        said = "store.not_flushed node=%s: what ran comes back by expiry within %g s, or at the next start: %s"
+        log.error(said, self.node.name, ttl_s, self.health.trouble)
+
+    def release(self, connection: Connection) -> None:
+        """See `Engine`; the other nodes are told at once, there may be no later, as for what is held back."""
+        self.fleet.release(connection)
+        notify(connection, topics_of(self.ledger.standings()))
 
     def leave(self, timeout_s: float) -> None:
         """See `Engine`; the node is removed."""
         self.writer.run_sync(self.fleet.leave, None, timeout_s=timeout_s)
 
     def close(self, timeout_s: float) -> bool:
+        self.listener.close()
         self.reader.close()
         self._user_reader.close()
         return self.writer.close(timeout_s)
+
+
+PostgresQueue.engine_type = PostgresEngine

@@ -13,6 +13,7 @@ from hotreload.queue.ledger import Ledger
 from hotreload.queue.postgres.connection import Connection, Node, atomically, machine_ended, owner_of, run
 from hotreload.queue.postgres.permits import release
 from hotreload.queue.postgres.statements import PostgresStatements
+from hotreload.queue.postgres.wakeup import notify, topics_of
 from hotreload.queue.recovery import Documents, put_back
 
 _OWN: Final = """
@@ -51,6 +52,7 @@ def recover(
         note = cut if cut is not None and before and cut.owner == before else None
         found = _put_back(connection, ledger, now_ms, owner.name, note, report, machine_ended(before))
         ledger.write(connection)
+        notify(connection, topics_of(ledger.woken))
     ledger.refresh(connection)
     return found
 
@@ -69,6 +71,7 @@ def take_over(
             for name, before in gone
         }
         ledger.write(connection)
+        notify(connection, topics_of(ledger.woken))
     ledger.committed()
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from psycopg.sql import quote
+
 from hotreload.queue.job import JobState
 from hotreload.queue.ledger import COLUMNS
 from hotreload.queue.postgres.connection import Connection, run
@@ -60,8 +62,7 @@ class PostgresStatements:
 
     def count(self, connection: Connection, sums: Mapping[str, Sequence[int]]) -> list[Any]:
         """As `Statements.count`; in the order of names, so that two nodes never wait for each other."""
-        columns = ([by[place] for by in sums.values()] for place in range(len(COLUMNS)))
-        return self.rows(connection, "count", list(sums), *columns)
+        return run(connection, counting(sums)).fetchall()
 
     def page(
         self, connection: Connection, queue: str | None, state: JobState | None, limit: int, before: int | None
@@ -75,6 +76,21 @@ class PostgresStatements:
         return self.rows(connection, name, [low for low, _ in ranges], [high for _, high in ranges], *given)
 
 
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    """Turn rows into one array a column, as `unnest` takes them."""
-    return [list(column) for column in zip(*rows, strict=True)]
+def counting(sums: Mapping[str, Sequence[int]]) -> str:
+    """Return the statement `count` with its values in it: the last of a transaction, it goes with the COMMIT."""
+    columns = ([by[place] for by in sums.values()] for place in range(len(COLUMNS)))
+    return TEXTS["count"] % (quote(list(sums)), *map(quote, columns))
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[str]:
+    """Turn rows into one array a column, as `unnest` takes them; their texts take a third of the driver's time."""
+    return ["{" + ",".join([_element(value) for value in column]) + "}" for column in zip(*rows, strict=True)]
+
+
+def _element(value: str | int | None) -> str:
+    """Return a value as an element of an array's text."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return str(value)

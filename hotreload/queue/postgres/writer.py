@@ -13,6 +13,7 @@ callers are refused at once, and it is tried again after growing pauses.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -27,6 +28,8 @@ from hotreload.errors import StoreLost, StoreUnavailable
 from hotreload.queue.calls import A, AnyCall, R, SyncCall, Verb, ask, ask_sync, deliver
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.postgres.connection import Connection, Node, as_error, commit, rolled_back, run
+from hotreload.queue.postgres.statements import counting
+from hotreload.queue.postgres.wakeup import Announcer, topics_of
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ AGAIN_MOST: Final = 3
 """How often a transaction is made again that got in another's way, or whose connection was lost before COMMIT."""
 LOOK_S: Final = 1.0
 """How often the writer keeps its lease, and looks what other processes changed."""
+REFRESH_S: Final = 0.02
+"""How long after others told of more jobs the counters are read."""
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MOST_S: Final = 5.0
 SILENT_S: Final = 3.0
@@ -107,7 +112,7 @@ class Writer:
     """The thread, its lanes, its connection and its transactions. Started by the constructor, ended by `close`.
 
     `opens` returns a new connection, `node` owns it from then on. `upkeep` says what to do while no caller waits.
-    `takes_over` is called every second once this process has kept its own lease that long: only then does the silence
+    `takes_over` is called every `look_s` once this process has kept its own lease that long: only then does the silence
     of another node say something.
     """
 
@@ -122,6 +127,7 @@ class Writer:
         takes_over: Callable[[Connection], None],
         looks: Callable[[Connection], None],
         where: str,
+        look_s: float = LOOK_S,
     ) -> None:
         self._connection: Connection | None = connection
         self._opens = opens
@@ -133,9 +139,13 @@ class Writer:
         self._looks = looks
         self._steady_since: float | None = None
         self._where = where
+        self._look_s = look_s
         self._posted: list[AnyCall] = []
         self._unresolved: Unresolved | None = None
         self._looked_at = float("-inf")
+        self._hints: SimpleQueue[str] = SimpleQueue()
+        self._refresh_at = math.inf
+        self._announcer = Announcer()
         self._inbox: SimpleQueue[tuple[AnyCall | None, bool]] = SimpleQueue()
         self._urgent: deque[AnyCall] = deque()
         self._normal: deque[AnyCall] = deque()
@@ -167,6 +177,11 @@ class Writer:
             self._posted.append(call)  # before all others: what is claimed again must not be what is given back
         else:
             self._put(call, urgent=False)
+
+    def look(self, queue: str = "") -> None:
+        """Look at once what other processes changed, in `queue` or in all; from any thread, returns at once."""
+        self._hints.put(queue)
+        self._inbox.put((None, False))
 
     def close(self, timeout_s: float) -> bool:
         """Refuse further calls, do those that wait, end the thread; False where that took over `timeout_s`.
@@ -214,8 +229,10 @@ class Writer:
             self._file(*self._inbox.get())
 
     def _wait_s(self) -> float:
-        until_look_s = self._looked_at + LOOK_S - time.monotonic()
-        return max(0.001, self._health.wait_s() or min(LOOK_S, until_look_s))
+        until_look_s = self._looked_at + self._look_s - time.monotonic()
+        until_refresh_s = self._refresh_at - time.monotonic()
+        until_s = min(self._look_s, until_look_s, until_refresh_s, self._announcer.wait_s())
+        return max(0.001, self._health.wait_s() or until_s)
 
     def _file(self, call: AnyCall | None, urgent: bool) -> None:
         if call is not None:
@@ -229,29 +246,42 @@ class Writer:
     def _maintain(self, *, idle: bool) -> None:
         if self._health.wait_s():
             return
-        if self._health.trouble is not None or time.monotonic() - self._looked_at >= LOOK_S:
-            self._looked_at = time.monotonic()
+        if self._health.trouble is not None or time.monotonic() - self._looked_at >= self._look_s:
+            self._looked_at, self._refresh_at = time.monotonic(), math.inf
             self._look()
+        self._take_hints()
+        if time.monotonic() >= self._refresh_at:
+            self._refresh_at = math.inf
+            self._look(lease=False)
+        if self._announcer.wait_s() == 0.0 and not self._health.trouble:
+            self._transact([SyncCall(_nothing, None)])
         upkeep = None if self._health.trouble else self._upkeep(idle)
         if upkeep is not None:
             self._transact([upkeep])
 
-    def _look(self) -> None:
+    def _take_hints(self) -> None:
+        """Wake those who wait for what others made ready: a claim finds it, the counters are read a moment later."""
+        for _ in range(self._hints.qsize()):
+            known = self._ledger.hint(self._hints.get())
+            self._refresh_at = min(self._refresh_at, time.monotonic() + (REFRESH_S if known else 0.0))
+
+    def _look(self, *, lease: bool = True) -> None:
         """Keep the lease and take note of what others changed, or did not; a lost connection is opened again."""
-        error = self._refreshed() and self._refreshed()
+        error = self._refreshed(lease=lease) and self._refreshed(lease=lease)
         if error is not None:
             self._note(as_error(error, self._where))
 
-    def _refreshed(self) -> Exception | None:
+    def _refreshed(self, *, lease: bool) -> Exception | None:
         try:
             self._health.asks()
             connection = self._connected()
-            gap_s, now = self._node.keep(connection), time.monotonic()
+            gap_s, now = self._node.keep(connection) if lease else 0.0, time.monotonic()
             self._ledger.refresh(connection)
-            self._looks(connection)
-            if self._steady_since is None or gap_s > self._node.lease_s / 2:
+            if lease:
+                self._looks(connection)
+            if lease and (self._steady_since is None or gap_s > self._node.lease_s / 2):
                 self._steady_since = now
-            if now - self._steady_since >= self._node.lease_s:
+            if lease and now - (self._steady_since or now) >= self._node.lease_s:
                 self._takes_over(connection)
             self._health.answered()
         except Exception as error:  # noqa: BLE001 - the thread must live
@@ -290,9 +320,12 @@ class Writer:
             connection = self._connected()
             number = self._node.begin(connection)
             self._perform(connection, calls, apart=apart)
-            self._ledger.write(connection)
+            sums = self._ledger.sums()
+            told = self._topics()
             committing = True
-            commit(connection)
+            rows = commit(connection, *([counting(sums)] if sums else []), *([told] if told else []))
+            if sums:
+                self._ledger.wrote(rows[0])
         except BaseException as error:  # noqa: BLE001 - the thread must live, the callers must be told
             self._ledger.dropped()
             self._undo()
@@ -303,8 +336,16 @@ class Writer:
             return error
         self._health.answered()
         self._ledger.committed()
+        self._announcer.committed()
         deliver(calls)
         return None
+
+    def _topics(self) -> str:
+        """Return the statement that tells other nodes what they may claim, "" where none is there."""
+        if self._node.others:
+            return self._announcer.sql(topics_of(self._ledger.woken))
+        self._announcer.forget()
+        return ""
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -397,3 +438,8 @@ class Writer:
                 call.error = outcome
             else:
                 call.result = outcome
+
+
+def _nothing(_connection: Connection, calls: Sequence[None]) -> Sequence[None]:
+    """Write nothing: what is held back for other processes goes with the transaction."""
+    return list(calls)

@@ -196,6 +196,9 @@ class SqliteEngine:
         """See `Engine`; a disk that refuses now is not waited for."""
         return self.writer.run_sync(verb, arg, timeout_s=timeout_s)
 
+    def release(self, connection: apsw.Connection) -> None:
+        """See `Engine`: nothing is shared."""
+
     def leave(self, timeout_s: float) -> None:
         """See `Engine`; the lock says so."""
 
