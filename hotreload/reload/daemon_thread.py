@@ -38,8 +38,8 @@ _LIBRARIES: Final = frozenset(
 class DaemonThread:
     """Runs calls in daemon threads named `name`, at most `most` at once; further calls wait for their turn.
 
-    A call that does not return keeps its turn: that many threads at most are left behind. A thread ends where no call
-    comes for `idle_s` seconds, and the next call starts another.
+    A call that does not return keeps its turn: that many threads at most are left behind. One thread waits for the next
+    call, further ones end; that one ends where no call comes for `idle_s` seconds, and the next call starts another.
     """
 
     def __init__(self, name: str, idle_s: float = IDLE_S, most: int = 1) -> None:
@@ -83,7 +83,10 @@ class DaemonThread:
 
     def _ended(self) -> None:
         with self._lock:
-            self._free += 1
+            if self._free:
+                self._calls.put(_end)
+            else:
+                self._free = 1
         self._turns.release()
 
     def close(self) -> None:

@@ -56,8 +56,9 @@ class Calls:
                 self.above.append(self.under_way)
             try:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._answer, tasks.cancel_scope)
                     with suppress(anyio.BrokenResourceError, anyio.EndOfStream):  # its process was killed
+                        await stream.receive()  # closed with what was not read, it would be reset
+                        tasks.start_soon(self._answer, tasks.cancel_scope)
                         while True:
                             await stream.receive()
                     tasks.cancel_scope.cancel()

@@ -21,6 +21,7 @@ from hotreload.reload.daemon_thread import DaemonThread
 from hotreload.reload.load import Inputs, Reader
 from hotreload.reload.mounts import Mount, mount_of
 from hotreload.reload.reading import Reading, read_file
+from tests.process.running import wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -402,6 +403,17 @@ async def test_a_thread_serves_the_next_call_and_ends_without_one() -> None:
     left.join(10)
     assert not left.is_alive()
     assert await thread.run(lambda: 7, 5) == 7
+
+
+async def test_of_threads_that_worked_at_once_one_waits_for_the_next_call() -> None:
+    thread, both = DaemonThread("at once", most=2), threading.Barrier(2)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(thread.run, both.wait, 10)
+    await wait_until(lambda: len(named("at once")) == 1, 10, "one thread is left")
+    assert await thread.run(lambda: 7, 5) == 7
+    thread.close()
+    await wait_until(lambda: not named("at once"), 10, "no thread is left")
 
 
 async def test_a_call_that_hangs_keeps_the_turn_and_nothing_waits_for_it() -> None:
