@@ -46,8 +46,7 @@ async def test_a_status_of_the_endpoint_holds_the_import(shared_model: Any, serv
     before = shared_model.gauges.failed
     shared_model.set(fail_status=status, retry_after="1" if status == 429 else "")
     names = await server.add_documents(DOCUMENTS, f"status-{status}-")
-    said = await wait_until(lambda: degraded(server), 20, "the status says what fails")
-    assert said.startswith(f"vlm endpoint: {status} since "), said
+    await wait_until(lambda: says(server, f"vlm endpoint: {status} since "), 20, "the status says it")
     assert shared_model.gauges.failed - before <= 12
     shared_model.set(fail_status=0, retry_after="")
     await whole(server, names)
@@ -83,11 +82,11 @@ async def test_a_connection_refused_and_the_name_of_a_host_not_resolved(server: 
         pass
     await applied(server, vlm(url))
     names = await server.add_documents(DOCUMENTS, "refused")
-    said = await wait_until(lambda: degraded(server), 20, "the status says what fails")
-    assert said.startswith("vlm endpoint: connection refused since "), said
+    await wait_until(lambda: says(server, "vlm endpoint: connection refused since "), 20, "the status says it")
     await applied(server, vlm("http://no-such-host.invalid:80"))
-    said = await wait_until(lambda: says(server, "not resolved"), 20, "the status says what fails")
-    assert said.startswith("vlm endpoint: host name not resolved since "), said
+    await wait_until(
+        lambda: says(server, "vlm endpoint: host name not resolved since "), 20, "the status says what fails"
+    )
     await applied(server, vlm(url))
     async with another_model(int(url.rpartition(":")[2])):
         await whole(server, names)
@@ -103,8 +102,7 @@ async def test_calls_that_never_end_time_out_and_are_held(shared_model: Any, ser
     await applied(server, {"vlm": {"timeout": 1.0}})
     shared_model.set(hang=True)
     names = await server.add_documents(DOCUMENTS, "timeout")
-    said = await wait_until(lambda: degraded(server), 20, "the status says what fails")
-    assert said.startswith("vlm endpoint: timeout since "), said
+    await wait_until(lambda: says(server, "vlm endpoint: timeout since "), 20, "the status says it")
     shared_model.set(hang=False)
     await whole(server, names)
 
@@ -112,7 +110,7 @@ async def test_calls_that_never_end_time_out_and_are_held(shared_model: Any, ser
 async def test_only_the_embeddings_fail(shared_model: Any, server: Server) -> None:
     shared_model.set(embedding_fail_status=503)
     names = await server.add_documents(DOCUMENTS, "embed")
-    said = await wait_until(lambda: degraded(server), 20, "the status says what fails")
+    said = await wait_until(lambda: degraded(server), 20, "the status says it")
     assert said.startswith("embedding endpoint: 503 since "), said
     await wait_until(lambda: inconsistent(server, names), WHOLE_S, "summaries without vectors")
     shared_model.set(embedding_fail_status=0)
@@ -142,7 +140,7 @@ async def test_what_is_refused_for_its_content_fails_alone_and_is_named(shared_m
     for name in bad:
         await server.add_document(name, f"# {name}\n\nIt says forbidden words.\n")
     names = await server.add_documents(DOCUMENTS, "good")
-    await wait_until(lambda: degraded(server), 20, "the status says what fails")
+    await wait_until(lambda: degraded(server), 20, "the status says it")
     shared_model.set(fail_status=0)
     await server.finished(names, WHOLE_S)
     await wait_until(server.idle, WHOLE_S, "empty queues")
@@ -160,8 +158,7 @@ async def test_a_key_is_rotated_with_refusals_in_between(shared_model: Any, serv
     failed = shared_model.gauges.failed
     shared_model.set(accepted_keys=["key-2", "key-e"])
     await wait_until(lambda: shared_model.gauges.failed > failed, 20, "a call is denied")
-    said = await wait_until(lambda: degraded(server), 20, "the status says what fails")
-    assert said.startswith("vlm endpoint: 401 since "), said
+    await wait_until(lambda: says(server, "vlm endpoint: 401 since "), 20, "the status says it")
     denied = shared_model.gauges.failed
     await anyio.sleep(3)
     assert shared_model.gauges.failed - denied <= 6
