@@ -521,6 +521,9 @@ async def test_the_urgent_go_first(queue: Any) -> None:
         await queue.enqueue(new(1))
         order.append("ordinary")
 
+    while queue.wake_up not in (None, "listening"):  # noqa: ASYNC110 - the look that follows is in the inbox as well
+        await anyio.sleep(0.01)
+    await queue.write(lambda _: None)
     async with anyio.create_task_group() as group:
         group.start_soon(queue.write, hold)
         await anyio.to_thread.run_sync(entered.wait, 5)

@@ -103,7 +103,7 @@ class Nodes:
 
 
 @asynccontextmanager
-async def fleet(server: Server, folder: Path, ttl_s: float = 5) -> AsyncIterator[Nodes]:
+async def fleet(server: Server, folder: Path, ttl_s: float = 30) -> AsyncIterator[Nodes]:
     """Run three nodes, and wait until each knows of all."""
     async with AsyncExitStack() as stack:
         nodes = Nodes(folder, server.schema(folder.name.replace("-", "_").lower()), ttl_s, stack)
@@ -151,7 +151,7 @@ async def test_a_node_whose_configuration_differs_is_marked(server: Server, shor
 
 
 async def test_a_node_that_is_killed_is_named_and_nothing_is_applied(server: Server, short_path: Path) -> None:
-    async with fleet(server, short_path) as nodes:
+    async with fleet(server, short_path, ttl_s=5) as nodes:
         nodes.save(*NAMES, value=2)
         nodes.running["c"].process.kill()
         done = await nodes.running["a"].verb("reload", "--all")
@@ -247,7 +247,7 @@ async def test_a_node_that_does_not_come_back_ends_the_roll(server: Server, shor
 
 
 async def test_a_node_that_does_not_end_its_drain_is_named(server: Server, short_path: Path) -> None:
-    async with fleet(server, short_path) as nodes:
+    async with fleet(server, short_path, ttl_s=5) as nodes:
         gone = nodes.named("b")
         command = (*HOTRELOAD, "drain", "--all", "--socket", str(nodes.running["a"].socket))
         nodes.running["b"].process.send_signal(signal.SIGSTOP)
@@ -262,7 +262,7 @@ async def test_a_node_that_does_not_end_its_drain_is_named(server: Server, short
 async def test_a_row_says_what_a_node_is_and_is_removed_a_day_after_it_is_gone(
     server: Server, short_path: Path
 ) -> None:
-    async with fleet(server, short_path) as nodes:
+    async with fleet(server, short_path, ttl_s=5) as nodes:
         (row,) = (each for each in nodes.rows if each["own"])
         with psycopg.connect(nodes.address) as connection:
             schema = connection.execute("SELECT max(version) FROM hotreload_schema").fetchone()
@@ -305,7 +305,7 @@ async def test_a_node_whose_part_refuses_keeps_all_from_applying(server: Server,
 
 
 async def test_a_node_killed_while_it_checks_is_named_and_nothing_is_applied(server: Server, short_path: Path) -> None:
-    async with fleet(server, short_path) as nodes:
+    async with fleet(server, short_path, ttl_s=5) as nodes:
         nodes.save("a", "c", value=2)
         nodes.save("b", value=2, first={"value": 1, "trouble": "kill"})
         done = await nodes.running["a"].verb("reload", "--all")
@@ -359,9 +359,9 @@ async def test_a_second_reload_of_all_is_refused_while_one_is_checked(server: Se
 
 
 async def test_a_node_killed_after_it_accepted_is_named(server: Server, short_path: Path) -> None:
-    async with fleet(server, short_path) as nodes:
+    async with fleet(server, short_path, ttl_s=15) as nodes:  # the one that is stopped is not taken over
         nodes.save(*NAMES, value=2)
-        async with asked(nodes, stopped="c") as done:
+        async with asked(nodes, stopped="c", timeout_s=60) as done:
             nodes.running["b"].process.kill()
             nodes.running["c"].process.send_signal(signal.SIGCONT)
         verdict, gone = json.loads(done[0].stdout), nodes.named("b")

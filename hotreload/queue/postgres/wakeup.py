@@ -136,8 +136,8 @@ class Listener:
                         self._failed("the address is that of a connection pooler; give that of the server itself")
                         break
                     run(connection, f"LISTEN {CHANNEL}")
-                    self.trouble, pause_s = None, self._backoff_first_s
                     self._tell(None, 0)
+                    self.trouble, pause_s = None, self._backoff_first_s
                     self._listen(connection)
             except (psycopg.Error, OSError) as error:
                 self._failed((str(error).strip() or type(error).__name__).splitlines()[0])
