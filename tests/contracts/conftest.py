@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from .stores import ENGINES, HandClock, Store
+from .postgres import Server
+from .stores import ENGINES, HandClock, Postgres, Store
 
 
 @pytest.fixture(params=sorted(ENGINES))
@@ -23,3 +24,19 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def queue(store: Store) -> Any:
     return store.open()
+
+
+@pytest.fixture
+def dsn(tmp_path: Path) -> str:
+    """The address of an empty schema of the server that the tests share."""
+    engine = ENGINES["postgres"]
+    assert isinstance(engine, Postgres)
+    return engine.address(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    """A server of one module alone, which it may stop and whose connections it may cut."""
+    server = Server()
+    yield server
+    server.remove()

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal
 
 import anyio
@@ -29,21 +28,6 @@ from .postgres import Server
 from .stores import ENGINES, Postgres, depth, new, one_of
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def dsn(tmp_path: Path) -> str:
-    engine = ENGINES["postgres"]
-    assert isinstance(engine, Postgres)
-    return engine.address(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[Server]:
-    """A server of this module alone, which it may stop."""
-    server = Server()
-    yield server
-    server.remove()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,26 +21,11 @@ from hotreload.queue.postgres.wakeup import Announcer, Listener, topics_of
 
 from .pgbouncer import Bouncer
 from .postgres import Server
-from .stores import ENGINES, Postgres, new, one_of
+from .stores import ENGINES, new, one_of
 
 pytestmark = pytest.mark.anyio
 NEVER_S = 600.0
 """A node that looks so seldom learns only what it is told."""
-
-
-@pytest.fixture
-def dsn(tmp_path: Path) -> str:
-    engine = ENGINES["postgres"]
-    assert isinstance(engine, Postgres)
-    return engine.address(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[Server]:
-    """A server of this module alone, whose connections it may cut."""
-    server = Server()
-    yield server
-    server.remove()
 
 
 @pytest.fixture
