@@ -46,10 +46,9 @@ class TerminationSignals:
             self._kept_to_parent = forked.in_child(self._put_back)
 
     def take_back(self) -> None:
-        """Hear again the signals that other code took since; its own handlers are called after ours.
+        """Hear again the signals that other code took since; its handlers are called after ours. Main thread only.
 
-        For a process of our own, now and then, on the main thread: a library that handles SIGTERM, or gives it its
-        default action back, must not keep the service manager's stop from being a drain.
+        A library that handles SIGTERM, or gives it its default action back, must not keep a stop from being a drain.
         """
         for number in self._before:
             taken = signal.getsignal(number)
