@@ -178,20 +178,18 @@ async def test_every_policy_follows_a_reload_while_jobs_run() -> None:
 async def test_the_policy_of_a_thread_or_process_follows_a_reload_while_it_runs(kind: str, short_path: Path) -> None:
     from tests.process import workers_service
 
-    pipe = short_path / "pipe"
-    os.mkfifo(pipe)
-
-    def tell() -> None:
-        pipe.write_text("not today")
+    for attempt in (1, 2):
+        os.mkfifo(short_path / str(attempt))
 
     handle = {"thread": workers_service.in_thread, "process": workers_service.in_process}[kind]
     async with live(workers_service.service, attempts=25, wait_s=3600) as one:
-        job = await handle.enqueue(pipe)
+        job = await handle.enqueue(short_path)
         await one.until(job, "running")
         assert (await one.reload(attempts=2, wait_s=0.01))["outcome"] == "applied"
-        for _attempt in range(2):
+        for attempt in (1, 2):
+            pipe = short_path / str(attempt)
             with anyio.fail_after(40):
-                await anyio.to_thread.run_sync(tell, abandon_on_cancel=True)
+                await anyio.to_thread.run_sync(pipe.write_text, "not today", abandon_on_cancel=True)
         found = await one.until(job, "dead", within_s=40)
         assert (found["attempts"], found["max_attempts"], found["reason"]) == (2, 2, "ValueError: not today")
 

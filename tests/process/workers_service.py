@@ -33,8 +33,8 @@ async def echo(job: Job[str], conf: Settings) -> str:
 
 
 def fails_once_told(job: SyncJob[Path], conf: Settings) -> None:
-    """Wait until the pipe of the payload is opened for writing, and fail."""
-    with job.payload.open() as pipe:
+    """Wait until this attempt's pipe in the folder of the payload is opened for writing, and fail."""
+    with (job.payload / str(job.attempt)).open() as pipe:
         raise ValueError(pipe.read())
 
 
