@@ -45,8 +45,10 @@ from hotreload.openviking.fields import POOLS
 from hotreload.openviking.jobs import OpenVikingJobs
 from hotreload.openviking.limits import QueueWorkers
 from hotreload.openviking.missing import TreeSearch
+from hotreload.openviking.overrides import overridden
 from hotreload.openviking.progress import Progress
 from hotreload.openviking.publication import LimitChange, Publication, publish
+from hotreload.openviking.rerank import attach_rerank
 from hotreload.openviking.seams import Probe
 from hotreload.openviking.swaps import set_up_loggers, swaps
 from hotreload.openviking.waits import RequestWaits
@@ -114,6 +116,8 @@ class Hosting(Work):
         if "limits" in self._on:
             patches.attach_limits(self._workers)
             Calls(self._workers, self._endpoints, self._progress).attach()
+        if "rerank" in self._on and self._endpoints is not None:
+            attach_rerank(self._endpoints)
         if "draining" in self._on:
             patches.attach_parking()
             self._waits.attach()
@@ -173,7 +177,7 @@ class Hosting(Work):
     def _reloadables(self) -> list[Reloadable]:
         reloadables: list[Reloadable] = []
         if "configuration" in self._on:
-            reloadables.append(Publication(publish))
+            reloadables.append(Publication(publish, overridden if "overrides" in self._on else None))
         if "settings" in self._on:
             reloadables += swaps(lambda: self._app)
         if "limits" in self._on:
