@@ -46,7 +46,7 @@ def _checked(check: Callable[[str], object], value: str | None) -> str | None:
 
 
 @click.group(context_settings=CONTEXT)
-@click.version_option(package_name="hotreload", prog_name="hotreload")
+@click.version_option(package_name="openviking-hotreload", prog_name="hotreload")
 def root() -> None:
     """Run services whose configuration changes while they work, and ask them to reload and to drain.
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,10 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
 
 
 # --- help and usage ---------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_distribution(ask: Ask) -> None:
+    assert ask("--version")[:2] == (0, f"hotreload, version {version('openviking-hotreload')}\n")
 
 
 def test_every_verb_explains_itself_with_an_example(ask: Ask) -> None:
