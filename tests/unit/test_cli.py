@@ -131,7 +131,9 @@ def test_every_verb_explains_itself_with_an_example(ask: Ask) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("fly",), ("reload", "--timeout", "soon"), ("reload", "--timeout", "-1"), ("status", "--watch", "--json"),
+        ("fly",), ("reload", "--timeout", "soon"), ("reload", "--timeout", "-1"),
+        ("reload", "--timeout", "inf"), ("reload", "--timeout", "nan"),
+        ("status", "--url", "\udcff"), ("status", "--watch", "--json"),
         ("check",), ("check", "m:a", "--against-running"), ("run", "m:a", "--http", "8750"),
         ("run", "m:a", "--name", "../x"), ("status", "--name", "../x"), ("status", "--url", "localhost"),
         ("status", "--url", "http://x", "--key-file", "/nonexistent"), ("status", "--url", "http://h:abc"),
