@@ -126,11 +126,21 @@ MOST: Final = 4096
 CUT: Final = f"{MASK} (the rest is not shown: too much of it may be secret)"
 
 
+_HELD: Final = re.compile("|".join(re.escape(part) for held, _, _ in SHAPES for part in held))
+_LINE: Final = 1024
+
+
+def _shapes(text: str) -> Iterator[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]:
+    """Yield the patterns that a text may match, each with what is shown; one search of a short text, most hold none."""
+    if len(text) > _LINE or _HELD.search(text):
+        for held, pattern, shown in SHAPES:
+            if any(part in text for part in held):
+                yield pattern, shown
+
+
 def mask_text(text: str) -> str:
     """Hide credentials that were not declared: after `Authorization:`, in a URL, `password=` of a connection string."""
-    for held, pattern, shown in SHAPES:
-        if not any(part in text for part in held):
-            continue
+    for pattern, shown in _shapes(text):
         masked, count = pattern.subn(shown, text, MOST)
         if count == MOST:
             last = next(islice(pattern.finditer(text), MOST - 1, None)).end()
@@ -148,8 +158,8 @@ def mask_value(text: str) -> str:
 
 def embedded(text: str) -> Iterator[str]:
     """Yield the secrets that `mask_value` hides, as they are written and without the escapes of a URL."""
-    for held, pattern, shown in SHAPES:
-        for match in pattern.finditer(text) if any(part in text for part in held) else ():
+    for pattern, shown in _shapes(text):
+        for match in pattern.finditer(text):
             if isinstance(shown, str) or shown(match) != match[0]:
                 yield from (match["hide"], unquote(match["hide"].strip("'\"")))
     if whole := WHOLE.fullmatch(text):
