@@ -78,7 +78,7 @@ class Execution:
         payload = self._around.kind.open_payload(entry.row)
         if len(entry.row.payload_json) > LARGE:  # the text is kept by the store, what was read from it by the job
             entry.row = replace(entry.row, payload_json="")
-        job = Job[Any, Any](entry.row, payload, self._around)
+        job: Job[Any, Any] = Job(entry.row, payload, self._around)
         job.stopping = entry.stopping
         return job
 
