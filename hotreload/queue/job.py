@@ -77,7 +77,7 @@ class Enqueued:
     existing: JobState | None = None
 
 
-@dataclass(slots=True)  # a value, as the others here; not frozen: that costs every job 1.4 µs
+@dataclass(slots=True)  # not frozen: that costs every job 1.4 µs, and who has read a large text may let go of it
 class JobRow:
     """A claimed job as the store has it: payload, last checkpoint (None: none) and results of `steps` as JSON texts.
 
