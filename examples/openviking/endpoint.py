@@ -48,6 +48,8 @@ class Behaviour:
     """Bearer keys that may call; empty accepts all."""
     embedding_fail_status: int = 0
     """HTTP status of failing embedding calls, as many as `fail_rate` says; 0 lets them succeed."""
+    rerank_fail_status: int = 0
+    """HTTP status of failing rerank calls; 0 lets them succeed."""
     failing_model: str = ""
     """Only chat calls of this model fail; empty: those of every model."""
     retry_after: str = ""
@@ -230,6 +232,8 @@ class Endpoint:
     async def _rerank(self, request: Request) -> Response:
         body: dict[str, Any] = json.loads(await request.body())
         self.gauges.reranks += 1
+        if self.behaviour.rerank_fail_status:
+            return _error(self.behaviour.rerank_fail_status, "failing as told", self.behaviour)
         count = len(body["documents"])
         results = [{"index": index, "relevance_score": 1 - index / (count + 1)} for index in range(count)]
         return JSONResponse({"results": results})

@@ -19,10 +19,11 @@ from hotreload.openviking.gate import OPEN
 from hotreload.openviking.limits import QueueWorkers
 from hotreload.openviking.progress import Progress, question, remembered
 from hotreload.openviking.queue_worker import Delivery, current_delivery
+from hotreload.openviking.rerank import RERANK
 
 VLM, PLANNER, EMBEDDING = "vlm", "query planner", "embedding"
 ROLES: Final = {"vlm": VLM, "query_planner": PLANNER}
-SECTIONS: Final = frozenset({"vlm", "query_planner", "embedding"})
+SECTIONS: Final = frozenset({"vlm", "query_planner", "embedding", RERANK})
 CALLED_BY: Final = {"Semantic": VLM, "Reindex": VLM, "SessionCommit": VLM, "Embedding": EMBEDDING}
 """What the messages of a queue cannot do without."""
 Make = Callable[[], Awaitable[Any]]

@@ -194,19 +194,34 @@ class Endpoints:
             raise error
         return None if is_open else attempts.delay_s(failure.retry_after_s)
 
-    async def watch(self, kind: str, key: Callable[[], Awaitable[bytes]], make: Callable[[], Awaitable[T]]) -> T:
-        """Make a call that a person waits for: at once, and once; what comes of it tells how the endpoint is."""
+    async def watch(
+        self,
+        kind: str,
+        key: Callable[[], Awaitable[bytes]],
+        make: Callable[[], Awaitable[T]],
+        *,
+        spared: Callable[[], T] | None = None,
+    ) -> T:
+        """Make a call that a person waits for: once, and at once; what comes of it tells how the endpoint is.
+
+        With `spared` only probes are made while the endpoint fails; what it returns is the answer to all others.
+        """
         endpoint = self._endpoint(kind, await key())
         with self._lock:
-            call = endpoint.breaker.watch()
+            breaker = endpoint.breaker
+            call = breaker.watch() if spared is None else breaker.begin() or breaker.probe()
+        if call is None:
+            assert spared is not None
+            return spared()
         try:
             answer = await make()
-        except Exception as error:
-            failure = failure_of(error)
-            if failure is not None:
+        except BaseException as error:
+            if failure := failure_of(error):
                 self._failed(endpoint, call, failure)
             elif refusal_of(error) is not None:
                 self._answered(endpoint, call)
+            else:
+                self._abandoned(endpoint, call)
             raise
         self._answered(endpoint, call)
         return answer

@@ -37,6 +37,10 @@ class Failure:
     retry_after_s: float | None = None
 
 
+class NoAnswer(Exception):
+    """An endpoint's answer is not what was asked for, or there was none; where it is known, its cause says why."""
+
+
 def failure_of(error: BaseException) -> Failure | None:
     """Return how the endpoint failed; None where it answered, or where the error says nothing about it."""
     inner = _of_credentials(error)
@@ -128,6 +132,8 @@ def _network(error: BaseException) -> str | None:
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, socket.gaierror) or "NameResolutionError" in names:
         return "host name not resolved"
+    if isinstance(error, NoAnswer):
+        return "no usable answer"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, ssl.SSLError):

@@ -33,6 +33,9 @@ KNOWN: dict[str, dict[str, str]] = {
     "openviking.config.manager:RuntimeConfigManager.add_update_consumer": {
         "9b60f914deb434fe4f1167dfccd324d8": "0.5.0 0.5.1 0.5.1.1 0.5.2",
     },
+    "openviking.config.manager:RuntimeConfigManager.get_settings": {
+        "cdeb841dc417160a1d8aeada194b071c": "0.5.0 0.5.1 0.5.1.1 0.5.2",
+    },
     "openviking.config.manager:RuntimeConfigManager.replace_base_config": {
         "4fef2182324e026820d098631722cf3a": "0.5.0 0.5.1 0.5.1.1 0.5.2",
     },
@@ -69,6 +72,12 @@ KNOWN: dict[str, dict[str, str]] = {
         ABSENT: "0.5.0",
         "0c55aee2b347a140aa34bb873c785585": "0.5.1 0.5.1.1",
         "e1f42dfc27c7caccb5f394671fda41ed": "0.5.2",
+    },
+    "openviking.retrieve.hierarchical_retriever:HierarchicalRetriever.__init__": {
+        "e3fc729498eab4d149f554834e61bd52": "0.5.0 0.5.1 0.5.1.1 0.5.2",
+    },
+    "openviking.retrieve.hierarchical_retriever:HierarchicalRetriever._rerank_scores": {
+        "e4e0c89b65f1ad3060c28eb04c5a5d89": "0.5.0 0.5.1 0.5.1.1 0.5.2",
     },
     "openviking.server.app:create_app": {
         "fb70c0ec908c1eaf44f4649aa58d4e52": "0.5.0",

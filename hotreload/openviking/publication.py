@@ -4,31 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Final
 
+from hotreload.errors import Problem
 from hotreload.openviking import fields
 from hotreload.openviking.fields import Pool
 from hotreload.openviking.limits import QueueWorkers
 from hotreload.reload.apply import Transition
 
+REMOVED: Final = {
+    "rerank": "was removed: searches are ordered by the scores of the vectors alone",
+    "query_planner": "was removed: queries are planned by the model of vlm",
+}
+"""Sections a running server goes on without; that nothing is summarised without `vlm`, each report says."""
+
 
 class Publication:
     """The part of a reload that gives OpenViking a new configuration. Meets `Reloadable`."""
 
-    def __init__(self, publish: Callable[[Any], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        publish: Callable[[Any], Awaitable[None]],
+        overridden: Callable[[Sequence[str]], Awaitable[Sequence[Problem]]] | None = None,
+    ) -> None:
         self.name = "configuration"
         self.paths: Sequence[str] = fields.PUBLISHED
         self._publish = publish
+        self._overridden = overridden
 
     async def prepare(self, transition: Transition) -> Published:
-        """Hold the two configurations; both are validated already."""
-        return Published(self._publish, transition.old.config, transition.new.config)
+        """Hold the two configurations, which are validated already; say what the new one will not do."""
+        old, new = transition.old.config, transition.new.config
+        warnings = [Problem(section, text) for section, text in REMOVED.items() if _is_removed(section, old, new)]
+        if self._overridden is not None:
+            warnings += await self._overridden(transition.paths)
+        return Published(self._publish, old, new, warnings)
 
 
 class Published:
-    """A configuration that waits for its publication, which must be awaited. Meets `Prepared` and `Publishes`."""
+    """A configuration that waits for its publication, which must be awaited. Meets `Prepared`, `Publishes`, `Warns`."""
 
-    def __init__(self, publish: Callable[[Any], Awaitable[None]], old: Any, new: Any) -> None:
+    def __init__(
+        self, publish: Callable[[Any], Awaitable[None]], old: Any, new: Any, warnings: Sequence[Problem] = ()
+    ) -> None:
+        self.warnings = warnings
         self._publish = publish
         self._old = old
         self._new = new
@@ -52,6 +71,11 @@ class Published:
 
     async def retire(self) -> None:
         """OpenViking closes a client after its last call."""
+
+
+def _is_removed(section: str, old: Any, new: Any) -> bool:
+    before, after = getattr(old, section, None), getattr(new, section, None)
+    return before is not None and before.is_available() and not (after is not None and after.is_available())
 
 
 async def publish(config: Any) -> None:

@@ -73,6 +73,14 @@ FEATURES: tuple[Feature, ...] = (
         ),
     ),
     Feature(
+        "rerank",
+        "that the endpoint of a reranker fails is not told, and each search asks it",
+        (
+            "openviking.retrieve.hierarchical_retriever:HierarchicalRetriever.__init__",
+            "openviking.retrieve.hierarchical_retriever:HierarchicalRetriever._rerank_scores",
+        ),
+    ),
+    Feature(
         "draining",
         "a stop waits for OpenViking's own shutdown and may cut it at the deadline",
         (
@@ -99,6 +107,11 @@ FEATURES: tuple[Feature, ...] = (
             "openviking.config.vlm:AccountVLMProvider._on_cluster_config_change",
             "openviking.config.vlm:AccountVLMProvider._invalidate",
         ),
+    ),
+    Feature(
+        "overrides",
+        "reports do not name the accounts that have values of their own over a changed field",
+        (f"{_MANAGER}.get_settings",),
     ),
     Feature(
         "recovery",
@@ -176,6 +189,8 @@ NEEDS = {
     "draining": ("limits",),
     "progress": ("limits",),
     "hold": ("limits",),
+    "rerank": ("hold",),
+    "overrides": ("configuration",),
     "settings": ("configuration",),
 }
 """Features that stand on another one, after the one they stand on."""

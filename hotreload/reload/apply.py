@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import anyio
 
 from hotreload.config.document import Keys, dotted
+from hotreload.errors import Problem
 from hotreload.reload.bounded import Step, bounded
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,16 @@ class Publishes(Protocol):
 
     async def publish(self) -> None:
         """Publish; raise if nothing was published."""
+        ...
+
+
+@runtime_checkable
+class Warns(Protocol):
+    """A prepared change with something to say in the report; it applies nonetheless."""
+
+    @property
+    def warnings(self) -> Sequence[Problem]:
+        """What is to be said; a path is dotted."""
         ...
 
 

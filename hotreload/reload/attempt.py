@@ -16,7 +16,7 @@ from hotreload.config.secrets import Redactor, secrets_in
 from hotreload.config.sources import Beside
 from hotreload.config.store import Snapshot, SnapshotStore
 from hotreload.errors import ConfigError, Problem
-from hotreload.reload.apply import PartFailed, Ready, Reloadable, commit, owner_of, prepare, retire, undo
+from hotreload.reload.apply import PartFailed, Ready, Reloadable, Warns, commit, owner_of, prepare, retire, undo
 from hotreload.reload.load import REST_S, Inputs, Reader, with_lines
 from hotreload.reload.plan import Plan
 from hotreload.reload.reading import Version
@@ -147,6 +147,8 @@ class Attempt:
                 ready = await prepare(
                     self.flow.parts, self._before.settings, new.settings, self._plan.live, new.generation
                 )
+            told = [each.prepared.warnings for each in ready if isinstance(each.prepared, Warns)]
+            self._warnings = (*self._warnings, *(warning for warnings in told for warning in warnings))
             if (refused := await self._confirmed(ready)) is not None:
                 return refused
             with self._stage("commit"):

@@ -1,7 +1,7 @@
 """Calls held at their endpoints, with a clock and timers that the test moves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any
@@ -225,6 +225,46 @@ async def test_one_that_only_people_call_is_forgotten_after_a_while(stage: Stage
         await stage.endpoints.watch("rerank", named, fails)
     assert stage.endpoints.degraded is not None
     await stage.move(61)
+    assert stage.endpoints.degraded is None
+
+
+async def test_where_an_answer_can_be_spared_only_probes_are_made(stage: Stage) -> None:
+    made = 0
+    hung = asyncio.Event()
+
+    async def named() -> bytes:
+        return b"k"
+
+    async def fails() -> str:
+        nonlocal made
+        made += 1
+        raise TimeoutError
+
+    async def hangs() -> str:
+        nonlocal made
+        made += 1
+        hung.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    async def answers() -> str:
+        return "answered"
+
+    async def watch(make: Callable[[], Awaitable[str]]) -> str:
+        return await stage.endpoints.watch("rerank", named, make, spared=lambda: "spared")
+
+    with pytest.raises(TimeoutError):
+        await watch(fails)
+    assert [await watch(fails) for _ in range(9)] == ["spared"] * 9
+    await stage.move(15)
+    probe = asyncio.ensure_future(watch(hangs))
+    await hung.wait()
+    assert await watch(answers) == "spared"  # one probe at a time
+    probe.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+    assert made == 2
+    assert await watch(answers) == "answered"  # a probe that was given up lets the next one be made at once
     assert stage.endpoints.degraded is None
 
 

@@ -50,12 +50,14 @@ def test_an_unknown_source_switches_off_its_feature_and_what_stands_on_it(
         "recovery": True,
         "progress": False,
         "hold": False,
+        "rerank": False,
+        "overrides": True,
         "locks": True,
         "settings": True,
         "server": True,
     }
     assert "_worker_async_concurrent" in str(probes["limits"])
-    assert len(caplog.records) == 4
+    assert len(caplog.records) == 5
     model = OpenVikingModel(["limits", "draining"])
     assert model.rule(("vlm", "max_concurrent")).effect is Effect.RESTART
     assert model.rule(("vlm", "model")).effect is Effect.LIVE

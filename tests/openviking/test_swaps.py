@@ -145,6 +145,13 @@ async def sections(server: Server, name: str, suffix: str) -> int:
     return sum(not entry.get("isDir", False) for entry in tree.raise_for_status().json()["result"])
 
 
+async def searched(server: Server) -> None:
+    """Search, and see that something is found."""
+    asked = {"query": "what does it say", "limit": 3}
+    found = await server.http.post("/api/v1/search/search", json=asked, headers=server.user)
+    assert found.raise_for_status().json()["result"]["resources"]
+
+
 async def test_a_reranker_is_asked_once_there_is_one(shared_model: Any, server: Server) -> None:
     names = await server.add_documents(3, "ranked")
     await server.finished(names, 30)
@@ -152,9 +159,7 @@ async def test_a_reranker_is_asked_once_there_is_one(shared_model: Any, server: 
 
     async def reranks() -> int:
         before = shared_model.gauges.reranks
-        asked = {"query": "what does it say", "limit": 3}
-        found = await server.http.post("/api/v1/search/search", json=asked, headers=server.user)
-        assert found.raise_for_status().json()["result"]["resources"]
+        await searched(server)
         return shared_model.gauges.reranks - before
 
     assert await reranks() == 0
@@ -162,8 +167,66 @@ async def test_a_reranker_is_asked_once_there_is_one(shared_model: Any, server: 
     owners = await applied(server, {"rerank": rerank})
     assert set(owners.values()) == {"retrieval"}
     assert await reranks() > 0
-    await applied(server, {})
+    server.home.write(UNWATCHED)
+    report = (await server.admin("POST", "config/reload")).raise_for_status().json()
+    assert report["outcome"] == "applied"
+    assert [each["message"].partition(":")[0] for each in report["warnings"] if each["path"] == "rerank"] == [
+        "was removed"
+    ]
     assert await reranks() == 0
+
+
+async def test_a_reranker_that_fails_is_told_and_spared(shared_model: Any, server: Server) -> None:
+    await server.finished(await server.add_documents(3, "spared"), 30)
+    await wait_until(server.idle, 30, "empty queues")
+    rerank = {"provider": "openai", "model": "stub", "api_key": "k", "api_base": f"{shared_model.url}/v1/rerank"}
+
+    async def told() -> str | None:
+        return (await server.status())["degraded"]
+
+    await applied(server, {"rerank": rerank})
+    shared_model.set(rerank_fail_status=503)
+    before = shared_model.gauges.reranks
+    for _ in range(20):
+        await searched(server)
+    assert "rerank endpoint: 503 since" in (await told() or "")
+    assert shared_model.gauges.reranks - before < 20  # only probes ask it
+    shared_model.set(rerank_fail_status=401)
+    await applied(server, {"rerank": {**rerank, "api_key": "another"}})  # another endpoint: asked at once
+    assert await told() is None
+    await searched(server)
+    assert "rerank endpoint: 401 since" in (await told() or "")
+    shared_model.set(rerank_fail_status=0)
+
+    async def answers() -> bool:
+        await searched(server)
+        return await told() is None
+
+    await wait_until(answers, 30, "a probe that was answered")
+    await applied(server, {})
+
+
+async def test_the_report_names_accounts_with_values_of_their_own(server: Server) -> None:
+    own = {"vlm": {"model": "own", "credentials": [{"provider": "openai", "api_key": "key-own", "api_base": "x"}]}}
+    account = "/api/v1/admin/accounts/acme/configuration"
+
+    async def warned(over: dict[str, Any]) -> dict[str, str]:
+        server.home.write(over | UNWATCHED)
+        report = (await server.admin("POST", "config/reload")).raise_for_status().json()
+        assert report["outcome"] == "applied"
+        return {each["path"]: each["message"] for each in report["warnings"] if "API" in each["message"]}
+
+    assert await warned({"vlm": {"model": "second", "max_retries": 1}}) == {}
+    (await server.http.patch(account, json={"settings": own}, headers=server.root)).raise_for_status()
+    try:
+        found = await warned({"vlm": {"model": "third", "max_retries": 2}})
+        assert list(found) == ["vlm.model"]
+        assert found["vlm.model"].endswith("in accounts that keep it: acme")
+        assert "key-own" not in str(found)
+    finally:
+        (await server.http.patch(account, json={"settings": {"vlm": None}}, headers=server.root)).raise_for_status()
+    assert await warned({"vlm": {"model": "fourth"}}) == {}
+    await applied(server, {})
 
 
 async def test_a_session_is_planned_for_or_not(shared_model: Any, server: Server) -> None:
