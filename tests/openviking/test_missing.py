@@ -408,7 +408,7 @@ async def test_summaries_of_files_that_were_lost_in_folders_that_look_whole_are_
         calls = model.gauges.calls
         report, code = await reindex(server, "--wait")
         assert (found(report), report["made"], code) == (lost, {"left": 0, "done": 3, "failed": []}, 0)
-        assert model.gauges.calls - calls <= 4 * len(lost)  # a file, its folder with all that is in it, the folder above
+        assert model.gauges.calls - calls <= 4 * len(lost)  # the file, its folder with what is in it, the one above
         assert await whole(server)
 
 
