@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -18,6 +19,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = Path
 """A path as it is written: `click.Path` looks at the file, and waits where its file system does not answer."""
+
+
+class _Seconds(click.FloatRange):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; what is not one (`nan`) compares as neither too small nor too large."""
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds, for example 30.", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds(0.1, 86_400)
 
 
 def finds_service(verb: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import click
 from hotreload.cli.client import Client, Verdict
 from hotreload.cli.exits import Exit, Failure
 from hotreload.cli.fleet import reload_all
-from hotreload.cli.options import PATH, aside, finds_service, prints_json
+from hotreload.cli.options import PATH, SECONDS, aside, finds_service, prints_json
 from hotreload.cli.show import console, plan_view, print_json, problem_line, reload_view
 from hotreload.cli.target import OPENVIKING_TEXT, target_of
 from hotreload.client.find import Wanted, find
@@ -33,7 +33,7 @@ _EXITS: Final = {
 @click.option("--against-running", is_flag=True, help="Ask the running service, and show what a reload would do.")
 @click.option("--config", type=PATH, help="The configuration file, ov.conf.")
 @click.option("-v", "--verbose", is_flag=True, help="With --against-running: name the unchanged fields too.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=30.0, show_default=True, metavar="S")
+@click.option("--timeout", "timeout_s", type=SECONDS, default=30.0, show_default=True, metavar="S")
 @finds_service
 @prints_json
 def check(
@@ -76,7 +76,7 @@ def check(
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0.1),
+    type=SECONDS,
     default=30.0,
     show_default=True,
     metavar="S",

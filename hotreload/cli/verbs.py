@@ -13,7 +13,7 @@ from hotreload.cli.exits import Exit, Failure
 from hotreload.cli.fleet import drain_all, nodes_of, show_nodes
 from hotreload.cli.follow import follow_drain, watch_status
 from hotreload.cli.jobs import jobs
-from hotreload.cli.options import PATH, finds_service, prints_json
+from hotreload.cli.options import PATH, SECONDS, finds_service, prints_json
 from hotreload.cli.page import page
 from hotreload.cli.reindex import reindex
 from hotreload.cli.reloading import check, reload, schema
@@ -46,7 +46,7 @@ def _checked(check: Callable[[str], object], value: str | None) -> str | None:
 
 
 @click.group(context_settings=CONTEXT)
-@click.version_option(package_name="hotreload", prog_name="hotreload")
+@click.version_option(package_name="openviking-hotreload", prog_name="hotreload")
 def root() -> None:
     """Run services whose configuration changes while they work, and ask them to reload and to drain.
 
@@ -157,15 +157,13 @@ def status(watch: bool, everywhere: bool, wanted: Wanted, as_json: bool) -> int:
 
 
 @root.command()
-@click.option(
-    "--deadline", "deadline_s", type=click.FloatRange(0.1, 86_400), metavar="S", help="Instead of the configured one."
-)
+@click.option("--deadline", "deadline_s", type=SECONDS, metavar="S", help="Instead of the configured one.")
 @click.option("--all", "everywhere", is_flag=True, help="Every node on the same PostgreSQL store, this one last.")
 @click.option("--one-by-one", "rolls", is_flag=True, help="With --all: each once the one before is back.")
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0.1),
+    type=SECONDS,
     default=120.0,
     show_default=True,
     metavar="S",

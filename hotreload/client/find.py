@@ -114,7 +114,7 @@ def _why(error: OSError, folder: Path) -> str:
 def _by_url(url: str, key_file: Path | None) -> Endpoint:
     try:
         usable = httpx.URL(url).scheme in ("http", "https") and bool(httpx.URL(url).host)
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError):  # bytes that are not UTF-8
         usable = False
     if not usable:
         raise ServiceMisnamed(f"--url takes http://HOST:PORT or https://HOST:PORT, not {url!r}")

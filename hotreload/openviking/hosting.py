@@ -27,7 +27,7 @@ from uvicorn.config import STARTUP_FAILURE
 from hotreload.admin.acceptor import Acceptor, hand_over, share_of_descriptors
 from hotreload.admin.serving import CLOSE
 from hotreload.clock import now_ms
-from hotreload.errors import reason_of
+from hotreload.errors import StoreUnavailable, reason_of
 from hotreload.host.host import Host
 from hotreload.host.lifetime import Lifetime
 from hotreload.host.start import Started
@@ -63,6 +63,8 @@ LEAVE_S = 1.4
 """What OpenViking needs after a drain: uvicorn's ticks, its usage records written each second, its service closed."""
 LINGER_S = 0.5
 """How long HTTP requests that still run after a drain may take, before they are cut."""
+REPORT_S = 3.0
+"""How long it is tried at most to keep the report of a drain, where a database does not answer."""
 MOST = 4096
 """HTTP connections at once, where there are descriptors for twice as many."""
 
@@ -185,10 +187,14 @@ class Hosting(Work):
         return reloadables
 
     def flush(self, timeout_s: float, keep: Keep) -> None:
-        """Fence what still runs; the report alone goes to our store, the messages are in OpenViking's."""
+        """Fence what still runs; messages are in OpenViking's store, so ours keeps no more than the report."""
         assert self.started.store is not None
         flushed = self._drain.flush() if "draining" in self._on else Flushed()
-        self.started.store.flush([], timeout_s, lambda _back: keep(flushed))
+        try:
+            self.started.store.flush([], min(timeout_s, REPORT_S), lambda _back: keep(flushed))
+        except (StoreUnavailable, TimeoutError) as error:
+            keep(flushed)
+            log.warning("drain.report_not_kept %s", reason_of(error))
 
     def hung_up(self) -> None:
         """Open OpenViking's log file again; where that cannot be, it goes on to write to the one it has."""

@@ -40,7 +40,8 @@ class OpenVikingJobs:
     def __init__(self, workers: QueueWorkers, store: Store) -> None:
         self._workers = workers
         self._store = store
-        kept = store.documents_sync(PAUSED)
+        self._kept_as = PAUSED if store.fleet is None else f"{PAUSED} of {store.fleet.name}"
+        kept = store.documents_sync(self._kept_as)
         self._paused: frozenset[str] = frozenset(kept[0].body) if kept else frozenset()
 
     def paused(self, queue: str) -> bool:
@@ -53,7 +54,7 @@ class OpenVikingJobs:
         if name is None:
             return False
         wanted = self._paused | {name} if paused else self._paused - {name}
-        await self._store.put_document(PAUSED, ALL, sorted(wanted))
+        await self._store.put_document(self._kept_as, ALL, sorted(wanted))
         self._paused = wanted
         self._workers.nudge()
         return True

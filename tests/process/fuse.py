@@ -1,7 +1,9 @@
 """A FUSE mount that serves one folder read-only: `python -m tests.process.fuse SOURCE MOUNTPOINT`.
 
-Stopped (SIGSTOP) it is a file system that does not answer; SIGTERM unmounts it. What is written into SOURCE is not
-told to whoever watches the mount, as on a network file system. The protocol is that of linux/fuse.h, 7.31.
+After SIGUSR1 it is a file system that does not answer, until SIGUSR2; SIGTERM unmounts it. No request is under way
+while it does not answer: a process cannot be killed while it waits for a request that the server has read. What is
+written into SOURCE is not told to whoever watches the mount, as on a network file system. The protocol is that of
+linux/fuse.h, 7.31.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import signal
 import struct
 import sys
@@ -21,6 +24,7 @@ OUT_HEADER = struct.Struct("<IiQ")
 ATTRIBUTES = struct.Struct("<QQQQQQIIIIIIIIII")
 LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH, INIT = 1, 2, 3, 14, 15, 17, 18, 25, 26
 OPENDIR, READDIR, RELEASEDIR, ACCESS, INTERRUPT, DESTROY, BATCH_FORGET = 27, 28, 29, 34, 36, 38, 42
+PAUSE, GO_ON = signal.SIGUSR1, signal.SIGUSR2
 SILENT = (FORGET, BATCH_FORGET, INTERRUPT)
 LAZY = 2  # MNT_DETACH
 READ_BYTES = 1 << 18
@@ -34,7 +38,9 @@ class Mount:
         self._point = os.fsencode(point)
         self._paths = {1: source}
         self._nodes = {source: 1}
-        self._kernel = os.open("/dev/fuse", os.O_RDWR)
+        self._kernel = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK)
+        self._signals, told = os.pipe2(os.O_NONBLOCK)
+        signal.set_wakeup_fd(told)
         options = f"fd={self._kernel},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
         if _libc.mount(b"test", self._point, b"fuse", 0, options) != 0:
             raise OSError(ctypes.get_errno(), "mount")
@@ -53,12 +59,17 @@ class Mount:
     def serve(self) -> None:
         """Answer until it is unmounted."""
         while True:
+            ready, _, _ = select.select([self._kernel, self._signals], [], [])
+            if self._signals in ready and PAUSE in os.read(self._signals, 64):
+                print("paused", flush=True)
+                signal.sigwait([GO_ON])
+                continue
             try:
                 request = os.read(self._kernel, READ_BYTES)
             except OSError as error:
                 if error.errno == errno.ENODEV:
                     return
-                if error.errno in (errno.EINTR, errno.ENOENT):
+                if error.errno in (errno.EINTR, errno.ENOENT, errno.EAGAIN):
                     continue
                 raise
             _length, code, unique, node = IN_HEADER.unpack_from(request)[:4]
@@ -119,6 +130,8 @@ def main() -> None:
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, leave)
+    signal.signal(PAUSE, lambda _number, _frame: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [GO_ON])
     print("mounted", flush=True)
     mount.serve()
 

@@ -14,7 +14,8 @@ import anyio
 import pytest
 from anyio.abc import Process
 
-from tests.process.running import hotreload, started, wait_until
+from tests.process.fuse import GO_ON, PAUSE
+from tests.process.running import Spoken, hotreload, started, wait_until
 from tests.process.serving import Running, put, serving
 
 pytestmark = pytest.mark.anyio
@@ -29,14 +30,16 @@ class Mounted:
     point: Path
     source: Path
     process: Process
+    spoken: Spoken
 
-    def hang(self) -> None:
-        """Stop answering."""
-        self.process.send_signal(signal.SIGSTOP)
+    async def hang(self) -> None:
+        """Return once nothing is answered any more."""
+        self.process.send_signal(PAUSE)
+        await self.spoken.line("paused")
 
     def go_on(self) -> None:
         """Answer what was asked meanwhile."""
-        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(GO_ON)
 
 
 @asynccontextmanager
@@ -46,10 +49,10 @@ async def mounted(source: Path, point: Path) -> AsyncIterator[Mounted]:
     async with started(sys.executable, "-m", "tests.process.fuse", str(source), str(point)) as (process, spoken):
         await spoken.line("mounted")
         try:
-            yield Mounted(point, source, process)
+            yield Mounted(point, source, process, spoken)
         finally:
             if process.returncode is None:
-                process.send_signal(signal.SIGCONT)
+                process.send_signal(GO_ON)
                 process.terminate()
                 await process.wait()
 
@@ -96,7 +99,7 @@ async def test_the_service_lives_while_its_mount_hangs(
         await wait_until(lambda: _healthy(service, True), 5, "it watches")
         put(real / "ov.conf", value=1)
         await service.applied(1)
-        mount.hang()
+        await mount.hang()
         put(real / "ov.conf", value=2)
         service.process.send_signal(signal.SIGHUP)
         longest = await delays(service, 100)
@@ -125,7 +128,7 @@ async def test_a_mount_that_hangs_delays_no_drain(short_path: Path) -> None:
     put(source / "ov.conf")
     environ = {"STATE_DIRECTORY": str(short_path / "state")}
     async with mounted(source, point) as mount, serving(short_path, conf=conf, environ=environ) as service:
-        mount.hang()
+        await mount.hang()
         service.process.send_signal(signal.SIGHUP)
         await wait_until(lambda: _healthy(service, False), 15, "it hangs")
         began = anyio.current_time()
@@ -159,7 +162,7 @@ async def test_a_start_on_a_mount_that_hangs_says_why_it_ends(short_path: Path) 
     point.mkdir()
     put(source / "ov.conf")
     async with mounted(source, point) as mount:
-        mount.hang()
+        await mount.hang()
         done = await hotreload("check", "tests.process.sample:service", "--config", str(conf))
         assert done.returncode == 1
         assert b"reading it took longer than 5 s" in done.stdout + done.stderr

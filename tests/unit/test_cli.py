@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,10 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
 # --- help and usage ---------------------------------------------------------------------------------------------
 
 
+def test_the_version_is_that_of_the_distribution(ask: Ask) -> None:
+    assert ask("--version")[:2] == (0, f"hotreload, version {version('openviking-hotreload')}\n")
+
+
 def test_every_verb_explains_itself_with_an_example(ask: Ask) -> None:
     for path, _ in walk(root):
         code, out, _ = ask(*path, "--help")
@@ -126,7 +131,9 @@ def test_every_verb_explains_itself_with_an_example(ask: Ask) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("fly",), ("reload", "--timeout", "soon"), ("reload", "--timeout", "-1"), ("status", "--watch", "--json"),
+        ("fly",), ("reload", "--timeout", "soon"), ("reload", "--timeout", "-1"),
+        ("reload", "--timeout", "inf"), ("reload", "--timeout", "nan"),
+        ("status", "--url", "\udcff"), ("status", "--watch", "--json"),
         ("check",), ("check", "m:a", "--against-running"), ("run", "m:a", "--http", "8750"),
         ("run", "m:a", "--name", "../x"), ("status", "--name", "../x"), ("status", "--url", "localhost"),
         ("status", "--url", "http://x", "--key-file", "/nonexistent"), ("status", "--url", "http://h:abc"),
