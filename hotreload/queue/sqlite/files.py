@@ -269,9 +269,7 @@ def refuse_to_replace(path: Path) -> None:
         raise ValueError(f"{path}: is not a regular file, and the copy would replace it")
     with path.open("rb") as file:
         if file.read(len(MAGIC)) not in (b"", MAGIC):
-            raise ValueError(
-                f"{path}: is not a copy of a store, which a copy may replace; name another file"
-            )
+            raise ValueError(f"{path}: is not a copy of a store, which a copy may replace; name another file")
 
 
 def sync_folder(folder: Path) -> None:
