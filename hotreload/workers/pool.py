@@ -134,8 +134,7 @@ class Pool:
         finally:
             gc.unfreeze()
             self._quiesced = True
-            for entry in self.active.at_work():
-                entry.interrupt()
+            self._interrupt_all()
             with anyio.CancelScope(shield=True):
                 await self.active.until(lambda: not self.active.working)
                 await self._execution.close()
@@ -285,9 +284,12 @@ class Pool:
         """
         while spared := self._spared():
             await self._let_end(spared)
+        asyncio.get_running_loop().call_soon(self._interrupt_all)  # a scope that a task cancels describes that task
+        await self.idle()
+
+    def _interrupt_all(self) -> None:
         for entry in self.active.at_work():
             entry.interrupt()
-        await self.idle()
 
     def _spared(self) -> set[ActiveJob]:
         window, now = self._window(), time.monotonic()
