@@ -7,14 +7,16 @@ in a direct construction.
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar, get_origin
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -124,6 +126,13 @@ class HotreloadSettings(LiveSettings):
     state_dir: Path | None = None
     """Where the queue, the history and the fingerprint key are kept; None: chosen by the host."""
 
+    @field_validator("store")
+    @classmethod
+    def _is_an_address(cls, store: SecretStr | None) -> SecretStr | None:
+        if store is not None and not _is_postgresql(store.get_secret_value()):
+            raise ValueError("must be postgresql://USER@HOST:PORT/NAME; leave it out for a file in the state folder")
+        return store
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.root_key is not None and not self.root_key.get_secret_value().strip():
@@ -131,6 +140,15 @@ class HotreloadSettings(LiveSettings):
         if self.drain_grace_s is not None and self.drain_grace_s >= self.drain_deadline_s:
             raise ValueError(f"drain_grace_s must be below drain_deadline_s ({self.drain_deadline_s:g})")
         return self
+
+
+def _is_postgresql(address: str) -> bool:
+    """Tell whether a text has one of the forms that libpq reads: a URL, or `host=… dbname=…`."""
+    try:
+        scheme = urlsplit(address).scheme
+    except ValueError:  # a bracket that is not closed
+        return False
+    return scheme in ("postgresql", "postgres") or re.match(r"\s*\w+\s*=", address) is not None
 
 
 class SettingsModel(Generic[S]):

@@ -204,14 +204,14 @@ async def test_a_check_of_a_database_names_what_is_missing_and_miscounted(server
 async def test_a_database_that_is_down_or_refuses_the_role_is_one_line_without_the_password(
     server: Server, tmp_path: Path
 ) -> None:
-    for address, why in (
-        ("postgresql://a:secret@127.0.0.1:1/x", "Connection refused"),
-        (server.dsn.replace("tests@", "stranger:secret@"), 'role "stranger" does not exist'),
-        ("nonsense", "not a PostgreSQL address"),
+    for address, why, exits in (
+        ("postgresql://a:secret@127.0.0.1:1/x", "Connection refused", Exit.REFUSED_BY_CONTENT),
+        (server.dsn.replace("tests@", "stranger:secret@"), 'role "stranger" does not exist', Exit.REFUSED_BY_CONTENT),
+        ("nonsense", "hotreload.store: must be postgresql://", Exit.CONFIG),
     ):
         for verb in ("show", "check", "migrate"):
             code, document, said = await asked(verb, configured(tmp_path, address))
-            assert code == Exit.REFUSED_BY_CONTENT
+            assert code == exits
             assert why in document["error"]
             assert "secret" not in said
             assert len(said.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,6 +129,16 @@ def test_a_rule_across_fields_stands_at_its_section() -> None:
     assert (found.path, found.line, found.column) == ("", 1, 1)
     (found,) = refused('{"hotreload": {"drain_deadline_s": 1, "drain_grace_s": 2}}')
     assert (found.path, found.line, found.column) == ("hotreload", 1, 15)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "mysql://u:hunter2hunter2@h/x", "sqlite:///x", "postgresql://u:p@[::1/x", "db"]
+)
+def test_a_store_that_is_no_address_of_postgresql_is_refused_in_its_place(address: str) -> None:
+    (found,) = refused(json.dumps({"hotreload": {"store": address}}))
+    assert (found.path, found.line, found.column) == ("hotreload.store", 1, 25)
+    assert found.message.startswith("must be postgresql://USER@HOST:PORT/NAME")
+    assert "hunter2" not in str(found)
 
 
 def test_rules_across_fields_are_among_all_problems_at_once() -> None:
