@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import chain, product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote, quote_plus, unquote
@@ -77,7 +77,7 @@ _TOKEN: Final = (
     rf"(?:(?:[\w-]+=\\*\"[^\"\n]*\"(?:,\s?)?)+|[\w+/.~-]{_OPAQUE}*(?:,\s?[\w-]+=[^\s\"'\\,]*)*)"
 )
 AUTHORIZATION: Final = re.compile(
-    r"(?P<keep>(?:[Aa]uthorization|AUTHORIZATION)(?:\\*[\"']?\s{0,2}[:=]\s{0,2}b?\\*[\"']?|[\"'],\s?b?[\"'])"
+    r"(?P<keep>[Aa](?:uthorization|(?<=A)UTHORIZATION)(?:\\*[\"']?\s{0,2}[:=]\s{0,2}b?\\*[\"']?|[\"'],\s?b?[\"'])"
     rf"(?:{_SCHEMES}\s{{1,2}}|(?!{_SCHEMES}\s)(?={_OPAQUE}{{8}})))(?P<hide>{_TOKEN})"
 )
 WHOLE: Final = re.compile(rf"\s*(?P<keep>{_SCHEMES}\s+)(?P<hide>(?={_OPAQUE}{{8}}){_TOKEN}.*?)\s*", re.DOTALL)
@@ -85,13 +85,17 @@ PASSWORD_IN_URL: Final = re.compile(r"(?P<keep>://[^\s/?#@:\"<>`]*:)(?P<hide>[^\
 USER_IN_URL: Final = re.compile(
     r"(?P<keep>://(?:(?<=http://)|(?<=https://)|(?=[^\s/?#@:\"<>`]{16})))(?P<hide>[^\s/?#@:\"<>`]{4,})(?=@)"
 )
-QUERY: Final = re.compile(
-    r"(?P<keep>[?&](?:[\w.-]{0,32}?(?:(?:(?i:api|access|auth|client|private|secret)[_-]?|[_.-])(?i:key|token)"
-    r"|(?i:secret|password|passwd|pwd|signature|credential))|(?i:token|sig)|(?i:key)(?==[^&;#\s\"'<>]{20}))=)"
-    r"(?<!page[_-]token=)(?<!next[_-]token=)(?<!continuation[_-]token=)(?P<hide>[^&;#\s\"'<>*]+)"
+QUERY: Final = re.compile(  # the whole name first, then what it ends with: nothing is tried twice
+    r"(?P<keep>[?&][\w.-]{1,64}+=)(?i:(?<=key=)(?:(?<=[_.-]...=)|(?<=api...=)|(?<=access...=)|(?<=auth...=)"
+    r"|(?<=client...=)|(?<=private...=)|(?<=secret...=)|(?<=[?&]...=)(?=[^&;#\s\"'<>]{20}))"
+    r"|(?<=token=)(?:(?<=[_.-].....=)|(?<=api.....=)|(?<=access.....=)|(?<=auth.....=)|(?<=client.....=)"
+    r"|(?<=private.....=)|(?<=secret.....=)|(?<=[?&].....=))(?<!page[_-].....=)(?<!next[_-].....=)"
+    r"(?<!continuation[_-].....=)|(?<=secret=)|(?<=password=)|(?<=passwd=)|(?<=pwd=)|(?<=signature=)|(?<=credential=)"
+    r"|(?<=[?&]sig=))(?P<hide>[^&;#\s\"'<>*]+)"
 )
 PAIR: Final = re.compile(
-    r"(?<![\w.-])(?P<keep>(?:[Pp]ass(?:word|wd)|[Pp]wd|P(?:ASSWORD|WD)|AccountKey|SharedAccessKey)\s?=\s?)"
+    r"(?P<keep>[PpAS](?<![\w.-].)(?:(?<=[Pp])(?:ass(?:word|wd)|wd)|(?<=P)(?:ASS(?:WORD|WD)|WD)|(?<=A)ccountKey"
+    r"|(?<=S)haredAccessKey)\s?=\s?)"
     r"(?P<hide>'[^'\n]+'|\"[^\"\n]+\"|(?:[^\s;&,'\"(){}\[\]<>$*=]|=(?![^\s=;&]))++)(?![(=])"
     r"(?P<more>(?=[; ]\s?[\w ]{1,24}=))?"
 )
@@ -109,22 +113,40 @@ def _mask_pair(match: re.Match[str]) -> str:
 
 
 _KEEP: Final = rf"\g<keep>{MASK}"
-SHAPES: Final[Sequence[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]]] = (
-    ("://", PASSWORD_IN_URL, _KEEP),
-    ("://", USER_IN_URL, _KEEP),
-    ("thorization", AUTHORIZATION, _KEEP),
-    ("THORIZATION", AUTHORIZATION, _KEEP),
-    ("=", QUERY, _KEEP),
-    ("=", PAIR, _mask_pair),
+SHAPES: Final[Sequence[tuple[Sequence[str], re.Pattern[str], str | Callable[[re.Match[str]], str]]]] = (
+    (("://",), PASSWORD_IN_URL, _KEEP),
+    (("://",), USER_IN_URL, _KEEP),
+    (("thorization", "THORIZATION"), AUTHORIZATION, _KEEP),
+    (("?", "&"), QUERY, _KEEP),
+    (("assw", "ASSW", "wd", "WD", "Key"), PAIR, _mask_pair),
 )
-"""What any match holds, the pattern, and what is shown of a match."""
+"""What any match holds one of, the pattern, and what is shown of a match."""
+MOST: Final = 4096
+"""A text that holds more of one shape, or of parts of known secrets, is not shown any further: time has a bound."""
+CUT: Final = f"{MASK} (the rest is not shown: too much of it may be secret)"
+
+
+_HELD: Final = re.compile("|".join(re.escape(part) for held, _, _ in SHAPES for part in held))
+_LINE: Final = 1024
+
+
+def _shapes(text: str) -> Iterator[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]:
+    """Yield the patterns that a text may match, each with what is shown; one search of a short text, most hold none."""
+    if len(text) > _LINE or _HELD.search(text):
+        for held, pattern, shown in SHAPES:
+            if any(part in text for part in held):
+                yield pattern, shown
 
 
 def mask_text(text: str) -> str:
     """Hide credentials that were not declared: after `Authorization:`, in a URL, `password=` of a connection string."""
-    for held, pattern, shown in SHAPES:
-        if held in text:
-            text = pattern.sub(shown, text)
+    for pattern, shown in _shapes(text):
+        masked, count = pattern.subn(shown, text, MOST)
+        if count == MOST:
+            last = next(islice(pattern.finditer(text), MOST - 1, None)).end()
+            if pattern.search(text, last):
+                masked = masked[: len(masked) - (len(text) - last)] + CUT
+        text = masked
     return text
 
 
@@ -136,8 +158,8 @@ def mask_value(text: str) -> str:
 
 def embedded(text: str) -> Iterator[str]:
     """Yield the secrets that `mask_value` hides, as they are written and without the escapes of a URL."""
-    for held, pattern, shown in SHAPES:
-        for match in pattern.finditer(text) if held in text else ():
+    for pattern, shown in _shapes(text):
+        for match in pattern.finditer(text):
             if isinstance(shown, str) or shown(match) != match[0]:
                 yield from (match["hide"], unquote(match["hide"].strip("'\"")))
     if whole := WHOLE.fullmatch(text):
@@ -236,6 +258,8 @@ LONGEST_WORD: Final = 16
 CHUNK: Final = 1023
 """A longer secret is looked for piece by piece; a multiple of three, as base64 takes it."""
 ANCHOR: Final = 16
+STRIDE: Final = 1 << 14
+"""A longer text is searched for anchors in parts of so many characters."""
 SPELLED: Final = 24
 """The most characters that one character is spelled with (`\\\\\\\\ud83d\\\\\\\\udd11`)."""
 PLAIN: Final = re.compile(r"[\w.~-]+", re.ASCII)
@@ -372,6 +396,7 @@ class SecretMatcher:
             for anchor in needle.anchors:
                 found.setdefault(SURROGATE.sub("\ufffd", anchor), []).append(needle)
         self._needles = list(found.values())
+        self._longest = max(map(len, found), default=0)
         self._automaton = AhoCorasick(found, store_patterns=False)
 
     def hide(self, text: str) -> str:
@@ -379,12 +404,21 @@ class SecretMatcher:
         return _hide(text, (self,))
 
     def spans(self, text: str) -> Iterable[tuple[int, int]]:
-        """Return from where to where a secret stands, in any spelling and order."""
-        try:
-            hits = self._automaton.find_matches_as_indexes(text, overlapping=True)
-        except UnicodeEncodeError:  # half a surrogate pair; what stands for it is as long
-            hits = self._automaton.find_matches_as_indexes(SURROGATE.sub("\ufffd", text), overlapping=True)
+        """Return from where to where a secret stands, in any spelling and order; after too many hits, all the rest."""
+        hits = self._hits(text[:STRIDE] if len(text) > STRIDE else text)
+        for start in range(STRIDE, len(text), STRIDE):
+            if len(hits) > MOST:
+                return chain(self._around(text, hits), ((start, len(text)),))
+            begins = start - self._longest
+            part = self._hits(text[max(0, begins) : start + STRIDE])
+            hits += [(index, max(0, begins) + low, max(0, begins) + high) for index, low, high in part]
         return self._around(text, hits) if hits else ()
+
+    def _hits(self, text: str) -> list[tuple[int, int, int]]:
+        try:
+            return self._automaton.find_matches_as_indexes(text, overlapping=True)
+        except UnicodeEncodeError:  # half a surrogate pair; what stands for it is as long
+            return self._automaton.find_matches_as_indexes(SURROGATE.sub("\ufffd", text), overlapping=True)
 
     def _around(self, text: str, hits: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
         windows: dict[Needle, list[list[int]]] = {}

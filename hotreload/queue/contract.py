@@ -118,11 +118,6 @@ class Recovered:
     finished: Sequence[str] = ()
     drain: DrainMark | None = None
 
-    @property
-    def draining_since_ms(self) -> int | None:
-        """When the drain that was cut began (Unix ms)."""
-        return self.drain.since_ms if self.drain else None
-
 
 Report = Callable[[Recovered], Put]
 """Makes the report of a drain that was cut, as the document to keep."""

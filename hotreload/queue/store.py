@@ -200,9 +200,8 @@ class Store:
 
     @property
     def wake_up(self) -> str | None:
+        """How it is learned what other processes change; None where no other one can. See `PostgresQueue`."""
         return None
-
-    """One process owns the file and knows what changes; see `PostgresQueue.wake_up`."""
 
     @property
     def trouble(self) -> str | None:

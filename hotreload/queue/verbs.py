@@ -29,6 +29,7 @@ PAGE_BYTES: Final = 16 * 1024 * 1024
 PROMOTED_MOST: Final = 10_000
 PRUNED_AT_ONCE: Final = 2_000
 _EVER: Final = (1 << 63) - 1
+_READY, _SCHEDULED = JobState.READY.value, JobState.SCHEDULED.value
 _ENDED: Final = frozenset((JobState.DONE, JobState.DEAD, JobState.CANCELLED))
 
 Outcome = JobState | LeaseLost
@@ -177,7 +178,10 @@ class Verbs:
         rows: list[tuple[Any, ...]] = []
         lots = [self._rows(connection, call, now_ms, ids, rows) for call in calls]
         there = self._sql.insert(connection, rows) if rows else frozenset[int]()
-        answers = [self._added(connection, lot, there) for lot in lots]
+        if len(there) == sum(map(len, lots)):
+            answers = [Added([Enqueued(str(job_id)) for _, job_id in lot]) for lot in lots]
+        else:
+            answers = [self._added(connection, lot, there) for lot in lots]
         for (queue, state), count in Counter((row[1], row[2]) for row in rows if row[0] in there).items():
             self._ledger.add(queue, state, count)
         return answers
@@ -189,12 +193,12 @@ class Verbs:
         done = self._done_since(connection, call) if call.unless_done_since_ms is not None else frozenset[Any]()
         lot: Lot = []
         for job, payload in zip(call.jobs, call.payloads, strict=True):
-            if (job.queue, job.dedupe_key) in done:
+            if done and (job.queue, job.dedupe_key) in done:
                 lot.append((job, None))
                 continue
-            job_id, due = next(ids), job.run_at_ms is None or job.run_at_ms <= now_ms
-            state = JobState.READY if due else JobState.SCHEDULED
-            head = (job_id, job.queue, state.value, job.priority, now_ms if due else job.run_at_ms)
+            job_id, due = next(ids), job.run_at_ms
+            state, due = (_READY, now_ms) if due is None or due <= now_ms else (_SCHEDULED, due)
+            head = (job_id, job.queue, state, job.priority, due)
             rows.append((*head, job.max_attempts, job.version, now_ms, job.dedupe_key, payload))
             lot.append((job, job_id))
         return lot
@@ -209,8 +213,6 @@ class Verbs:
     def _added(self, connection: Any, lot: Lot, there: Collection[int]) -> Added:
         """Say of each job of an enqueue which one it is now, `there` are the rows inserted."""
         left_out = [job for job, job_id in lot if job_id not in there]
-        if not left_out:
-            return Added([Enqueued(str(job_id)) for _, job_id in lot])
         held = {  # the active job that has the key, or the one done last
             (queue, key): Enqueued(str(job_id), JobState(state))
             for queue, asked in _keys(left_out).items()

@@ -21,7 +21,7 @@ DEEPEST: Final = 4
 MOST_FRAMES: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as `JobRow`: one is made for every job
 class JobEnd:
     """One end of a job's run: its outcome and, where they are known, how long it ran and had waited since it was due.
 

@@ -75,10 +75,11 @@ class Execution:
 
     def _open(self, entry: ActiveJob) -> Job[Any, Any]:
         """Make the job its handler sees; Unfit where its payload does not fit."""
-        payload = self._around.kind.open_payload(entry.row)
-        if len(entry.row.payload_json) > LARGE:  # the text is kept by the store, what was read from it by the job
-            entry.row = replace(entry.row, payload_json="")
-        job = Job[Any, Any](entry.row, payload, self._around)
+        row = entry.row
+        job: Job[Any, Any] = Job(row, self._around.kind.open_payload(row), self._around)
+        row.cursor_json, row.steps = None, {}  # the texts are kept by the store, what was read from them by the job
+        if len(row.payload_json) > LARGE:
+            row.payload_json = ""
         job.stopping = entry.stopping
         return job
 

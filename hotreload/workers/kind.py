@@ -98,7 +98,7 @@ class Kind:
 
     def open_progress(self, row: JobRow) -> Progress:
         """Return how far the job came; nothing where that cannot be used any more."""
-        if row.cursor is None:
+        if row.cursor_json is None:
             return Progress(version=self.version)
         try:
             progress = Progress.stored(row.cursor, {name: from_json(kept) for name, kept in row.steps.items()})

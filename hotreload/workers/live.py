@@ -18,6 +18,7 @@ T = TypeVar("T")
 Asked = Callable[[Any], Any]
 REMEMBERED: Final = 8
 """More settings than one reload validates."""
+ASKED: Final = "its function, which is called with the settings (`lambda conf: …`), raised {}"
 
 
 class Value(Protocol[T]):
@@ -59,7 +60,7 @@ def value_problems(values: Mapping[str, Asked], settings: Any) -> list[Problem]:
         try:
             asked(settings)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's function raises
-            told = text_of(error) if type(error) is ValueError else f"it cannot be asked: {describe(error)}"
+            told = text_of(error) if type(error) is ValueError else ASKED.format(describe(error))
             problems.append(Problem("", f"{name}: {mask_text(told or describe(error))}"))
     return problems
 

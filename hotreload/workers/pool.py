@@ -68,6 +68,7 @@ class Pool:
         self._window = window
         self._claimed: deque[JobRow] = deque()
         self._wake = anyio.Event()
+        self._scope = anyio.CancelScope  # of the running backend once `run` knows it: asked each time it costs 2 µs
         self._now_ms = now_ms
         self._look_s = look_s
         self._stop_s = stop_s
@@ -124,6 +125,7 @@ class Pool:
     async def run(self) -> None:
         """Claim and run until quiesced and empty; cancelled, it cancels the jobs and leaves them to the flush."""
         contain_exits(asyncio.get_running_loop())
+        self._scope = type(anyio.CancelScope())
         try:
             while not (self._quiesced and not self.active):
                 self._wake = anyio.Event()
@@ -132,8 +134,7 @@ class Pool:
         finally:
             gc.unfreeze()
             self._quiesced = True
-            for entry in self.active.at_work():
-                entry.interrupt()
+            self._interrupt_all()
             with anyio.CancelScope(shield=True):
                 await self.active.until(lambda: not self.active.working)
                 await self._execution.close()
@@ -146,7 +147,6 @@ class Pool:
         free = 0 if self._quiesced else self.limit.value - (len(self.active) - len(ended))
         waited = bool(self._claimed)
         wanted = 0 if waited else self._places.take(free)
-        self._wanting = wanted > 0  # else a place that gets free wakes us, and nothing else can help
         try:
             done = await self._queue.exchange(
                 self.queue_name, wanted, [(entry.row, entry.verdict) for entry in ended if entry.verdict]
@@ -161,11 +161,12 @@ class Pool:
         for entry, state in zip(ended, done.states, strict=True):
             self._tell(entry, state)
         self._places.give_back(wanted)  # each job takes its own when it begins
-        if len(done.rows) < wanted:
+        self._wanting = len(done.rows) < wanted  # else a place that gets free wakes us, and nothing else can help
+        if self._wanting:
             self._places.content()
         self._claimed.extend(done.rows)
         self._begin()
-        return bool(ended or done.rows or (waited and not self._claimed))
+        return (self._wanting or not wanted) and bool(ended or done.rows or (waited and not self._claimed))
 
     def _tell(self, entry: ActiveJob, state: JobState | LeaseLost) -> None:
         if isinstance(state, LeaseLost):
@@ -180,7 +181,10 @@ class Pool:
 
     async def _until_something_changes(self) -> None:
         await self._execution.trim(self.limit.value)
-        with anyio.move_on_after(await self._seconds_to_next() if self._wanting else None):
+        if not self._wanting:
+            await self._wake.wait()
+            return
+        with anyio.move_on_after(await self._seconds_to_next()):
             await self._wake.wait()
 
     async def _seconds_to_next(self) -> float | None:
@@ -205,7 +209,7 @@ class Pool:
         verdict: Verdict | None = None
         timer = self._execution.limit_time(entry, self._stop)
         try:
-            with anyio.CancelScope() as entry.scope:
+            with self._scope() as entry.scope:
                 verdict = Interrupted() if entry.stopping else await self._execution.run(entry)
         finally:
             if timer is not None:
@@ -280,9 +284,12 @@ class Pool:
         """
         while spared := self._spared():
             await self._let_end(spared)
+        asyncio.get_running_loop().call_soon(self._interrupt_all)  # a scope that a task cancels describes that task
+        await self.idle()
+
+    def _interrupt_all(self) -> None:
         for entry in self.active.at_work():
             entry.interrupt()
-        await self.idle()
 
     def _spared(self) -> set[ActiveJob]:
         window, now = self._window(), time.monotonic()

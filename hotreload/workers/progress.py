@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 MARK: Final = "#"
@@ -33,7 +33,7 @@ class Progress:
         """
         positions = {**self.positions, **places}
         left = {loop: at for loop, at in positions.items() if not _passed(loop, positions)}
-        return replace(self, cursor=cursor, positions=left)
+        return Progress(self.version, cursor, left, self.steps)
 
     def to_json(self, cursor: Any) -> dict[str, Any]:
         """Return it as a JSON value, with the cursor as one and without the steps: each of those is kept by itself."""

@@ -46,9 +46,9 @@ class Coroutines:
     def __init__(self, handler: Callable[..., Any]) -> None:
         self._handler = handler
 
-    async def __call__(self, job: Job[Any, Any], settings: Any, **handed: Any) -> Any:
-        """Call the handler and await what it returns."""
-        return await self._handler(job, settings, **handed)
+    def __call__(self, job: Job[Any, Any], settings: Any, **handed: Any) -> Awaitable[Any]:
+        """Call the handler; what it returns is to be awaited."""
+        return self._handler(job, settings, **handed)
 
     async def trim(self, most: int) -> None:
         """Nothing is kept between jobs."""

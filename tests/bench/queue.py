@@ -21,7 +21,8 @@ from typing import Any
 
 from hotreload.queue.job import Done, JobRow, NewJob, Verdict
 from hotreload.queue.sqlite import SqliteQueue
-from tests.bench.pool import APART, CANCEL, DISPATCH, MEASURES, POOL_10, POOL_100
+from tests.bench import bare
+from tests.bench.pool import APART, CANCEL, DISPATCH, KEEP, MEASURES, POOL_10, POOL_100
 
 PAYLOAD = {"uri": "viking://resources/a/b", "n": 1}
 Round = Callable[[Path], float]
@@ -41,6 +42,15 @@ def ours(measure: Callable[[SqliteQueue], Awaitable[float]]) -> Round:
             return asyncio.run(_awaited(measure(queue)))
         finally:
             queue.close()
+
+    return run
+
+
+def least(measure: bare.BareMeasure) -> Round:
+    """Make a round of what a bare minimum takes."""
+
+    def run(folder: Path) -> float:
+        return asyncio.run(_awaited(measure(folder / "bare.db")))
 
     return run
 
@@ -218,15 +228,34 @@ PEERS: dict[str, dict[str, Round]] = {
 ENQUEUE, CYCLES = "enqueue, 100 callers, jobs/s", "enqueue + claim + ack, batches of 100, jobs/s"
 CLAIM = "claim p50 with {:,} pending, ms"
 PENDING = (1_000, 100_000, 1_000_000)
+BARE: dict[str, Round] = {
+    POOL_10: least(bare.noop_jobs(10)),
+    POOL_100: least(bare.noop_jobs(100)),
+    KEEP: least(bare.put_back({"at": 5})),
+    CANCEL: least(bare.put_back(None)),
+}
+"""The same as ours of the same name; measured right after it."""
+BARELY = "bare minimum: {}"
+BESIDE_BARE: dict[str, tuple[str, float]] = {
+    POOL_10: ("≥", 0.5),
+    POOL_100: ("≥", 0.5),
+    KEEP: ("≤", 3),
+    CANCEL: ("≤", 3),
+}
+"""The goal of ours ÷ the bare minimum."""
 OURS: dict[str, Round] = {
     ENQUEUE: ours(enqueue_100_callers),
     "enqueue, 1 caller, jobs/s": ours(enqueue_1_caller),
     CYCLES: ours(cycles),
-    **{name: ours(measure) for name, measure in MEASURES.items()},
+    **{
+        each: run
+        for name, measure in MEASURES.items()
+        for each, run in ((name, ours(measure)), (BARELY.format(name), BARE.get(name)))
+        if run
+    },
     **{name: apart(name) for name in APART},
 }
-AT_LEAST: dict[str, float] = {POOL_10: 8_000, POOL_100: 20_000}
-AT_MOST: dict[str, float] = {DISPATCH: 1.5, CANCEL: 300}
+AT_MOST: dict[str, float] = {DISPATCH: 1.5}
 BEST_ENQUEUE, QUEUEFS = "÷ the best peer: enqueue, 100 callers", "÷ OpenViking QueueFS: enqueue + claim + ack"
 BEST_CYCLES, BACKLOG = "÷ the best peer: enqueue + claim + ack", "claim with 1,000,000 pending ÷ with 1,000"
 
@@ -238,28 +267,26 @@ def ratios(figures: dict[str, list[float]]) -> dict[str, tuple[float, str, bool]
     """
     found: dict[str, tuple[float, str, bool]] = {}
 
-    def beside(name: str, mine: str, peers: list[str], goal: float | None) -> None:
+    def beside(name: str, mine: str, peers: list[str], goal: float, sign: str = "≥") -> None:
         there = [figures[peer] for peer in peers if peer in figures]
         if there:
             best = [max(of_round) for of_round in zip(*there, strict=True)]
             ratio = statistics.median(own / peer for own, peer in zip(figures[mine], best, strict=True))
-            found[name] = (ratio, "" if goal is None else f"≥ {goal:g}", goal is None or ratio >= goal)
+            found[name] = (ratio, f"{sign} {goal:g}", ratio >= goal if sign == "≥" else ratio <= goal)
 
     enqueues = [name for peer in PEERS.values() for name in peer if name.endswith("enqueue, jobs/s")]
     cycled = [name for peer in PEERS.values() for name in peer if "enqueue +" in name and "QueueFS" not in name]
     beside(BEST_ENQUEUE, ENQUEUE, enqueues, 10)
-    beside(BEST_CYCLES, CYCLES, cycled, None)
+    beside(BEST_CYCLES, CYCLES, cycled, 10)
     beside(QUEUEFS, CYCLES, list(PEERS["openviking"]), 5)
-    many, few = (figures[CLAIM.format(pending)] for pending in (PENDING[-1], PENDING[0]))
-    ratio = statistics.median(one / other for one, other in zip(many, few, strict=True))
-    found[BACKLOG] = (ratio, "≤ 1.2", ratio <= 1.2)
+    beside(BACKLOG, CLAIM.format(PENDING[-1]), [CLAIM.format(PENDING[0])], 1.2, "≤")
+    for name, (sign, goal) in BESIDE_BARE.items():
+        beside(f"÷ the bare minimum: {name.rpartition(',')[0]}", name, [BARELY.format(name)], goal, sign)
     return found
 
 
 def verdict(name: str, value: float) -> tuple[str, str]:
     """Return the goal of a figure and whether it was met, "" for one without."""
-    if name in AT_LEAST:
-        return f"≥ {AT_LEAST[name]:,.0f}", "met" if value >= AT_LEAST[name] else "short"
     if name in AT_MOST:
         return f"≤ {AT_MOST[name]:g}", "met" if value <= AT_MOST[name] else "short"
     return "", ""
@@ -289,9 +316,9 @@ def main(rounds: int) -> None:
     medians = {name: statistics.median(found) for name, found in figures.items()}
     for name, found in figures.items():
         goal, met = verdict(name, medians[name])
-        print(f"{name:54} {medians[name]:12,.2f}   {min(found):10,.2f} to {max(found):10,.2f}   {goal:9} {met}")
+        print(f"{name:66} {medians[name]:12,.2f}   {min(found):10,.2f} to {max(found):10,.2f}   {goal:9} {met}")
     for name, (ratio, goal, met) in ratios(figures).items():
-        print(f"{name:54} {ratio:12.2f}   {'':24}   {goal:9} {('met' if met else 'short') if goal else ''}")
+        print(f"{name:66} {ratio:12.2f}   {'':24}   {goal:9} {'met' if met else 'short'}")
     if missing := {package for package in PEERS if not importlib.util.find_spec(package)}:
         print(f"not installed: {', '.join(sorted(missing))}")
 

@@ -477,11 +477,12 @@ async def test_a_kill_after_the_mark_of_a_drain_is_an_interruption(store: Store)
         await queue.enqueue(new(1))
     queue = store.crash()
     assert (queue.recovered.interrupted, queue.recovered.crashed) == ([row.id], [])
-    assert queue.recovered.draining_since_ms == NOW_MS
+    assert queue.recovered.drain is not None
+    assert queue.recovered.drain.since_ms == NOW_MS
     (row,) = await claimed(queue)
     assert (row.interruptions, row.crashes, row.attempts) == (1, 0, 0)
     queue = store.crash()
-    assert queue.recovered.draining_since_ms is None
+    assert queue.recovered.drain is None
     assert queue.recovered.crashed == [row.id]
 
 
@@ -494,7 +495,7 @@ async def test_close_is_orderly_durable_and_may_be_called_again(store: Store) ->
     with pytest.raises(StoreUnavailable, match="closed"):
         queue.requeue_running(["a"], 1)
     queue = store.open()
-    assert (queue.recovered.crashed, queue.recovered.draining_since_ms) == ([], None)
+    assert (queue.recovered.crashed, queue.recovered.drain) == ([], None)
     assert (await claimed(queue))[0].interruptions == 1
 
 

@@ -24,6 +24,8 @@ from hotreload.config.secrets import (
     CHUNK,
     KEPT,
     KEY_NAME,
+    MOST,
+    STRIDE,
     Redactor,
     Scrubber,
     SecretMatcher,
@@ -368,7 +370,16 @@ HOSTILE = (
     "://u:p@",
     "&",
     "&a",
+    "&",
+    "=&",
     "&key=b",
+    "&key=b&key=aaaaaaaaaaaaaaaaaaaaaaaa",
+    "&x_page_token=",
+    "?secret",
+    "?a.b.c.",
+    "pwd='",
+    "pwd='x' ",
+    "AccountKey=abc==;",
     "password=",
     "password=a1b2c3 ",
     "Authorization: ",
@@ -404,6 +415,26 @@ def test_time_is_linear_in_the_text(unit: str) -> None:
     short, long = ((unit * (size // len(unit) + 1))[:size] for size in (20_000, 320_000))
     # sixteen times the text: a quadratic search would take 256 times as long
     assert cpu_s(matcher, long) < 64 * cpu_s(matcher, short) + 0.002
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["://u:SECRET9@h ", "&api_key=SECRET9 ", "PASSWORD=SECRET9; ", "known-SECRET9-known ", "Authorization: SECRET9-9 "],
+)
+def test_a_text_with_too_many_secrets_is_cut_before_the_first_that_is_not_looked_at(unit: str) -> None:
+    matcher = SecretMatcher(["known-SECRET9-known"])
+    for count in (1, MOST - 1, MOST, MOST + 1, 3 * MOST):
+        shown = matcher.hide(f"{unit * count}the end")
+        assert "SECRET9" not in shown
+        if count <= MOST:
+            assert shown.endswith("the end")
+    assert "the end" not in shown
+
+
+@given(st.integers(STRIDE - 40, STRIDE + 40), st.text(max_size=3))
+def test_a_secret_is_found_wherever_the_parts_of_a_long_text_meet(before: int, odd: str) -> None:
+    text = f"{odd}{'-' * before} a1!b2-c3/d4 {'.' * STRIDE} a1!b2-c3/d4 "
+    assert "b2-c3" not in SecretMatcher(["a1!b2-c3/d4", "other"]).hide(text)
 
 
 def test_time_does_not_depend_on_how_many_secrets_are_known() -> None:

@@ -147,6 +147,7 @@ class Database:
             run(connection, PRAGMAS).fetchall()  # a statement after one with rows runs as those are read
             connection.wal_autocheckpoint(0)
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # closing is part of a drain
+            connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)  # else each claim is prepared again
             if self._unsynced:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             page_size, pages = one(connection, "PRAGMA page_size"), one(connection, "PRAGMA page_count")

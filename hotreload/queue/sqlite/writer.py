@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 GROUP_MOST: Final = 1_000
 PROBE_S: Final = 1.0
 LOOK_S: Final = 0.5
-"""How often an idle writer looks whether the files are still there."""
+"""How often an idle writer looks, at least, whether the files are still there."""
 INCIDENT_S: Final = 60.0
 QUIET_S: Final = 0.5
 LOOK_EVERY_S: Final = 30.0
@@ -209,6 +209,7 @@ class Writer:
         self._gate = threading.Lock()
         self._closing = False
         self._ended = False
+        self._look_at = 0.0
         self._thread = threading.Thread(target=self._main, name="hotreload-store", daemon=True)
         self._thread.start()
 
@@ -294,8 +295,9 @@ class Writer:
             if wait_s <= 0 and idle:
                 self._transact([SyncCall(_probe, None)])
             return
-        if idle:
+        if idle and time.monotonic() >= self._look_at:  # each commit has its proof, this is for the time between
             self._look()
+            self._look_at = time.monotonic() + LOOK_S / 2
         if not self._upkeep.due(idle=idle):
             return
         try:
