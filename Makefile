@@ -76,8 +76,7 @@ test: lint types unit ## lint, types and tests with branch coverage, but for wha
 
 test-openviking: .venv/.openviking ## types and tests of the adapter on stock OpenViking, and the tour
 	$(BIN)/basedpyright hotreload/openviking examples/openviking
-	$(COVERED) -n 2 --dist loadfile tests/openviking -m 'not deadline'
-	$(COVERED) tests/openviking -m deadline
+	$(COVERED) tests/openviking
 	$(BIN)/coverage combine --append --quiet
 	$(BIN)/coverage report --fail-under=90
 
