@@ -76,7 +76,8 @@ test: lint types unit ## lint, types and tests with branch coverage, but for wha
 
 test-openviking: .venv/.openviking ## types and tests of the adapter on stock OpenViking, and the tour
 	$(BIN)/basedpyright hotreload/openviking examples/openviking
-	$(COVERED) tests/openviking
+	$(COVERED) -n 2 --dist loadfile tests/openviking -m 'not deadline'
+	$(COVERED) tests/openviking -m deadline
 	$(BIN)/coverage combine --append --quiet
 	$(BIN)/coverage report --fail-under=90
 
@@ -125,6 +126,10 @@ bench-reload: .venv/.tests .venv/.servers ## how long a reload takes, beside Pro
 .PHONY: bench-queue
 bench-queue: .venv/.tests .venv/.peers ## how fast queue and pool are, beside other durable queues
 	PYTHONPATH=.venv/peers $(BIN)/python -m tests.bench.queue $(ROUNDS)
+
+.PHONY: bench-openviking
+bench-openviking: .venv/.openviking ## how many messages a second pass through OpenViking's Semantic worker, beside stock's
+	$(BIN)/python -m tests.bench.openviking_messages $(ROUNDS)
 
 .PHONY: bench-postgres
 bench-postgres: .venv/.tests .venv/.peers ## how fast the engine on PostgreSQL is, beside pgqueuer and procrastinate; with Debian's postgresql

@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -28,6 +29,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 DIMENSION = 8
+FILE = re.compile(r"^- (.+) \(link: (viking://input_sample_f\d+)\):[# ]*([^# \n].*)$", re.MULTILINE)
+"""A file and its summary, as OpenViking's prompt for the L1 of a folder lists them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +289,7 @@ async def _disconnected(request: Request) -> None:
 
 def _completion(body: dict[str, Any]) -> Response:
     digest = hashlib.sha256(json.dumps(body.get("messages")).encode()).hexdigest()[:8]
-    text = f"# Summary {digest}\n\nA short summary of the text, {digest}."
+    text = f"# Summary {digest}\n\nA short summary of the text, {digest}.{_files(body)}"
     head = {"id": f"chatcmpl-{digest}", "created": 0, "model": body.get("model", "stub")}
     if body.get("stream"):
         return StreamingResponse(_chunks(head, text), media_type="text/event-stream")
@@ -294,6 +297,12 @@ def _completion(body: dict[str, Any]) -> Response:
     usage = {"prompt_tokens": 8, "completion_tokens": 8, "total_tokens": 16}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+
+def _files(body: dict[str, Any]) -> str:
+    """Tell of each file whose summary is given, under a heading that is a link: so OpenViking asks for it."""
+    told = FILE.findall("\n".join(str(message.get("content")) for message in body.get("messages") or ()))
+    return "".join(f"\n\n### [{name}]({link})\n{summary}" for name, link, summary in told)
 
 
 async def _chunks(head: dict[str, Any], text: str) -> AsyncIterator[str]:

@@ -136,6 +136,8 @@ def visit(
     tree: Mapping[str, Any], section: Node, keys: Keys = (), loc: Keys = (), *, known: bool = True
 ) -> Iterator[Met]:
     """Yield what an input tree says, leaf by leaf (with `known`), and the keys that no model knows."""
+    if not tree:
+        return
     for key, node in section.fields.items():
         for place in node.places:
             value = tree.get(cast(str, place[0]), ABSENT) if len(place) == 1 else get(tree, place)

@@ -151,6 +151,15 @@ KNOWN: dict[str, dict[str, str]] = {
     "openviking.storage.abstract_overview:body_for_preview": {
         "d0bc7ecab0ab3bbdc33c02855bab1605": "0.5.0 0.5.1 0.5.1.1 0.5.2",
     },
+    "openviking.storage.abstract_overview:parse_overview_file_summaries": {
+        "7b5df5d8a9697fdc972e8e87180e635e": "0.5.0 0.5.1 0.5.1.1 0.5.2",
+    },
+    "openviking.storage.expr:In": {
+        "e85c62b4d64d998624081850a83a2f6d": "0.5.0 0.5.1 0.5.1.1 0.5.2",
+    },
+    "openviking.storage.index_consistency:check_index_consistency": {
+        "9246d5684ad7a86a18d35b0fec5ce65e": "0.5.0 0.5.1 0.5.1.1 0.5.2",
+    },
     "openviking.storage.queuefs.named_queue:NamedQueue.ack": {
         "ed7761ef17a156d30ed6a3865b94ca2d": "0.5.0 0.5.1 0.5.1.1 0.5.2",
     },
@@ -228,6 +237,9 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "openviking.storage.viking_fs:VikingFS.tree": {
         "e55653172740759aa4a68a6360c2a6cd": "0.5.0 0.5.1 0.5.1.1 0.5.2",
+    },
+    "openviking.storage.viking_vector_index_backend:VikingVectorIndexBackend.filter": {
+        "0daf558e8997479ac7b8e4467d4afe4a": "0.5.0 0.5.1 0.5.1.1 0.5.2",
     },
     "openviking.telemetry.request_wait_tracker:RequestWaitTracker.wait_for_embeddings": {
         "b5741fecfa09bd67e31d2a360bb0984e": "0.5.0",

@@ -1,9 +1,9 @@
-"""Have OpenViking's own reindex make what is missing, each folder by itself, and follow its tasks to their end."""
+"""Have OpenViking's own reindex make what is missing, each folder or file by itself, and follow it to its end."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +11,8 @@ import anyio
 
 from hotreload.openviking import messages
 from hotreload.openviking.accounts import acting, service
-from hotreload.openviking.tree import NO_VECTOR, Tree
+from hotreload.openviking.messages import PendingWork, parents
+from hotreload.openviking.tree import NO_SUMMARY, NO_VECTOR, Tree, skill_of
 from hotreload.recovery.findings import Findings, Making
 
 log = logging.getLogger(__name__)
@@ -27,24 +28,27 @@ AGAIN_MOST_S: Final = 6 * 3600.0
 """How long what was given up waits until it is tried again, a time that doubles with each."""
 BODIES: Final = frozenset({"placeholder", "empty"})
 """Faults of a body that is there: OpenViking may have it in its index as whole, and is told to make it all the same."""
+UNINDEXED: Final = frozenset({NO_VECTOR, NO_SUMMARY})
+"""Faults of the index, which work on vectors may be about to mend."""
 TAKEN: Final = frozenset({"CONFLICT", "RESOURCE_LOCKED", "LOCKED", "ABORTED", "UNAVAILABLE", "RESOURCE_BUSY"})
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A folder that lacks something."""
+    """A folder that lacks something, or a file that lacks its vector or summary."""
 
     account: str
     uri: str
     reason: str
+    file: bool = False
 
 
 @dataclass(slots=True)
 class _Queued:
-    """A folder that OpenViking was asked to reindex: its task, and what came of it once it ended."""
+    """What OpenViking was asked to reindex: its task, None before there is one, and what came of it once it ended."""
 
     fault: Fault
-    task_id: str
+    task_id: str | None = None
     attempts: int = 1
     error: str | None = None
     ended: bool = False
@@ -57,7 +61,8 @@ class _Queued:
 class Remaking:
     """What one search asked OpenViking for, and the folders that work of others was about when it looked.
 
-    `again_s` is how long what was given up waits at first until it is tried again.
+    `again_s` is how long what was given up waits at first until it is tried again; `look` tells what the queues are
+    about.
     """
 
     def __init__(
@@ -67,10 +72,12 @@ class Remaking:
         *,
         busy: Sequence[Fault] = (),
         again_s: float = AGAIN_FIRST_S,
+        look: Callable[[], Awaitable[PendingWork]] = messages.look,
     ) -> None:
         self.search_id = search_id
         self._locked_s = locked_s
         self._again_s = again_s
+        self._pending = look
         self._busy = list(busy)
         self._left_so: dict[str, str] = {}
         self._queued: list[_Queued] = []
@@ -105,7 +112,7 @@ class Remaking:
         so has what others worked on and left as it was.
         """
         async with self._looking:
-            for each in self._queued:
+            for each in self._queued:  # grows meanwhile
                 if not each.ended:
                     await self._follow(each)
             await self._look_at_busy()
@@ -146,7 +153,7 @@ class Remaking:
         """Settle the folders that others worked on once no message is about them any more."""
         if not self._busy:
             return
-        work = await messages.look()
+        work = await self._pending()
         free = [fault for fault in self._busy if not is_worked_on(fault, work)]
         self._busy = [fault for fault in self._busy if fault not in free]
         for fault in free:
@@ -155,7 +162,7 @@ class Remaking:
 
     async def _follow(self, queued: _Queued) -> None:
         """Ask for the task; one that failed is queued again, twice at most: OpenViking tries once."""
-        ended, error = await _ended(queued)
+        ended, error = await self._ended(queued)
         if not ended:
             return
         if error is not None and queued.attempts < ATTEMPTS:
@@ -175,24 +182,75 @@ class Remaking:
             again_s = self._again_in_s(queued)
             queued.again_at = anyio.current_time() + again_s
             log.error("recovery.given_up uri=%s, tried again in %.0f s: %s", queued.fault.uri, again_s, error)
+        elif not queued.fault.file:
+            await self._go_on_in(queued.fault)
+
+    async def _go_on_in(self, made: Fault) -> None:
+        """Have the files of a folder made that the index lacks now that it has the folder."""
+        known = {each.fault.uri for each in self._queued}
+        try:
+            lacking = await Tree(service().viking_fs, acting(made.account)).lacking_in(made.uri)
+        except Exception as error:  # noqa: BLE001 - the next search looks again
+            log.debug("recovery.unreadable_now uri=%s error=%r", made.uri, error)
+            return
+        for uri, reason in lacking.items():
+            if uri not in known:
+                self._queued.append(_Queued(Fault(made.account, uri, reason, file=True)))
+
+    async def _ended(self, queued: _Queued) -> tuple[bool, str | None]:
+        """Say whether a task has ended, and what is wrong then: it may say that it is done and leave nothing."""
+        from openviking.service.task_tracker import get_task_tracker
+
+        fault = queued.fault
+        context = acting(fault.account, fault.uri)
+        owner = {"account_id": fault.account, "user_id": str(context.user.user_id)}
+        try:
+            if queued.task_id is None:
+                queued.task_id = await _reindex(fault)
+            task: Any = await get_task_tracker().get(queued.task_id, **owner)
+            status = str(task.status.value) if task is not None else "completed"
+            if status in ("pending", "running", "cancelling"):
+                return False, None
+            if status != "completed":
+                return True, str(getattr(task, "error", None) or status)
+            left = await _left(fault, Tree(service().viking_fs, context))
+            if left in UNINDEXED and (await self._pending()).holds_vectors(fault.account, fault.uri):
+                return False, None
+        except Exception as error:  # noqa: BLE001 - told to the one who follows
+            if queued.task_id is None and _taken(error):
+                return False, None
+            left = repr(error)
+        return True, None if left is None else f"made, and still: {left}"
 
 
 def is_worked_on(fault: Fault, work: messages.PendingWork) -> bool:
     """Say whether a message is about what lacks."""
     if work.holds(fault.account, fault.uri):
         return True
-    return fault.reason == NO_VECTOR and work.holds_vectors(fault.account, fault.uri)
+    if fault.file and work.holds(fault.account, next(parents(fault.uri))):
+        return True
+    return fault.reason in UNINDEXED and work.holds_vectors(fault.account, fault.uri)
 
 
 async def still(fault: Fault) -> bool:
-    """Look at a folder again: work that was under way when the tree was read may have ended since."""
+    """Look at a folder or file again: work that was under way when the tree was read may have ended since."""
     try:
         tree = Tree(service().viking_fs, acting(fault.account))
-        look = tree.vector_fault if fault.reason == NO_VECTOR else tree.fault
-        return await look(fault.uri) is not None
+        if fault.file:
+            return await tree.file_fault(fault.uri) is not None
+        if fault.reason == NO_VECTOR:
+            return fault.uri in await tree.lacking_in(fault.uri)
+        return await tree.fault(fault.uri) is not None
     except Exception as error:  # noqa: BLE001 - it could be read a moment ago, and is gone or damaged now
         log.debug("recovery.unreadable_now uri=%s error=%r", fault.uri, error)
         return False
+
+
+async def _left(fault: Fault, tree: Tree) -> str | None:
+    """Return what a folder or file lacks once it was made, None where nothing."""
+    if fault.file:
+        return await tree.file_fault(fault.uri)
+    return await tree.fault(fault.uri) or (await tree.lacking_in(fault.uri)).get(fault.uri)
 
 
 async def _reindex(fault: Fault, *, deep: bool = False) -> str:
@@ -201,6 +259,8 @@ async def _reindex(fault: Fault, *, deep: bool = False) -> str:
     A folder by itself is made of what there is of its files and folders. Where an import failed there is nothing of
     them either, and it takes a deep one, which makes what is not in the index.
     """
+    if fault.reason == NO_SUMMARY:
+        return await _asked(fault, MODE, {"force": True})
     if fault.reason == NO_VECTOR:
         return await _asked(fault, VECTORS, {"recursive": deep})
     how = {"recursive": deep} | ({"force": True} if fault.reason in BODIES and not deep else {})
@@ -209,31 +269,9 @@ async def _reindex(fault: Fault, *, deep: bool = False) -> str:
 
 async def _asked(fault: Fault, mode: str, how: Mapping[str, Any]) -> str:
     context = acting(fault.account, fault.uri)
-    made: Mapping[str, Any] = await service().reindex(uri=fault.uri, mode=mode, wait=False, ctx=context, **how)
+    uri = (skill_of(fault.uri) if fault.file else None) or fault.uri
+    made: Mapping[str, Any] = await service().reindex(uri=uri, mode=mode, wait=False, ctx=context, **how)
     return str(made["task_id"])
-
-
-async def _ended(queued: _Queued) -> tuple[bool, str | None]:
-    """Say whether a task has ended, and what is wrong then: it may say that it is done and leave nothing."""
-    from openviking.service.task_tracker import get_task_tracker
-
-    fault = queued.fault
-    context = acting(fault.account, fault.uri)
-    owner = {"account_id": fault.account, "user_id": str(context.user.user_id)}
-    try:
-        task: Any = await get_task_tracker().get(queued.task_id, **owner)
-        status = str(task.status.value) if task is not None else "completed"
-        if status in ("pending", "running", "cancelling"):
-            return False, None
-        if status != "completed":
-            return True, str(getattr(task, "error", None) or status)
-        tree = Tree(service().viking_fs, context)
-        left = await tree.fault(fault.uri) or await tree.vector_fault(fault.uri)
-        if left == NO_VECTOR and (await messages.look()).holds_vectors(fault.account, fault.uri):
-            return False, None
-    except Exception as error:  # noqa: BLE001 - told to the one who follows
-        left = repr(error)
-    return True, None if left is None else f"made, and still: {left}"
 
 
 def _taken(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""Find the L0 and L1 that OpenViking should have and has not, and have its own reindex make them.
+"""Find the L0, L1, vectors and file summaries that OpenViking should have and has not, and have its reindex make them.
 
 Its tree says what there is, its queues what it is at; a folder counts as missing only if no queue is about it
 before and after the look. Tasks that nothing works on are ended before that: OpenViking refuses to reindex a folder
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 import anyio
@@ -18,7 +18,8 @@ from hotreload.errors import SearchRefused
 from hotreload.openviking import messages, zombies
 from hotreload.openviking.accounts import accounts, acting, service
 from hotreload.openviking.making import AGAIN_FIRST_S, LOCKED_S, Fault, Remaking, is_worked_on, still
-from hotreload.openviking.tree import NO_VECTOR, SIDECARS, Part, Tree
+from hotreload.openviking.messages import PendingWork
+from hotreload.openviking.tree import SIDECARS, Part, Tree
 from hotreload.recovery.findings import Findings, Making, Wanted
 from hotreload.recovery.scan import Pace
 
@@ -30,12 +31,25 @@ LOOKS: Final = 8
 
 
 class TreeSearch:
-    """Looks through every account of the running OpenViking. Meets `recovery.coordinator.Search`."""
+    """Looks through every account of the running OpenViking. Meets `recovery.coordinator.Search`.
 
-    def __init__(self, started_at_s: float, *, locked_s: float = LOCKED_S, again_s: float = AGAIN_FIRST_S) -> None:
+    `look` tells what the queues are about; what was queued is followed every `follow_s`.
+    """
+
+    def __init__(
+        self,
+        started_at_s: float,
+        *,
+        locked_s: float = LOCKED_S,
+        again_s: float = AGAIN_FIRST_S,
+        follow_s: float = FOLLOW_S,
+        look: Callable[[], Awaitable[PendingWork]] = messages.look,
+    ) -> None:
         self._started_at_s = started_at_s
         self._again_s = again_s
         self._locked_s = locked_s
+        self._follow_s = follow_s
+        self._pending = look
         self._works: deque[Remaking] = deque(maxlen=KEPT)
 
     async def search(self, wanted: Wanted, findings: Findings) -> None:
@@ -45,9 +59,9 @@ class TreeSearch:
         """
         places = await _places(wanted)
         look = _Look(wanted, findings)
-        before = await messages.look()
+        before = await self._pending()
         faults = [fault for account in places for fault in await look.through(account)]
-        after = await messages.look()
+        after = await self._pending()
         busy = [fault for fault in faults if any(is_worked_on(fault, work) for work in (before, after))]
         findings.already_queued = len(busy)
         free = [fault for fault in faults if fault not in busy and await still(fault)]
@@ -56,14 +70,17 @@ class TreeSearch:
         dead = await zombies.find(places, before, after, self._started_at_s, findings)
         if wanted.repair:
             await zombies.settle(dead, findings)
-            work = Remaking(findings.id, self._locked_s, busy=busy, again_s=self._again_s)
+            work = self._remaking(findings, busy)
             self._works.append(work)
             await work.queue(free, findings)
+
+    def _remaking(self, findings: Findings, busy: Sequence[Fault] = ()) -> Remaking:
+        return Remaking(findings.id, self._locked_s, busy=busy, again_s=self._again_s, look=self._pending)
 
     async def follow(self) -> None:
         """Look after what searches queued, until cancelled: what failed is queued again whether anybody asks or not."""
         while True:
-            await anyio.sleep(FOLLOW_S)
+            await anyio.sleep(self._follow_s)
             for work in list(self._works):
                 await work.progress()
                 await work.try_again()
@@ -75,7 +92,7 @@ class TreeSearch:
     async def making(self, findings: Findings) -> Making:
         """Return how far OpenViking is with what a search asked it for."""
         work = next((work for work in self._works if work.search_id == findings.id), None)
-        return await (work or Remaking(findings.id)).progress()
+        return await (work or self._remaking(findings)).progress()
 
 
 class _Look:
@@ -88,7 +105,7 @@ class _Look:
         self._looked = 0
 
     async def through(self, account: str) -> list[Fault]:
-        """Return the folders of one account that lack something."""
+        """Return the folders and files of one account that lack something."""
         tree = Tree(service().viking_fs, acting(account))
         faults: list[Fault] = []
         await self._count(0)
@@ -99,16 +116,20 @@ class _Look:
             reasons = await self._reasons(tree, uris)
             faults += [Fault(account, uri, reason) for uri in uris if (reason := reasons.get(uri)) is not None]
             if part.entries:
-                faults += [Fault(account, uri, NO_VECTOR) for uri in await self._unindexed(tree, part)]
+                faults += await self._unindexed(tree, account, part)
         first = {fault.uri: fault for fault in reversed(faults)}
         return list(first.values())
 
-    async def _unindexed(self, tree: Tree, part: Part) -> list[str]:
+    async def _unindexed(self, tree: Tree, account: str, part: Part) -> list[Fault]:
+        """Return what of a part the index lacks."""
+        files = {str(entry["uri"]) for entry in part.entries if not entry.get("isDir")}
         try:
-            return [uri for uri in await tree.unindexed(part.root, part.entries) if self._wanted.covers(uri)]
+            lacking = await tree.lacking(part.root, part.entries)
         except Exception as error:  # noqa: BLE001 - an index that cannot be asked is reported, never fatal
             self._findings.pass_over(part.root, f"{type(error).__name__}: {error}")
             return []
+        wanted = [(uri, reason) for uri, reason in lacking.items() if self._wanted.covers(uri)]
+        return [Fault(account, uri, reason, file=uri in files) for uri, reason in wanted]
 
     async def _reasons(self, tree: Tree, uris: Sequence[str]) -> dict[str, str | None]:
         """Look at folders, several at a time."""

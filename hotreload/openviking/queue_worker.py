@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -29,6 +30,7 @@ AGAIN_FIRST_S = 1.0
 AGAIN_MOST_S = 3600.0
 _BACKLOG_S = 1.0
 _CANCEL_S = 0.05
+_READS_MOST = 4
 
 
 @dataclass(eq=False, slots=True)
@@ -152,6 +154,8 @@ class QueueWorker:
         self.cut: list[str] = []
         self._sample_due = 0.0
         self._active: set[Delivery] = set()
+        self._claimed: deque[Any] = deque()
+        """Taken off the queue and not begun: a worker that stops leaves them to the store, for the next start."""
         self._failed: list[Again] = []
         self._wake = asyncio.Event()
 
@@ -238,17 +242,23 @@ class QueueWorker:
             await asyncio.wait_for(self._wake.wait(), poll_s)
 
     async def _fill(self, queue: Any) -> None:
+        """Begin messages as far as the limit goes. Each read of the queue is a round trip: as long as there are more
+        messages, several are read at once.
+        """
+        reads = 1
         while self._may_begin() and queue.has_dequeue_handler():
             if (again := self._due()) is not None:
                 self._deliver(queue, again.message, again.failures)
-                continue
-            message: Any = await queue.dequeue_raw()
-            if message is None:
-                self.backlog = 0
-                return
-            if not self.claiming:
-                return  # never begun and not acknowledged: the store gives it out again when it is opened next
-            self._deliver(queue, message)
+            elif self._claimed:
+                self._deliver(queue, self._claimed.popleft())
+            else:
+                wanted = min(reads, self.limit - len(self._active))
+                found = await asyncio.gather(*(queue.dequeue_raw() for _ in range(wanted)))
+                self._claimed.extend(message for message in found if message is not None)
+                if not self._claimed:
+                    self.backlog = 0
+                    return
+                reads = 1 if self._paced else min(2 * reads, _READS_MOST)
 
     def _due(self) -> Again | None:
         """Take a message whose delivery failed, if it is time for another."""

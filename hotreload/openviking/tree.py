@@ -1,10 +1,10 @@
-"""Read OpenViking's tree of one account, and say of each folder what its L0 and L1 lack."""
+"""Read OpenViking's tree of one account, and say what its folders lack of L0 and L1, its files of summaries."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -20,7 +20,11 @@ PassOver = Callable[[str, str], None]
 """Told a URI that cannot be looked at, and why."""
 SIDECARS: Final = {".abstract.md": "no abstract", ".overview.md": "no overview"}
 NO_VECTOR: Final = "no vector"
+NO_SUMMARY: Final = "no file summary"
 FILE_LEVEL: Final = 2
+ASKED: Final = 200
+"""Files whose summaries are asked for at once."""
+SKILL: Final = re.compile(r"(viking://(?:agent|user/[^/]+(?:/peers/[^/]+)?)/skills/[^/]+)/")
 PLACEHOLDER: Final = re.compile(r"\[[^\]\n]* is not (?:generated|ready)\]\s*\Z")
 PLACEHOLDER_BYTES: Final = 8_192
 """A sidecar that is larger holds more than a placeholder."""
@@ -45,11 +49,12 @@ class Part:
 
 
 class Tree:
-    """The folders of one account, as its `context` sees them."""
+    """The folders of one account, as its `context` sees them; of `page` entries or more none is listed at once."""
 
-    def __init__(self, viking_fs: Any, context: Any) -> None:
+    def __init__(self, viking_fs: Any, context: Any, *, page: int = PAGE) -> None:
         self._fs = viking_fs
         self._context = context
+        self._page = page
         self._open: dict[str, Folder] = {}
         """Folders read in parts, known whole only once all their parts are."""
 
@@ -68,7 +73,7 @@ class Tree:
     async def read(self, start: str | None, passed_over: PassOver) -> AsyncIterator[Part]:
         """Read the folder `start`, or every namespace with summaries, part by part; what was read is forgotten.
 
-        A part is a subtree of at most `PAGE` entries; a larger one, or one that cannot be read whole (a folder of it
+        A part is a subtree of fewer than `page` entries; a larger one, or one that cannot be read whole (a folder of it
         vanished meanwhile, or is damaged), is read as the files of its top folder and the subtrees below. OpenViking
         lists by offset, from the first entry on: its pages would take a time that grows with the square of the tree.
         """
@@ -88,11 +93,11 @@ class Tree:
     async def _whole(self, root: str) -> list[Entry] | None:
         """Return a subtree; None where it is large, or cannot be read."""
         try:
-            entries = await self._list(root, node_limit=PAGE, level_limit=None)
+            entries = await self._list(root, node_limit=self._page, level_limit=None)
         except Exception as error:  # noqa: BLE001 - whatever a damaged tree raises
             log.debug("recovery.read_apart uri=%s error=%r", root, error)
             return None
-        return entries if len(entries) < PAGE else None
+        return entries if len(entries) < self._page else None
 
     async def _top(self, root: str, passed_over: PassOver) -> list[Entry]:
         """Return what is right in a folder; [] where it is gone."""
@@ -130,21 +135,71 @@ class Tree:
                 return
             self._open[uri].content = True
 
-    async def unindexed(self, root: str, entries: Sequence[Entry]) -> list[str]:
-        """Return the folders of a part whose vectors, or those of a file in them, OpenViking's own check misses."""
+    async def lacking(self, root: str, entries: Sequence[Entry]) -> dict[str, str]:
+        """Return what the index lacks of a part: folders without a vector, files without one or without a summary.
+
+        A file is named by itself where the vectors of its folder are there. OpenViking keeps the summary of a file
+        with its vector, and nowhere else. Where the model's call for it failed it makes no vector, or one with an
+        empty summary, makes L0 and L1 of the rest, and counts all of it as done. A vector that is missing is made
+        again with what the folder's L1 says of the file; where that says nothing the summary is lost.
+        """
+        missing = await self._missing(root, entries)
+        folders = {uri for uri, level in missing if level < FILE_LEVEL}
+        files = {uri for uri, level in missing if level == FILE_LEVEL and _folder(uri) not in folders}
+        found = dict.fromkeys((uri for uri in folders if needed(uri) is not None), NO_VECTOR)
+        names = {str(entry["uri"]) for entry in entries}
+        for uri in sorted(uri for uri in files if needed(_folder(uri)) is not None):
+            lost = _summarised(uri, names) and _can_summarise() and not await self._told(uri)
+            found[uri] = NO_SUMMARY if lost else NO_VECTOR
+        summaries = await self._summaries([uri for uri in names if _summarised(uri, names)])
+        return found | {uri: NO_SUMMARY for uri in sorted(summaries) if not summaries[uri] and _can_summarise()}
+
+    async def _missing(self, root: str, entries: Sequence[Entry]) -> list[tuple[str, int]]:
+        """Return the URIs and levels whose vectors OpenViking's own check misses."""
         from openviking.storage import index_consistency
 
         check = cast("Any", index_consistency).check_index_consistency
         listed = [dict(entry) for entry in entries]
         report = await check(self._fs, service()._vikingdb_manager, root, listed, self._context)
-        missing: tuple[Any, ...] = report.missing_records
-        folders = (each.uri if each.level < FILE_LEVEL else next(parents(each.uri), root) for each in missing)
-        return [uri for uri in dict.fromkeys(folders) if needed(uri) is not None]
+        return [(str(each.uri), int(each.level)) for each in report.missing_records]
 
-    async def vector_fault(self, uri: str) -> str | None:
-        """Return `no vector` where a folder, or a file right in it, has none; None where nothing lacks."""
+    async def _summaries(self, files: Sequence[str]) -> dict[str, str]:
+        """Return the summaries of those files that are in the index."""
+        from openviking.storage.expr import And, Eq, In
+
+        manager = service()._vikingdb_manager
+        found: dict[str, str] = {}
+        for first in range(0, len(files), ASKED):
+            some = list(files[first : first + ASKED])
+            wanted = And([Eq("level", FILE_LEVEL), In("uri", some)])
+            fields = {"limit": 2 * len(some), "output_fields": ["uri", "abstract"]}
+            records: list[Entry] = await manager.filter(filter=wanted, ctx=self._context, **fields)
+            found |= {str(each["uri"]): str(each.get("abstract") or "").strip() for each in records}
+        return found
+
+    async def _told(self, uri: str) -> bool:
+        """Say whether the L1 of its folder tells what is in a file; one that cannot be read is the folder's fault."""
+        from openviking.storage.abstract_overview import parse_overview_file_summaries
+
+        folder, _, name = uri.rpartition("/")
+        try:
+            overview = await self._fs.read_file_bytes(f"{folder}/.overview.md", ctx=self._context)
+            return name in parse_overview_file_summaries(overview)
+        except Exception as error:  # noqa: BLE001 - whatever a damaged tree raises
+            log.debug("recovery.unreadable_overview uri=%s error=%r", uri, error)
+            return True
+
+    async def lacking_in(self, uri: str) -> dict[str, str]:
+        """Return what the index lacks of a folder and of the files right in it."""
         entries = await self._list(uri, node_limit=None, level_limit=1)
-        return NO_VECTOR if uri in await self.unindexed(uri, entries) else None
+        return await self.lacking(uri, [entry for entry in entries if not entry.get("isDir")])
+
+    async def file_fault(self, uri: str) -> str | None:
+        """Return what the index lacks of a file, None where nothing."""
+        summary = (await self._summaries([uri])).get(uri)
+        if summary is None:
+            return NO_VECTOR
+        return NO_SUMMARY if not summary and _can_summarise() else None
 
     async def fault(self, uri: str) -> str | None:
         """Return what a folder lacks now, None where nothing; OSError and others where it cannot be looked at."""
@@ -197,6 +252,25 @@ def _fill(folders: dict[str, Folder], uri: str, root: str) -> None:
             return
 
 
+def _folder(uri: str) -> str:
+    return uri.rpartition("/")[0]
+
+
+def _summarised(uri: str, names: Collection[str]) -> bool:
+    """Say whether a file is one that OpenViking summarises, in a folder that looks whole."""
+    folder, _, name = uri.rpartition("/")
+    if name.startswith(".") or needed(folder) is None:
+        return False
+    return all(f"{folder}/{sidecar}" in names for sidecar in SIDECARS)
+
+
+def _can_summarise() -> bool:
+    """Say whether a model is set: without one OpenViking keeps empty summaries."""
+    from openviking_cli.utils.config import get_openviking_config
+
+    return bool(get_openviking_config().vlm.is_available())
+
+
 def _suspicious(folders: Mapping[str, Folder]) -> list[str]:
     """Return the folders whose sidecar lacks, or may be a placeholder."""
     return [
@@ -230,6 +304,12 @@ def needed(uri: str) -> bool | None:
             return False
         case _:
             return None
+
+
+def skill_of(uri: str) -> str | None:
+    """Return the folder of the skill that a file is in, None outside of any: OpenViking reindexes skills whole."""
+    found = SKILL.match(uri)
+    return found.group(1) if found else None
 
 
 def _doubtful(folder: Folder, *, whole: bool) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hotreload.config.secrets import Redactor, secrets_in
 from hotreload.config.sources import Beside
 from hotreload.config.store import Snapshot, SnapshotStore
 from hotreload.errors import ConfigError, Problem
-from hotreload.reload.apply import PartFailed, Ready, Reloadable, Warns, commit, owner_of, prepare, retire, undo
+from hotreload.reload.apply import PartFailed, Ready, Reloadable, commit, owner_of, prepare, retire, undo, warnings_of
 from hotreload.reload.load import REST_S, Inputs, Reader, with_lines
 from hotreload.reload.plan import Plan
 from hotreload.reload.reading import Version
@@ -147,8 +148,8 @@ class Attempt:
                 ready = await prepare(
                     self.flow.parts, self._before.settings, new.settings, self._plan.live, new.generation
                 )
-            told = [each.prepared.warnings for each in ready if isinstance(each.prepared, Warns)]
-            self._warnings = (*self._warnings, *(warning for warnings in told for warning in warnings))
+            told = chain.from_iterable(warnings_of(each.prepared) for each in ready)
+            self._warnings = (*self._warnings, *told)
             if (refused := await self._confirmed(ready)) is not None:
                 return refused
             with self._stage("commit"):

@@ -282,6 +282,24 @@ async def test_a_copy_of_a_running_store_has_all_that_was_acknowledged(tmp_path:
     assert queue.close()
 
 
+async def test_a_copy_replaces_a_copy_and_nothing_else(tmp_path: Path) -> None:
+    queue, _ = await filled(tmp_path / "state" / "q.db")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "letter").write_text("Dear reader")
+    (tmp_path / "empty").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "copy.db")
+    for name, why in (("pipe", "not a regular file"), ("folder", "not a regular file"), ("letter", "not a copy")):
+        with pytest.raises(ValueError, match=f"{name}: is {why}"):
+            await queue.backup(tmp_path / name)
+    for name in ("empty", "copy.db", "copy.db", "link"):
+        assert await queue.backup(tmp_path / name) > 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "letter").read_text() == "Dear reader"
+    assert queue.close()
+
+
 async def test_rows_of_the_jobs_own_are_read_beside_the_writer(tmp_path: Path) -> None:
     queue = SqliteQueue.open(tmp_path / "q.db")
     await queue.write(lambda connection: connection.execute("CREATE TABLE effects (x)") and None)

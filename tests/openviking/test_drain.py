@@ -38,6 +38,7 @@ async def gone_after(server: Server, deadline_s: float) -> float:
     return server.process.gone_at - began
 
 
+@pytest.mark.deadline
 @pytest.mark.parametrize("deadline_s", [3, 10])
 async def test_is_gone_inside_the_deadline_and_loses_nothing(model: Any, home: Home, deadline_s: int) -> None:
     home.write({"vlm": {"max_concurrent": 6}, "hotreload": {"drain_deadline_s": deadline_s}})

@@ -14,13 +14,16 @@ from hotreload.openviking.failures import Failure, failure_of, is_unknown, refus
 
 def of_status(status: int, code: str = "stub", **headers: str) -> openai.APIStatusError:
     """Return what the library raises for an answer."""
-    request = httpx.Request("POST", "http://127.0.0.1/v1/chat/completions")
-    response = httpx.Response(status, headers=headers, request=request)
-    body = {"message": "no", "type": code, "code": code}
-    client = openai.OpenAI(api_key="k", base_url="http://127.0.0.1", max_retries=0)
-    made = client._make_status_error("no", body=body, response=response)
-    client.close()
-    return made
+    body = {"error": {"message": "no", "type": code, "code": code}}
+    answers = httpx.MockTransport(lambda _request: httpx.Response(status, headers=headers, json=body))
+    with (
+        openai.OpenAI(
+            api_key="k", base_url="http://127.0.0.1", max_retries=0, http_client=httpx.Client(transport=answers)
+        ) as client,
+        pytest.raises(openai.APIStatusError) as raised,
+    ):
+        client.models.list()
+    return raised.value
 
 
 def caused(error: BaseException, by: BaseException) -> BaseException:

@@ -72,9 +72,10 @@ class Stage:
         self.worker = QueueWorker("Some", limit, self.outcomes.append, again_s=again_s)
         self.stop = threading.Event()
         self.nodes_cancelled = 0
-        self.task = asyncio.ensure_future(self.worker.run(self.queue, self.stop, 0.01, self._cancel_nodes))
+        self.task = asyncio.ensure_future(self.worker.run(self.queue, self.stop, 0.01, self.cancel_nodes))
 
-    def _cancel_nodes(self) -> None:
+    def cancel_nodes(self) -> None:
+        """Count it."""
         self.nodes_cancelled += 1
 
     async def running(self, count: int) -> None:
@@ -140,7 +141,7 @@ async def test_quiesced_it_begins_nothing_and_reports_what_ended(stage: Stage) -
 
 async def test_interrupted_messages_are_not_acknowledged(stage: Stage) -> None:
     await stage.running(3)
-    await stage.worker.interrupt(stage._cancel_nodes)
+    await stage.worker.interrupt(stage.cancel_nodes)
     assert (stage.queue.running, stage.queue.acked) == (0, [])
     assert sorted(stage.worker.cut) == ["0", "1", "2"]
     assert stage.nodes_cancelled >= 1

@@ -11,7 +11,7 @@ from ov_home import UNWATCHED, Home
 from ov_process import Server, running, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
-DOCUMENTS = 100
+DOCUMENTS = 60
 
 
 def limit(number: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from hotreload.openviking import tree as module
 from hotreload.openviking.messages import PendingWork, parents
 from hotreload.openviking.tree import Tree, needed
 
@@ -189,14 +188,11 @@ async def test_what_cannot_be_listed_is_passed_over_and_the_rest_is_read() -> No
 
 
 @pytest.mark.parametrize("page", [2, 5, 11, 1_000])
-async def test_a_large_tree_is_read_in_parts_and_nothing_of_it_is_lost(
-    page: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PAGE", page)
+async def test_a_large_tree_is_read_in_parts_and_nothing_of_it_is_lost(page: int) -> None:
     files = {f"resources/a{a}/b{b}/c{c}.md": b"x" for a in range(4) for b in range(4) for c in range(3)}
     files |= {"resources/a1/.abstract.md": b"text", "resources/a1/.overview.md": b"text", "resources/f.md": b"x"}
     passed_over: list[str] = []
-    tree = Tree(Files(files), None)
+    tree = Tree(Files(files), None, page=page)
     parts = [part async for part in tree.read(None, lambda uri, _reason: passed_over.append(uri))]
     found = [uri for part in parts for uri in part.suspicious]
     folders = {f"viking://resources/a{a}{below}" for a in range(4) for below in ("", *(f"/b{b}" for b in range(4)))}

@@ -11,10 +11,11 @@ import anyio
 import pytest
 from openviking.server.dependencies import get_service_or_none, set_service
 from openviking.service.task_tracker import set_task_tracker
+from openviking.storage.expr import Eq
 from openviking_cli.exceptions import NotFoundError, OpenVikingError
 
 from hotreload.errors import SearchRefused
-from hotreload.openviking import messages, missing
+from hotreload.openviking.messages import PendingWork
 from hotreload.openviking.missing import TreeSearch
 from hotreload.recovery.findings import Findings, Wanted
 
@@ -31,6 +32,7 @@ class Service:
         self._async_agfs = self
         self._vikingdb_manager = self
         self.without_vectors: set[str] = set()
+        self.without_summaries: set[str] = set()
         self.files = {f"viking://{name}": body for name, body in files.items()}
         self.refusals: list[str] = []
         self.asked: list[dict[str, Any]] = []
@@ -42,7 +44,13 @@ class Service:
 
     async def filter(self, *, filter: Any, **_options: Any) -> list[dict[str, Any]]:  # noqa: A002 - its name there
         """Return the vectors of a file or folder."""
-        return [] if filter.value in self.without_vectors else [{"level": level} for level in (0, 1, 2)]
+        uris = [filter.value] if isinstance(filter, Eq) else filter.conds[1].values
+        there = [uri for uri in uris if uri not in self.without_vectors]
+        return [
+            {"uri": uri, "level": level, "abstract": "" if uri in self.without_summaries else "A summary."}
+            for uri in there
+            for level in (0, 1, 2)
+        ]
 
     async def stat(self, uri: str, **_options: Any) -> dict[str, Any]:
         """Tell whether it is a file or a folder."""
@@ -139,13 +147,8 @@ def tracker() -> Tracker:
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch, tracker: Tracker) -> Iterator[Service]:
-    """A service of one damaged folder, with nothing in its queues."""
-
-    async def idle() -> messages.PendingWork:
-        return messages.PendingWork()
-
-    monkeypatch.setattr(messages, "look", idle)
+def service(tracker: Tracker) -> Iterator[Service]:
+    """A service of one damaged folder."""
     set_task_tracker(tracker)
     before = get_service_or_none()
     made = Service({"resources/a/a.md": b"x", "resources/a/.abstract.md": b"", "resources/a/.overview.md": WHOLE})
@@ -156,10 +159,20 @@ def service(monkeypatch: pytest.MonkeyPatch, tracker: Tracker) -> Iterator[Servi
     set_task_tracker(None)
 
 
+async def idle() -> PendingWork:
+    """Find nothing in the queues."""
+    return PendingWork()
+
+
+def tree_search(**more: Any) -> TreeSearch:
+    """Return a search beside queues that hold nothing."""
+    return TreeSearch(STARTED_S, look=idle, **more)
+
+
 async def searched(search: TreeSearch | None = None, **wanted: Any) -> Findings:
     """Run one search to its end."""
     findings = Findings("it", Wanted(**wanted))
-    await (search or TreeSearch(STARTED_S)).search(findings.wanted, findings)
+    await (search or tree_search()).search(findings.wanted, findings)
     findings.end()
     return findings
 
@@ -175,7 +188,7 @@ async def test_a_folder_somebody_is_at_is_tried_again(service: Service) -> None:
 @pytest.mark.parametrize("code", ["CONFLICT", "FAILED_PRECONDITION"])
 async def test_a_folder_that_cannot_be_queued_has_failed(service: Service, code: str) -> None:
     service.refusals = [code] * 10
-    search = TreeSearch(STARTED_S, locked_s=0.6)
+    search = tree_search(locked_s=0.6)
     found = await searched(search)
     assert (found.queued, found.refused) == (0, {"viking://resources/a": "somebody is at it"})
     made = await search.making(found)
@@ -184,7 +197,7 @@ async def test_a_folder_that_cannot_be_queued_has_failed(service: Service, code:
 
 
 async def test_what_fails_is_queued_again_twice(service: Service, tracker: Tracker) -> None:
-    search = TreeSearch(STARTED_S)
+    search = tree_search()
     found = await searched(search)
     tracker.ends = ["completed", "failed", "running"]
     assert (await search.making(found)).left == 1
@@ -202,7 +215,7 @@ async def test_what_fails_is_queued_again_twice(service: Service, tracker: Track
     ("end", "error"), [("failed", "bound to a different event loop"), ("completed", "made, and still: empty")]
 )
 async def test_what_fails_again_and_again_has_failed(service: Service, tracker: Tracker, end: str, error: str) -> None:
-    search = TreeSearch(STARTED_S)
+    search = tree_search()
     found = await searched(search)
     tracker.ends = [end] * 3
     assert [(await search.making(found)).left for _ in range(3)] == [1, 1, 0]
@@ -214,11 +227,8 @@ async def test_what_fails_again_and_again_has_failed(service: Service, tracker: 
     ]
 
 
-async def test_what_fails_is_queued_again_though_nobody_asks(
-    service: Service, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(missing, "FOLLOW_S", 0.01)
-    search = TreeSearch(STARTED_S)
+async def test_what_fails_is_queued_again_though_nobody_asks(service: Service, tracker: Tracker) -> None:
+    search = tree_search(follow_s=0.01)
     await searched(search)
     tracker.ends = ["completed", "failed"]
     async with anyio.create_task_group() as tasks:
@@ -229,11 +239,8 @@ async def test_what_fails_is_queued_again_though_nobody_asks(
     assert len(service.asked) >= 2
 
 
-async def test_what_is_given_up_is_told_and_tried_again_later(
-    service: Service, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(missing, "FOLLOW_S", 0.01)
-    search = TreeSearch(STARTED_S, again_s=0.05)
+async def test_what_is_given_up_is_told_and_tried_again_later(service: Service, tracker: Tracker) -> None:
+    search = tree_search(again_s=0.05, follow_s=0.01)
     found = await searched(search)
     tracker.ends = ["failed"] * 4
     while (await search.making(found)).left:
@@ -251,18 +258,15 @@ async def test_what_is_given_up_is_told_and_tried_again_later(
     assert (await search.making(found)).to_dict() == {"left": 0, "done": 1, "failed": []}
 
 
-async def test_what_others_work_on_is_waited_for_and_failed_where_they_leave_it(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at_it = messages.PendingWork()
+async def test_what_others_work_on_is_waited_for_and_failed_where_they_leave_it(service: Service) -> None:
+    at_it = PendingWork()
     at_it.take("Semantic", {"data": {"uri": "viking://resources/a", "account_id": "acme"}})
     looks = [at_it] * 3
 
-    async def look() -> messages.PendingWork:
-        return looks.pop() if looks else messages.PendingWork()
+    async def look() -> PendingWork:
+        return looks.pop() if looks else PendingWork()
 
-    monkeypatch.setattr(messages, "look", look)
-    search = TreeSearch(STARTED_S)
+    search = TreeSearch(STARTED_S, look=look)
     found = await searched(search)
     assert (found.already_queued, service.asked) == (1, [])
     assert (await search.making(found)).left == 1

@@ -30,7 +30,7 @@ from hotreload.queue.sqlite.connection import (
     one,
     run_guarded,
 )
-from hotreload.queue.sqlite.files import StoreFiles, copy, sync_folder
+from hotreload.queue.sqlite.files import StoreFiles, copy, refuse_to_replace, sync_folder
 from hotreload.queue.sqlite.schema import migrate
 from hotreload.queue.sqlite.statements import SqliteStatements, put_fact
 from hotreload.queue.sqlite.writer import Health, Upkeep, Writer
@@ -177,10 +177,11 @@ class SqliteEngine:
         return self._user_reader.read_guarded(query)
 
     def backup(self, into: str | PathLike[str]) -> int:
-        """See `Engine`; a file of that name is replaced once the copy is whole and on the disk."""
-        into = Path(into).absolute()
-        if into.parent.resolve() == self.path.parent and into.name.startswith(self.path.name):
+        """See `Engine`; an older copy of that name is replaced once the new one is whole and on the disk."""
+        into = Path(into).resolve()
+        if into.parent == self.path.parent.resolve() and into.name.startswith(self.path.name):
             raise ValueError(f"{into}: the copy would replace a file of the store")
+        refuse_to_replace(into)
         made = into.with_name(f"{into.name}.{uuid.uuid4().hex}")
         reader = Reader(self.path, self._opens)
         try:

@@ -26,6 +26,7 @@ from hotreload.errors import StoreLost, StoreOwned, StoreUnavailable
 
 log = logging.getLogger(__name__)
 LOCKED_BYTES: Final = (0x4000_0000, 512)  # sqlite.org/src/file/src/os.h: PENDING_BYTE, RESERVED_BYTE, SHARED_FIRST …
+MAGIC: Final = b"SQLite format 3\0"  # sqlite.org/fileformat2.html
 WAL_HEADER: Final = 32  # sqlite.org/fileformat2.html#walformat
 FRAME_HEADER: Final = 24
 SALT_OF_WAL, SALT_OF_FRAME = slice(16, 24), slice(8, 16)
@@ -258,6 +259,17 @@ def copy(connection: apsw.Connection, into: Path, whole: Callable[[apsw.Connecti
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def refuse_to_replace(path: Path) -> None:
+    """Raise ValueError where a path holds anything but a database or an empty file: a device, a folder, other data."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ValueError(f"{path}: is not a regular file, and the copy would replace it")
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) not in (b"", MAGIC):
+            raise ValueError(f"{path}: is not a copy of a store, which a copy may replace; name another file")
 
 
 def sync_folder(folder: Path) -> None:
