@@ -276,7 +276,7 @@ class Summaries:
         """Make `text` the configuration, ask for it in one way; return the report and the exit code or HTTP status.
 
         The ways without a verdict of their own (file, signal) answer with 0. Whatever the way, the event stream
-        must tell the same.
+        must tell the same. Where the watch took the file before it was asked for, the report is that of the watch.
         """
         since = len(self.reloads)
         if way in ("in place", "rename"):
@@ -288,7 +288,8 @@ class Summaries:
             return await self.next_reload(since, "signal"), 0
         report, code = await (self._post() if way == "http" else self._client())
         assert await self.next_reload(since, id=report["id"]) == report  # the watch may have been first, and share it
-        return report, code
+        made = (report.get("in_force") or {}).get("id")
+        return next((each for each in self.reloads[since:] if each["id"] == made), report), code
 
     async def _post(self) -> tuple[dict[str, Any], int]:
         answer = await self.http.post("/admin/config/reload")
