@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.contracts.postgres import Server
 from tests.systemd.base import NOT_ROOT
 
 FIGURE = "figure"
@@ -51,6 +52,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def anyio_backend() -> str:
     """The one backend promised."""
     return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    """A PostgreSQL of one module alone, which it may stop and whose connections it may cut."""
+    server = Server()
+    yield server
+    server.remove()
 
 
 @pytest.fixture

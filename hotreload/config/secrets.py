@@ -124,8 +124,6 @@ SHAPES: Final[Sequence[tuple[Sequence[str], re.Pattern[str], str | Callable[[re.
 MOST: Final = 4096
 """A text that holds more of one shape, or of parts of known secrets, is not shown any further: time has a bound."""
 CUT: Final = f"{MASK} (the rest is not shown: too much of it may be secret)"
-
-
 _HELD: Final = re.compile("|".join(re.escape(part) for held, _, _ in SHAPES for part in held))
 _LINE: Final = 1024
 
@@ -405,13 +403,13 @@ class SecretMatcher:
 
     def spans(self, text: str) -> Iterable[tuple[int, int]]:
         """Return from where to where a secret stands, in any spelling and order; after too many hits, all the rest."""
-        hits = self._hits(text[:STRIDE] if len(text) > STRIDE else text)
+        hits = self._hits(text[:STRIDE])
         for start in range(STRIDE, len(text), STRIDE):
             if len(hits) > MOST:
                 return chain(self._around(text, hits), ((start, len(text)),))
-            begins = start - self._longest
-            part = self._hits(text[max(0, begins) : start + STRIDE])
-            hits += [(index, max(0, begins) + low, max(0, begins) + high) for index, low, high in part]
+            begins = max(0, start - self._longest)
+            part = self._hits(text[begins : start + STRIDE])
+            hits += [(index, begins + low, begins + high) for index, low, high in part]
         return self._around(text, hits) if hits else ()
 
     def _hits(self, text: str) -> list[tuple[int, int, int]]:

@@ -35,7 +35,7 @@ from hotreload.host.status import PoolFigures
 from hotreload.host.work import Ended, Keep, Work
 from hotreload.lifecycle import Flushed, Phase
 from hotreload.openviking import patches, routes
-from hotreload.openviking.accounts import service
+from hotreload.openviking.accounts import overridden, service
 from hotreload.openviking.calls import CALLED_BY, Calls, follow_configuration
 from hotreload.openviking.configuration import OpenVikingModel
 from hotreload.openviking.depths import QueueDepths
@@ -45,7 +45,6 @@ from hotreload.openviking.fields import POOLS
 from hotreload.openviking.jobs import OpenVikingJobs
 from hotreload.openviking.limits import QueueWorkers
 from hotreload.openviking.missing import TreeSearch
-from hotreload.openviking.overrides import overridden
 from hotreload.openviking.progress import Progress
 from hotreload.openviking.publication import LimitChange, Publication, publish
 from hotreload.openviking.rerank import attach_rerank

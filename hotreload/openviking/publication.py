@@ -42,7 +42,7 @@ class Publication:
 
 
 class Published:
-    """A configuration that waits for its publication, which must be awaited. Meets `Prepared`, `Publishes`, `Warns`."""
+    """A configuration that waits for its publication, which must be awaited. Meets `Prepared` and `Publishes`."""
 
     def __init__(
         self, publish: Callable[[Any], Awaitable[None]], old: Any, new: Any, warnings: Sequence[Problem] = ()

@@ -76,22 +76,13 @@ class Publishes(Protocol):
         ...
 
 
-class Warns(Protocol):
-    """A prepared change with something to say in the report; it applies nonetheless."""
-
-    @property
-    def warnings(self) -> Sequence[Problem]:
-        """What is to be said; a path is dotted."""
-        ...
-
-
 def publishes(prepared: Prepared) -> TypeGuard[Publishes]:
     """Tell whether a change must be awaited; asked of each part at each reload, a protocol would take 30 µs to say."""
     return hasattr(prepared, "publish")
 
 
 def warnings_of(prepared: Prepared) -> Sequence[Problem]:
-    """Return what a change has to say in the report."""
+    """Return what a change has to say in the report, where it has `warnings`; it applies nonetheless."""
     return getattr(prepared, "warnings", ())
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from .postgres import Server
 from .stores import ENGINES, HandClock, Postgres, Store
 
 
@@ -32,11 +31,3 @@ def dsn(tmp_path: Path) -> str:
     engine = ENGINES["postgres"]
     assert isinstance(engine, Postgres)
     return engine.address(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[Server]:
-    """A server of one module alone, which it may stop and whose connections it may cut."""
-    server = Server()
-    yield server
-    server.remove()

@@ -1,7 +1,7 @@
 """OpenViking servers on one PostgreSQL: they know of each other and reload all or none; their queues stay their own."""
 
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,6 @@ from tests.contracts.postgres import Server as Postgres
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 NAMES = ("a", "b")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    made = Postgres()
-    yield made
-    made.remove()
 
 
 class Servers:
@@ -61,8 +54,8 @@ class Servers:
 
 
 @pytest.fixture
-async def servers(tmp_path: Path, model: Any, warm: Path, postgres: Postgres) -> AsyncIterator[Servers]:
-    made = Servers(tmp_path, model, warm, postgres.schema(tmp_path.name))
+async def servers(tmp_path: Path, model: Any, warm: Path, own_server: Postgres) -> AsyncIterator[Servers]:
+    made = Servers(tmp_path, model, warm, own_server.schema(tmp_path.name))
     async with AsyncExitStack() as stack:
         for name, home in made.homes.items():
             made.save(name, 4)
@@ -73,7 +66,7 @@ async def servers(tmp_path: Path, model: Any, warm: Path, postgres: Postgres) ->
 
 
 async def test_servers_on_one_database_reload_all_or_none_and_do_without_it(
-    servers: Servers, postgres: Postgres
+    servers: Servers, own_server: Postgres
 ) -> None:
     async def both() -> bool:
         return [node.get("phase") for node in await servers.nodes()] == ["running", "running"]
@@ -99,7 +92,7 @@ async def test_servers_on_one_database_reload_all_or_none_and_do_without_it(
     )
     assert await servers.limits() == [9, 9]
     servers.save("b", 9)
-    postgres.stop("immediate")
+    own_server.stop("immediate")
     try:
         for server in (first, second):
             await wait_until(lambda it=server: degraded(it), 60, "a status that says that the database is gone")
@@ -107,7 +100,7 @@ async def test_servers_on_one_database_reload_all_or_none_and_do_without_it(
         second.signal(signal.SIGTERM)
         assert await second.ended(30) == 0  # its messages are in its own store
     finally:
-        postgres.start()
+        own_server.start()
 
     async def whole() -> bool:
         return not await degraded(first)

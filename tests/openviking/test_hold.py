@@ -105,6 +105,7 @@ async def test_calls_that_never_end_time_out_and_are_held(shared_model: Any, ser
     await wait_until(lambda: says(server, "vlm endpoint: timeout since "), 20, "the status says it")
     shared_model.set(hang=False)
     await whole(server, names)
+    assert await server.unfinished(names) == []
 
 
 async def test_only_the_embeddings_fail(shared_model: Any, server: Server) -> None:
@@ -130,8 +131,9 @@ async def test_an_endpoint_that_comes_and_goes_and_one_of_which_half_the_calls_f
         await anyio.sleep(chance.uniform(0.1, 0.6))
     await whole(server, names)
     shared_model.set(latency_s=0.0, fail_status=503, embedding_fail_status=503, fail_rate=0.5)
-    names = await server.add_documents(DOCUMENTS, "half")
-    await whole(server, names)
+    half = await server.add_documents(DOCUMENTS, "half")
+    await whole(server, half)
+    assert await server.unfinished([*names, *half]) == []
 
 
 async def test_what_is_refused_for_its_content_fails_alone_and_is_named(shared_model: Any, server: Server) -> None:

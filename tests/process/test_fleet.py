@@ -10,7 +10,7 @@ import random
 import signal
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -30,13 +30,6 @@ NAMES = ("a", "b", "c")
 USUAL = 5
 JOBS = 20
 RELOADS = counted("FLEET_RELOADS", USUAL)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.remove()
 
 
 class Nodes:

@@ -36,13 +36,6 @@ SOURCES = sorted({path.name: path for path in (ROOT / "hotreload").rglob("[a-z]*
 PASSWORD = "password-of-a-test"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.remove()
-
-
 @pytest.fixture(autouse=True)
 def awake(server: Server) -> Iterator[None]:
     """Whatever a test does to the server, it runs for the next one."""

@@ -26,13 +26,6 @@ DEADLINE_S = 2.0
 OVERSHOOT_S = 0.1
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.remove()
-
-
 @pytest.fixture
 def proxy(server: Server) -> Iterator[FailingProxy]:
     made = FailingProxy(server.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -115,22 +116,17 @@ def test_reload_and_restart_in_an_import_under_load(openviking: OpenViking) -> N
 
 
 def test_a_file_that_cannot_be_used_ends_the_start_once(openviking: OpenViking) -> None:
-    openviking.write('{"vlm": }')
-    _start_fails(openviking)
-    (openviking.box.root / "etc/openviking/ov.conf").unlink()
-    _start_fails(openviking)
-
-
-def _start_fails(openviking: OpenViking) -> None:
-    assert openviking.systemctl("start", within_s=START_S).code != 0
-    assert openviking.show("Result", "ExecMainStatus", "NRestarts", "ActiveState") == {
-        "Result": "exit-code",
-        "ExecMainStatus": "78",
-        "NRestarts": "0",
-        "ActiveState": "failed",
-    }
-    assert "cannot start: " in openviking.status
-    assert "ov.conf" in openviking.status
+    for spoil in (partial(openviking.write, '{"vlm": }'), (openviking.box.root / "etc/openviking/ov.conf").unlink):
+        spoil()
+        assert openviking.systemctl("start", within_s=START_S).code != 0
+        assert openviking.show("Result", "ExecMainStatus", "NRestarts", "ActiveState") == {
+            "Result": "exit-code",
+            "ExecMainStatus": "78",
+            "NRestarts": "0",
+            "ActiveState": "failed",
+        }
+        assert "cannot start: " in openviking.status
+        assert "ov.conf" in openviking.status
 
 
 @pytest.mark.parametrize("manager", [UserManager], indirect=True, ids=["user"])

@@ -63,6 +63,7 @@ def test_a_file_mounted_alone_is_warned_about(served: Served) -> None:
     served.box.write("/srv/ov.conf", '{"hotreload": {"watch": true}}')
     served.start()
     served.until_written("mounted as a single file")
+    assert served.show("ActiveState") == {"ActiveState": "active"}
 
 
 def test_the_folders_are_private_and_systemd_s_own_default_is_good_enough(served: Served) -> None:
