@@ -64,8 +64,12 @@ async def test_what_a_held_message_waits_for_is_said(shared_model: Any, server: 
     assert jobs[0]["key"].startswith("viking://resources/held")
     one = (await server.admin("GET", f"jobs/{jobs[0]['id']}")).raise_for_status().json()
     assert (one["queue"], one["state"], bool(one["payload"])) == ("Semantic", "running", True)
-    parents = await listed(server, queue="AddResource", state="running")
-    assert {job["reason"] for job in parents} == {"the work it has started"}
+
+    async def parents_wait() -> bool:
+        parents = await listed(server, queue="AddResource", state="running")
+        return {job["reason"] for job in parents} == {"the work it has started"}
+
+    await wait_until(parents_wait, 20, "each import says that it waits for the work it has started")
     page = await listed(server, limit="2")
     rest = await listed(server, before=page[-1]["id"])
     assert len(page) == 2
