@@ -76,7 +76,7 @@ test: lint types unit ## lint, types and tests with branch coverage, but for wha
 
 test-openviking: .venv/.openviking ## types and tests of the adapter on stock OpenViking, and the tour
 	$(BIN)/basedpyright hotreload/openviking examples/openviking
-	$(COVERED) tests/openviking
+	$(COVERED) -n 2 --dist loadscope tests/openviking  # a module shares one server
 	$(BIN)/coverage combine --append --quiet
 	$(BIN)/coverage report --fail-under=90
 

@@ -132,11 +132,12 @@ class Tour:
         return json.loads(subprocess.run(command, capture_output=True, check=False).stdout)
 
     def limit(self, number: int) -> None:
-        """Write a new limit into ov.conf, reload, and see it at the endpoint."""
+        """Write a new limit into ov.conf, reload, and see it at the endpoint, which holds its calls to be counted."""
         self.conf.write_text(self.settings.replace(LIMIT, f'"max_concurrent": {number}'))
         report = self.command("reload")
+        self.seen(hang=False)
         until(lambda: self.seen()["running"] <= number, 20, "calls above the limit have ended")
-        self.seen(hang=True, reset=True)  # calls stay at the endpoint, however slowly this machine makes them
+        self.seen(hang=True, reset=True)
         begun = until(lambda: (now := self.seen())["hanging"] >= number and now, 30, f"{number} calls at a time")
         self.seen(hang=False)
         until(lambda: self.seen()["calls"] >= begun["calls"] + number, 30, "another round of calls")
@@ -198,7 +199,8 @@ def walk(tour: Tour, documents: int) -> None:
         names = tour.import_documents(documents)
         say(f"change the limit while {documents} documents are summarised")
         for number in (4, 12, 2, 6):
-            if len(tour.without_summary(names)) < documents // 2:  # a slow machine: the first may all be done
+            tour.seen(hang=True)  # no document is finished before the limit has changed, however long that takes
+            if len(tour.without_summary(names)) < documents // 2:
                 names += tour.import_documents(documents // 2)
             tour.limit(number)
         say("offer a broken file")
