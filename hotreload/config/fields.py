@@ -9,7 +9,8 @@ the same rules in a table.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache, reduce
@@ -23,6 +24,8 @@ from hotreload.config.document import Keys, dotted
 
 ENTRY: Final = "*"
 """Stands for any entry of a list or map in the keys of a leaf."""
+CHANGEABLE: Final = (deque, defaultdict, OrderedDict, Counter, bytearray)
+"""What `hotreload.config.frozen` cannot make a snapshot of."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -242,6 +245,7 @@ def _section(model: type[BaseModel], keys: Keys, mark: Mark, seen: tuple[type, .
         own = _combine(mark, [*_marks(info.metadata), *_marks_inside(info.annotation)])
         inner = _node(info.annotation, (*keys, key), own, info, (*seen, model))
         inner.names, inner.places = (name,), places(name, info, model)
+        inner.wrong += tuple(_changeable(info.annotation))
         inner.made = info.default_factory is not None and not info.default_factory_takes_validated_data
         if key in found.fields:
             inner.wrong += (f"{name} is read from the same key as another field",)
@@ -374,7 +378,10 @@ def _leaf(keys: Keys, mark: Mark, info: FieldInfo, kinds: Sequence[Any]) -> Node
     inside = [FieldRule(keys, each.effect, reason=each.reason) for each in _below(kinds) if each.effect]
     strict = _stricter(keys, [rule, *inside])
     hidden = [each.effect for each in _below(kinds, opaque=True) if each.effect not in (None, strict.effect)]
-    wrong = [f"a mark inside its type ({effect}) has no effect; mark the field" for effect in hidden]
+    wrong = [
+        f"a mark inside its type ({effect}) has no effect; mark the field, or make the type a BaseModel"
+        for effect in hidden
+    ]
     return Node(keys, strict, Leaf(keys, strict, info, guessed), wrong=tuple(wrong))
 
 
@@ -387,16 +394,35 @@ def _marks_below(annotation: Any, seen: tuple[Any, ...], *, opaque: bool = False
     for kind in alternatives(annotation):
         if kind in seen:
             continue
-        hints: Mapping[str, Any] = {}
+        fields_ = _fields_of(kind)
         if is_section(kind) and not opaque:
-            infos = cast("type[BaseModel]", kind).model_fields
-            hints = {name: info.annotation for name, info in infos.items()}
-            yield from (mark for info in infos.values() for mark in _marks(info.metadata))
-        elif is_dataclass(kind) or (isinstance(kind, type) and hasattr(kind, "__annotations__") and _is_record(kind)):
-            hints = get_type_hints(kind, include_extras=True)
-        for each in (*hints.values(), *get_args(kind)):
+            infos = cast("type[BaseModel]", kind).model_fields.values()
+            fields_ = [info.annotation for info in infos]
+            yield from (mark for info in infos for mark in _marks(info.metadata))
+        for each in (*fields_, *get_args(kind)):
             yield from _marks_inside(each)
             yield from _marks_below(each, (*seen, kind), opaque=opaque)
+
+
+def _changeable(annotation: Any, seen: tuple[Any, ...] = ()) -> Iterator[str]:
+    """Yield why values of a type cannot be a snapshot's, anywhere inside it; fields of models are asked themselves."""
+    for kind in alternatives(annotation):
+        of = get_origin(kind) or kind
+        if of in (Iterable, Iterator):
+            yield f"{of.__name__} can be read only once; use a list or tuple"
+        elif isinstance(of, type) and issubclass(of, CHANGEABLE):
+            yield f"{of.__name__} can be changed by a job; use a list, tuple or dict"
+        elif kind not in seen:
+            inside = (kind.model_fields["root"].annotation,) if _is_root(kind) else (*_fields_of(kind), *get_args(kind))
+            for each in inside:
+                yield from _changeable(each, (*seen, kind))
+
+
+def _fields_of(kind: Any) -> Iterable[Any]:
+    """Return the types of the fields of a dataclass, a TypedDict or a NamedTuple; of nothing else any."""
+    if is_dataclass(kind) or (isinstance(kind, type) and hasattr(kind, "__annotations__") and _is_record(kind)):
+        return get_type_hints(kind, include_extras=True).values()
+    return ()
 
 
 def _is_record(kind: type) -> bool:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -21,7 +20,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from hotreload.config.document import Keys, dotted, split_path
-from hotreload.config.fields import FieldRule, Leaf, Live, Node, alternatives, leaves, rule_for, tree
+from hotreload.config.fields import FieldRule, Live, Node, leaves, rule_for, tree
 from hotreload.config.frozen import freeze
 from hotreload.config.model import Merged, Validated, leaf_values
 from hotreload.config.paths import anchor_defaults, anchor_input, path_leaves
@@ -30,7 +29,7 @@ from hotreload.config.schema import json_schema
 from hotreload.config.sources import PREFIX, Beside, CredentialsSource, FileSource, files_of, read, sources_of
 from hotreload.config.trees import copied
 from hotreload.config.unknown import unknown_keys
-from hotreload.errors import ConfigInvalid, Problem
+from hotreload.errors import ConfigInvalid, DeclarationError, Problem
 
 S = TypeVar("S", bound="LiveSettings")
 SECTION = "hotreload"
@@ -40,7 +39,6 @@ OF_PYTHON: Final = frozenset(f"{kind}_type" for kind in PYTHON_KINDS.split())
 """What strict rules refuse though JSON has no other form of it."""
 FILES: Final = ("json_file", "toml_file", "yaml_file", "pyproject_toml_table_header", "cli_parse_args")
 """What `model_config` may name and only a source of the user's own reads."""
-CHANGEABLE: Final = (deque, defaultdict, OrderedDict, bytearray)
 
 
 class LiveSettings(BaseSettings):
@@ -155,7 +153,8 @@ class SettingsModel(Generic[S]):
     """A settings model as a reload uses it: merge sources, validate a tree, name all that is wrong.
 
     `options` are values of the command line by field name, above every other source; `environ` is the
-    process's own by default, read again at each merge. TypeError where the model asks for what a reload cannot do.
+    process's own by default, read again at each merge. DeclarationError where the model asks for what a reload cannot
+    do.
     """
 
     def __init__(
@@ -165,7 +164,8 @@ class SettingsModel(Generic[S]):
         options: Mapping[str, Any] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        _refuse_what_cannot_be(model)
+        refuse_model(model)
+        _refuse(model, _wrong_sources(model))
         self.model = model
         self._section = model.conf_section
         self._above: Keys = (self._section,) if self._section else ()
@@ -299,16 +299,22 @@ def _take_out(tree_: dict[str, Any], keys: Sequence[str | int]) -> None:
     tree_.pop(str(key), None)
 
 
-def _refuse_what_cannot_be(model: type[LiveSettings]) -> None:
-    """Raise TypeError for what a model asks for and a reload cannot do: it would be passed over in silence."""
-    root = tree(model)
-    wrong = [*_wrong_config(model), *_wrong_sources(model)]
+def refuse_model(model: type[LiveSettings]) -> None:
+    """Raise DeclarationError for what a model asks for and a reload cannot do: it would be passed over in silence.
+
+    What it says of sources is looked at by `SettingsModel`: they are the user's code, which no import should run.
+    """
+    root, wrong = tree(model), _wrong_config(model)
     if not model.conf_section and any(place[0] == SECTION for each in root.fields.values() for place in each.places):
         wrong.append(f"the section `{SECTION}` is this library's own")
     for node in root.walk():
-        wrong += [f"`{dotted(node.keys)}`: {reason}" for reason in _wrong_place(node)]
+        wrong += [f"`{dotted(node.keys)}`: {reason}" for reason in node.wrong]
+    _refuse(model, wrong)
+
+
+def _refuse(model: type[LiveSettings], wrong: Sequence[str]) -> None:
     if wrong:
-        raise TypeError("; ".join(f"{model.__name__}: {reason}" for reason in wrong))
+        raise DeclarationError("; ".join(f"{model.__name__}: {reason}" for reason in wrong))
 
 
 def _wrong_config(model: type[LiveSettings]) -> list[str]:
@@ -332,17 +338,3 @@ def _wrong_sources(model: type[LiveSettings]) -> list[str]:
     if file not in chosen:
         wrong.append("`settings_customise_sources` leaves out `init_settings`, which stands for the file")
     return wrong
-
-
-def _wrong_place(node: Node) -> list[str]:
-    wrong = list(node.wrong)
-    if node.leaf is not None:
-        wrong += [
-            f"{kind.__name__} can be changed by a job; use a list, tuple or dict" for kind in _changeable(node.leaf)
-        ]
-    return wrong
-
-
-def _changeable(leaf: Leaf) -> list[type]:
-    kinds = [get_origin(kind) or kind for kind in alternatives(leaf.info.annotation)]
-    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, CHANGEABLE)]

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hotreload.admin.app import create_app
 from hotreload.admin.place import check_name
 from hotreload.clock import now_ms
-from hotreload.config.settings import LiveSettings, SettingsModel
+from hotreload.config.settings import LiveSettings, SettingsModel, refuse_model
 from hotreload.errors import DeclarationError, reason_of
 from hotreload.host.host import Host
 from hotreload.host.lifetime import CANNOT_START, Lifetime
@@ -84,6 +84,8 @@ class Service(Generic[S]):
             place.refuse(f"its settings are {settings!r}", "a class: class Settings(LiveSettings): …")
         if not isinstance(cast("Any", version), str):
             place.refuse(f"its version is {version!r}", "a text, as '1.0'")
+        if settings.__pydantic_complete__:  # what its types name may be declared later; the start looks again
+            refuse_model(settings)
         self.version = version
         self.settings: type[S] = settings
         self._declared = Declared(settings)

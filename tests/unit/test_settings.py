@@ -28,7 +28,7 @@ from hotreload.config.fields import Effect, Live, Secret, leaf_rules, unmarked_s
 from hotreload.config.model import Merged
 from hotreload.config.settings import HotreloadSettings, LiveSettings, SettingsModel
 from hotreload.config.sources import CredentialsSource, EnvironmentSource
-from hotreload.errors import ConfigInvalid, Problem
+from hotreload.errors import ConfigInvalid, DeclarationError, Problem
 
 HERE = Path("/etc/service")
 PASSWORD = "hunter2hunter2"
@@ -510,7 +510,7 @@ def test_the_section_hotreload_is_ours() -> None:
     class Wrong(LiveSettings):
         hotreload: int = 1
 
-    with pytest.raises(TypeError, match="hotreload"):
+    with pytest.raises(DeclarationError, match="hotreload"):
         SettingsModel(Wrong)
 
 

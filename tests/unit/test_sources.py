@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from pydantic import AliasChoices, AliasGenerator, AliasPath, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AliasChoices,
+    AliasGenerator,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    SecretStr,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from hotreload import Service
 from hotreload.config.document import parse
 from hotreload.config.fields import Live, Refused
 from hotreload.config.secrets import Redactor
 from hotreload.config.settings import LiveSettings, SettingsModel
+from hotreload.errors import DeclarationError
 from hotreload.reload.validate import Source, build_candidate, first_snapshot, resolve
 
 HERE = Path("/etc/service")
@@ -172,30 +185,56 @@ class Marked:
     size: Annotated[int, Live] = 1
 
 
-def refused(**namespace: Any) -> str:
+def declare(model: type[LiveSettings]) -> None:
+    """Declare a service of a model."""
+    Service("wrong", settings=model)
+
+
+def refused(by: Callable[[type[LiveSettings]], object] = declare, **namespace: Any) -> str:
     """Return what is said of a model with these attributes."""
     hints = dict(namespace.pop("hints", {}))
     model = type("Wrong", (LiveSettings,), {"__annotations__": hints, "__module__": __name__, **namespace})
-    with pytest.raises(TypeError) as caught:
-        SettingsModel(model)
+    with pytest.raises(DeclarationError) as caught:
+        by(model)
     return str(caught.value)
+
+
+class Waiting(BaseModel):
+    last: dict[str, Annotated[deque[int], Live]] = {}
+
+
+@pytest.mark.parametrize(
+    ("hint", "wrong"),
+    [
+        (deque[int], "deque can be changed by a job; use a list, tuple or dict"),
+        (deque[Waiting], "deque can be changed by a job"),
+        (Counter[str], "Counter can be changed by a job"),
+        (dict[str, list[bytearray]] | None, "bytearray can be changed by a job"),
+        (RootModel[OrderedDict[str, int]], "OrderedDict can be changed by a job"),
+        (dict[str, Waiting], "`part.*.last`: deque can be changed by a job"),
+        (Iterable[int], "Iterable can be read only once; use a list or tuple"),
+        (Mapping[str, Iterator[int]], "Iterator can be read only once"),
+    ],
+)
+def test_a_value_that_is_no_snapshot_is_refused_wherever_it_is_declared(hint: Any, wrong: str) -> None:
+    assert wrong in refused(hints={"part": hint}, part=Field())
 
 
 def test_what_cannot_be_honoured_is_refused_when_it_is_declared() -> None:
     assert "options are those of" in refused(model_config=SettingsConfigDict(cli_parse_args=True))
-    assert "`yaml_file` is stated" in refused(model_config=SettingsConfigDict(yaml_file="x.yaml"))
+    assert "`yaml_file` is stated" in refused(SettingsModel, model_config=SettingsConfigDict(yaml_file="x.yaml"))
     assert "sources of its own" in refused(hints={"part": Ordered}, part=Ordered())
     assert "a mark inside its type (live)" in refused(hints={"part": Marked}, part=Marked())
     assert "a mark inside its type (refused)" in refused(
         hints={"sizes": Annotated[dict[str, Annotated[int, Refused] | Marked], Live]}, sizes={}
     ).replace("(live)", "(refused)")
-    assert "deque can be changed by a job" in refused(hints={"last": deque[int]}, last=deque())
     assert "read from the same key" in refused(
         hints={"a": int, "b": int}, a=Field(1, validation_alias="x"), b=Field(1, validation_alias="x")
     )
     assert "`__init__` is not called" in refused(__init__=lambda self, **values: None)
     assert "leaves out `init_settings`" in refused(
-        settings_customise_sources=classmethod(lambda cls, settings_cls, env_settings, **_others: (env_settings,))
+        SettingsModel,
+        settings_customise_sources=classmethod(lambda cls, settings_cls, env_settings, **_others: (env_settings,)),
     )
 
 
