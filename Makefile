@@ -149,7 +149,7 @@ campaign: .venv/.tests ## services killed 200 times, restarted and drained 100 t
 
 .PHONY: campaign-postgres
 campaign-postgres: .venv/.tests ## 3 nodes on one PostgreSQL through 200 failures, 100 drains without it; with Debian's postgresql
-	HOTRELOAD_FLEET_ROUNDS=200 HOTRELOAD_FLEET_JOBS=100000 HOTRELOAD_POSTGRES_DRAINS=34 \
+	HOTRELOAD_FLEET_ROUNDS=200 HOTRELOAD_FLEET_JOBS=100000 HOTRELOAD_FLEET_STOP=60 HOTRELOAD_POSTGRES_DRAINS=34 \
 	  $(BIN)/python -m pytest tests/process/test_postgres_campaign.py tests/process/test_postgres_drains.py -p no:randomly
 
 .PHONY: screenshots

@@ -442,7 +442,7 @@ class Host:
     def _mark(self, within_s: float) -> None:
         drain, store = self.drain, self.started.store
         if drain.deadline is not None and store is not None:
-            since_ms = now_ms() - round((time.monotonic() - drain.deadline.started) * 1000)
+            since_ms = store.now_ms() - round((time.monotonic() - drain.deadline.started) * 1000)
             store.mark_draining(within_s, DrainMark(drain.id, drain.reason or "", since_ms, drain.deadline.total_s))
 
     async def _tend(self) -> None:

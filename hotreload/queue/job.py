@@ -45,8 +45,9 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to enqueue: `payload` is a JSON value, `version` that of its type, `run_at_ms` Unix ms or None for now.
+    """A job to enqueue: `payload` is a JSON value, `version` that of its type.
 
+    It may run at `run_at_ms`, Unix ms, or `delay_s` after it was enqueued on the store's clock; at once without either.
     Lower `priority` is claimed first. `dedupe_key` is unique among the unfinished jobs of its queue; what no database
     can hold of it is escaped (see `storable`). ValueError for a queue's name that cannot be one.
     """
@@ -58,6 +59,7 @@ class NewJob:
     run_at_ms: int | None = None
     max_attempts: int = MAX_ATTEMPTS
     version: int = 1
+    delay_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.queue.isprintable():

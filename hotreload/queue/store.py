@@ -190,7 +190,8 @@ class Store:
         self._engine = engine
         self._writer, self._verbs, self._documents = engine.writer, engine.verbs, engine.documents
         self._ledger, self._reads, self._health = engine.ledger, engine.reads, engine.health
-        self._now_ms = now_ms
+        self.now_ms = now_ms
+        """The store's clock, Unix ms: what is due and what is old is said on it. From any thread."""
         self._jitter = jitter
         self._backoff = backoff or Backoff()
         self._draining = self._marked = False
@@ -272,7 +273,7 @@ class Store:
         standing = self._ledger.standings().get(queue)
         if self._verbs.closed or standing is None or standing.paused:
             return False
-        return standing.ready > 0 or (standing.next_due_ms is not None and standing.next_due_ms <= self._now_ms())
+        return standing.ready > 0 or (standing.next_due_ms is not None and standing.next_due_ms <= self.now_ms())
 
     def _unclaim(self, rows: Sequence[Raw]) -> None:
         if rows:
@@ -321,7 +322,7 @@ class Store:
         return await self._writer.run(self._verbs.settle, self._settlement(row, verdict))
 
     def _settlement(self, row: JobRow, verdict: Verdict) -> Settlement:
-        to = decide(row, verdict, self._now_ms(), jitter=self._jitter(), backoff=self._backoff)
+        to = decide(row, verdict, self.now_ms(), jitter=self._jitter(), backoff=self._backoff)
         return Settlement(row, to, None if to.result is None else stored(to.result, "the result", self.payload_most()))
 
     async def exchange(self, queue: str, limit: int, ended: Sequence[tuple[JobRow, Verdict]]) -> Exchanged:

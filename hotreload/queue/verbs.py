@@ -196,7 +196,7 @@ class Verbs:
             if done and (job.queue, job.dedupe_key) in done:
                 lot.append((job, None))
                 continue
-            job_id, due = next(ids), job.run_at_ms
+            job_id, due = next(ids), now_ms + int(job.delay_s * 1000) if job.delay_s > 0 else job.run_at_ms
             state, due = (_READY, now_ms) if due is None or due <= now_ms else (_SCHEDULED, due)
             head = (job_id, job.queue, state, job.priority, due)
             rows.append((*head, job.max_attempts, job.version, now_ms, job.dedupe_key, payload))

@@ -20,7 +20,6 @@ from anyio import to_thread
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
-from hotreload.clock import now_ms
 from hotreload.errors import SearchRefused
 from hotreload.queue.contract import Added, Duplicate
 from hotreload.queue.job import JobState, NewJob, escaped
@@ -86,6 +85,10 @@ class Store(Protocol):
         """Make dead jobs ready; return those that were dead."""
         ...
 
+    def now_ms(self) -> int:
+        """Return the store's time in Unix ms; from any thread."""
+        ...
+
     def duplicates(self, queue: str, keys: Sequence[str], since_ms: int) -> Mapping[str, Duplicate]:
         """Return the keys that have an active or dead job, or one done since; from any thread."""
         ...
@@ -135,7 +138,7 @@ class _Sweep:
         self._store = store
         self._wanted = wanted
         self._findings = findings
-        self._since_ms = now_ms()
+        self._since_ms = store.now_ms()
         self._pace = Pace(wanted.per_s)
         self._page: dict[str, Missing[Any]] = {}
 

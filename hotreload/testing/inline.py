@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import anyio
 
-from hotreload.clock import now_ms
 from hotreload.config.settings import HotreloadSettings, LiveSettings
 from hotreload.config.store import Snapshot
 from hotreload.queue.contract import Added
@@ -95,8 +94,7 @@ class _Kept:
 
 
 def _noted(job: NewJob) -> AddedJob:
-    delay_s = 0.0 if job.run_at_ms is None else max(0.0, (job.run_at_ms - now_ms()) / 1000)
-    return AddedJob(job.queue, job.payload, job.dedupe_key, job.priority, delay_s)
+    return AddedJob(job.queue, job.payload, job.dedupe_key, job.priority, max(0.0, job.delay_s))
 
 
 class _Given:

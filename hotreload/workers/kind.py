@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from hotreload.clock import now_ms
 from hotreload.queue.job import JobRow, NewJob, checked, from_json, holds_bytes, to_json
 from hotreload.workers.progress import Progress
 
@@ -65,8 +64,8 @@ class Kind:
             payload=self._stored(payload, from_json),
             dedupe_key=key,
             priority=priority,
-            run_at_ms=now_ms() + int(delay_s * 1000) if delay_s > 0 else None,
             version=self.version,
+            delay_s=delay_s,
         )
 
     def _stored(self, payload: Any, from_json: bool) -> Any:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from hotreload import clock
 from hotreload.errors import LeaseLost, StoreUnavailable
 from hotreload.lifecycle import Flushed, Remaining, Window
 from hotreload.queue.job import Failed, Interrupted, JobRow, JobState, Verdict
@@ -54,7 +53,6 @@ class Pool:
         limit: Limit,
         shared: Sequence[SharedLimit] = (),
         window: Callable[[], Window | None] = lambda: None,
-        now_ms: Callable[[], int] = clock.now_ms,
         look_s: float = LOOK_S,
         stop_s: float = STOP_S,
     ) -> None:
@@ -69,7 +67,6 @@ class Pool:
         self._claimed: deque[JobRow] = deque()
         self._wake = anyio.Event()
         self._scope = anyio.CancelScope  # of the running backend once `run` knows it: asked each time it costs 2 µs
-        self._now_ms = now_ms
         self._look_s = look_s
         self._stop_s = stop_s
         self._wanting = False
@@ -190,7 +187,7 @@ class Pool:
     async def _seconds_to_next(self) -> float | None:
         """Return how long to wait for the next scheduled job, but look at the clock now and then: it may be set."""
         due = await self._queue.next_due_ms(self.queue_name)
-        return None if due is None else min(self._look_s, max(0.001, (due - self._now_ms()) / 1000))
+        return None if due is None else min(self._look_s, max(0.001, (due - self._queue.now_ms()) / 1000))
 
     # --- the work ----------------------------------------------------------------------------------------------
 
@@ -201,7 +198,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         while self._claimed and len(self.active) < self.limit.value and self._places.take(1):
             self._places.began()
-            entry = self.active.add(self._claimed.popleft(), self._now_ms())
+            entry = self.active.add(self._claimed.popleft(), self._queue.now_ms())
             entry.task = loop.create_task(self._run_one(entry))
 
     async def _run_one(self, entry: ActiveJob) -> None:

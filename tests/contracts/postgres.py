@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -73,10 +74,26 @@ class Server:
 
     def _signal(self, number: signal.Signals) -> None:
         if (self._data / "postmaster.pid").exists():
-            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-            for pid in (self.pid, *map(int, children)):
+            for pid in self._processes():
                 with suppress(ProcessLookupError):  # one that ends by itself meanwhile
                     os.kill(pid, number)
+
+    def _processes(self) -> list[int]:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
+
+    def kill(self) -> None:
+        """Kill the first process with SIGKILL, and wait until the others have noticed; the next start recovers."""
+        os.kill(self.pid, signal.SIGSTOP)  # no further ones, and none is reaped
+        ends = [os.pidfd_open(pid) for pid in self._processes()]
+        os.kill(self.pid, signal.SIGKILL)
+        for end in ends:
+            gone, _, _ = select.select([end], [], [], 20)
+            assert gone, "a process of the server did not notice that the first one is gone"
+            os.close(end)
+        # Its locks name a process that the machine's init may not have reaped yet.
+        for lock in (self._data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*.lock")):
+            lock.unlink()
 
     def start(self) -> None:
         """Start it where it does not run, and wait until it answers."""

@@ -20,7 +20,7 @@ from hotreload.queue.contract import DrainMark, Put, Recovered
 from hotreload.queue.job import Done, JobState, NewJob
 from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres import PostgresQueue
-from hotreload.queue.postgres.connection import connect
+from hotreload.queue.postgres.connection import DatabaseClock, connect
 from hotreload.queue.postgres.schema import Step, applied, migrate, steps
 
 from .cutting import CuttingProxy
@@ -118,6 +118,16 @@ async def test_a_database_that_hangs_holds_no_caller_up(own_server: Server) -> N
         for pid in backends:
             os.kill(pid, signal.SIGCONT)
     assert queue.close(20)
+
+
+def test_the_databases_time_is_carried_on_until_it_is_told_again() -> None:
+    monotonic_s = 7.0
+    clock = DatabaseClock(lambda: monotonic_s)
+    clock.told(1_000)
+    monotonic_s += 1.5
+    assert clock() == 2_500
+    clock.told(2_000)
+    assert clock() == 2_000
 
 
 async def test_nodes_share_the_jobs_and_each_start_recovers_its_own(dsn: str) -> None:

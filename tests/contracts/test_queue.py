@@ -167,6 +167,14 @@ async def test_a_scheduled_job_waits_for_its_time(queue: Any, store: Store) -> N
     assert await queue.next_due_ms("a") is None
 
 
+async def test_a_delay_counts_on_the_clock_of_the_store(queue: Any, store: Store) -> None:
+    await queue.enqueue(new("late", delay_s=0.05))
+    assert await queue.next_due_ms("a") == queue.now_ms() + 50
+    assert await claimed(queue) == []
+    store.clock.now_ms += 50
+    assert [row.payload for row in await claimed(queue)] == ["late"]
+
+
 async def test_a_paused_queue_gives_nothing_over_a_restart_too(store: Store) -> None:
     queue = store.open()
     await queue.enqueue(new(1))

@@ -91,7 +91,7 @@ async def test_a_clock_set_forward_makes_jobs_due(tmp_path: Path) -> None:
     def opens(path: Path) -> SqliteQueue:
         return SqliteQueue.open(path, now_ms=clock)
 
-    async with shop(tmp_path, work, opens=opens, now_ms=clock, look_s=0.1) as one:
+    async with shop(tmp_path, work, opens=opens, look_s=0.1) as one:
         await one.store.enqueue([NewJob("work", None, run_at_ms=clock() + 3_600_000)])
         await one.until(lambda: one.depth("scheduled") == 1)
         ahead_ms = 3_600_001

@@ -3,7 +3,8 @@
     python -m tests.process.fleet_node ADDRESS NAME HISTORY STEP_S FENCED
 
 History, one line each, appended: `S job step` a step began, `C job step` its checkpoint is durable, `E job` all its
-steps are done. FENCED `no` plants a bug: what this node writes does not ask whether claim and node are still its own.
+steps are done, `F job` it failed before its first step, as some do once, and is due later. FENCED `no` plants a bug:
+what this node writes does not ask whether claim and node are still its own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hotreload.queue.verbs import Checkpoint, Outcome, Settlement, Verbs
 from tests.bench.pool import pool_of
 
 STEPS = 3
+FAILS_EVERY = 20
 TTL_S = 3.0
 LIMIT = 8
 BACKOFF = Backoff(first_s=0.2, power=0)
@@ -81,6 +83,9 @@ async def serve(queue: PostgresQueue, history: int, step_s: float) -> None:
     """Run jobs until SIGTERM."""
 
     async def work(job: Job[Any], _settings: Any) -> None:
+        if job.attempt == 1 and job.cursor is None and job.payload % FAILS_EVERY == 0:
+            os.write(history, f"F {job.id}\n".encode())
+            raise ConnectionError("once")
         for step in range(job.cursor or 0, STEPS):
             os.write(history, f"S {job.id} {step}\n".encode())
             await anyio.sleep(step_s)

@@ -1,6 +1,7 @@
 """Three nodes on a PostgreSQL while nodes, database and network fail at random, and the checker over the history.
 
-HOTRELOAD_FLEET_ROUNDS says how many failures, _FLEET_JOBS how many jobs; `make campaign-postgres` has large counts.
+HOTRELOAD_FLEET_ROUNDS says how many failures, _FLEET_JOBS how many jobs, _FLEET_STOP how many seconds a node is stopped
+at most; `make campaign-postgres` has large counts.
 """
 
 from __future__ import annotations
@@ -27,9 +28,16 @@ from tests.contracts.postgres import Server
 from tests.contracts.proxy import FailingProxy
 from tests.counts import counted, patience_s
 
-from .fleet_node import STEPS, TTL_S
+from .fleet_node import FAILS_EVERY, STEPS, TTL_S
+from .wall_clock import WallClock
 
 ROOT = Path(__file__).parents[2]
+HOUR_S = 3_600
+SOON_MS = 60_000
+STOP_LEAST_S = 0.5 * TTL_S
+STOP_MOST_S = counted("FLEET_STOP", 8, least=5)
+# A server with this default loses what it acknowledged when it is killed, unless a client asks for more.
+_LOSES = "ALTER ROLE tests SET synchronous_commit = off"
 _WITNESS = """
 CREATE TABLE acks (job bigint NOT NULL);
 CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -60,9 +68,12 @@ class Fleet:
         self._step_s = step_s
         self._unfenced = unfenced
         self.proxies = {name: FailingProxy(server.folder) for name in ("one", "two", "three")}
+        self.clocks = {name: WallClock(folder / f"{name}.clock") for name in self.proxies}
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.stopped: dict[str, float] = {}
         self.wanted: set[str] = set()
+        with psycopg.connect(self.address, autocommit=True) as connection:
+            connection.execute(_LOSES)
         # The jobs are asked for here; results stay, for the checker.
         self.queue = PostgresQueue.open(self.address, "driver", keep_done_most=10_000_000)
         with psycopg.connect(self.address, autocommit=True) as connection:
@@ -73,8 +84,11 @@ class Fleet:
         address, history = self.proxies[name].dsn(self.address), str(self.folder / name)
         fenced = "no" if name == self._unfenced else "yes"
         command = [sys.executable, "-m", "tests.process.fleet_node", address, name, history, str(self._step_s), fenced]
+        environment = os.environ | self.clocks[name].environment
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.nodes[name] = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.nodes[name] = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     def tend(self) -> None:
         """Wake the nodes that were stopped for long enough, start those that have ended."""
@@ -143,6 +157,15 @@ class Fleet:
         """Return the end of what each node said."""
         return "\n".join(f"{name}: {(self.folder / f'{name}.log').read_text()[-1500:]}" for name in self.nodes)
 
+    def end(self) -> None:
+        """Let each node end in its own way: what one that was stopped still wants to write is written before."""
+        for name in list(self.stopped):
+            self.wake(name)
+        for node in self.nodes.values():
+            node.terminate()
+        for node in self.nodes.values():
+            node.wait(60)
+
     def close(self) -> None:
         """End everything."""
         for node in self.nodes.values():
@@ -156,11 +179,12 @@ class Fleet:
 def check(fleet: Fleet) -> str:
     """Hold the history against the database; Broken names the first job that is wrong. Return the figures."""
     lines = [line.split() for name in fleet.proxies if (fleet.folder / name).exists() for line in _lines(fleet, name)]
+    failed = Counter(job for kind, job, *_ in lines if kind == "F")
     begun = Counter((job, step) for kind, job, *rest in lines if kind == "S" for step in rest)
     with psycopg.connect(fleet.address) as connection:
         acks = Counter(str(job) for (job,) in connection.execute("SELECT job FROM acks"))
         sql = "SELECT id, state, attempts + interruptions + crashes FROM hotreload_jobs"
-        jobs = {str(job): (state, ends) for job, state, ends in connection.execute(sql)}
+        jobs = {str(job): (state, ends - failed[str(job)]) for job, state, ends in connection.execute(sql)}
     if lost := fleet.wanted - set(jobs):
         raise Broken(f"lost: {sorted(lost)[:9]}")
     repeated = Counter[str]()
@@ -181,15 +205,19 @@ def _lines(fleet: Fleet, name: str) -> list[str]:
     return [line for line in (fleet.folder / name).read_text().split("\n")[:-1] if line]
 
 
-def fail_once(fleet: Fleet, chance: random.Random) -> str:
-    """Let one thing fail; return what."""
+WAYS = ("kill", "stop", "cut", "delay", "half-close", "swallow", "clock", "database", "database killed", "backend")
+
+
+def fail(way: str, fleet: Fleet, chance: random.Random) -> None:
+    """Let one thing fail."""
     name = chance.choice(list(fleet.nodes))
     proxy, node = fleet.proxies[name], fleet.nodes[name]
-    way = chance.choice(("kill", "kill", "stop", "cut", "delay", "half-close", "swallow", "database", "backend"))
     if way == "kill":
         node.kill()
     elif way == "stop":
-        fleet.stop(name, chance.uniform(0.5, 2.5) * TTL_S)
+        fleet.stop(name, chance.uniform(STOP_LEAST_S, STOP_MOST_S))
+    elif way == "clock":
+        fleet.clocks[name].set(chance.choice((-1, 1)) * chance.choice((5, HOUR_S, 400 * 24 * HOUR_S)))
     elif way in ("cut", "half-close"):
         (proxy.cut if way == "cut" else proxy.half_close)()
     elif way == "delay":
@@ -200,14 +228,13 @@ def fail_once(fleet: Fleet, chance: random.Random) -> str:
         proxy.swallow()
         fleet.rest(chance.uniform(0.5, 1.5) * TTL_S)
         proxy.heal()
-    elif way == "database":
-        fleet.server.stop("immediate")
+    elif way in ("database", "database killed"):
+        fleet.server.kill() if way == "database killed" else fleet.server.stop("immediate")
         fleet.rest(chance.uniform(0, 2))
         fleet.server.start()
     else:
         with suppress(ProcessLookupError):
             os.kill(chance.choice(fleet.server.backends()), signal.SIGKILL)
-    return way
 
 
 @pytest.mark.deadline
@@ -215,7 +242,7 @@ def fail_once(fleet: Fleet, chance: random.Random) -> str:
 def test_whatever_fails_no_job_is_lost_or_acknowledged_twice_and_a_crash_repeats_one_step(
     server: Server, short_path: Path, figures: Callable[[str], None]
 ) -> None:
-    rounds = counted("FLEET_ROUNDS", 6)
+    rounds = counted("FLEET_ROUNDS", len(WAYS))
     each = counted("FLEET_JOBS", 600) // rounds
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
@@ -225,11 +252,14 @@ def test_whatever_fails_no_job_is_lost_or_acknowledged_twice_and_a_crash_repeats
     try:
         for name in fleet.proxies:
             fleet.start(name)
-        for number in range(rounds):
+        once_each, then = chance.sample(WAYS, len(WAYS)), chance.choices(WAYS, k=rounds)
+        for number, way in enumerate([*once_each, *then][:rounds]):
             fleet.enqueue(number * each, each, 60)
             fleet.rest(chance.uniform(0, 1.5))
-            ways[fail_once(fleet, chance)] += 1
-        fleet.until_done(patience_s(60, rounds, 6))
+            ways[way] += 1
+            fail(way, fleet, chance)
+        fleet.until_done(patience_s(60, rounds, len(WAYS)))
+        fleet.end()
         found = check(fleet)
     finally:
         fleet.close()
@@ -246,7 +276,7 @@ def test_the_checker_finds_a_node_that_writes_without_its_token(
     fleet = Fleet(server, short_path, step_s=0.5, unfenced=unfenced)
     try:
         fleet.start("one")
-        fleet.enqueue(0, 1, 20)
+        fleet.enqueue(1, 1, 20)
         while not (short_path / "one").exists() or not _lines(fleet, "one"):
             fleet.rest(0.02)
         fleet.stop("one", 600)
@@ -264,5 +294,27 @@ def test_the_checker_finds_a_node_that_writes_without_its_token(
                 check(fleet)
         else:
             assert "1 jobs, 0 lost" in check(fleet)
+    finally:
+        fleet.close()
+
+
+@pytest.mark.deadline
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("ahead_s", [HOUR_S, -HOUR_S])
+def test_what_a_node_writes_is_on_the_clock_of_the_database(server: Server, short_path: Path, ahead_s: int) -> None:
+    fleet = Fleet(server, short_path, step_s=0)
+    off = "abs({0} - extract(epoch FROM clock_timestamp()) * 1000) > {1}"
+    wrong = " OR ".join(off.format(each, SOON_MS) for each in ("run_at_ms", "ended_at_ms"))
+    try:
+        fleet.clocks["one"].set(ahead_s)
+        fleet.start("one")
+        fleet.enqueue(0, FAILS_EVERY, 20)
+        fleet.until_done(60)
+        fleet.clocks["one"].set(-ahead_s)
+        fleet.enqueue(FAILS_EVERY, FAILS_EVERY, 20)
+        fleet.until_done(60)
+        fleet.end()
+        assert fleet.count("hotreload_jobs WHERE attempts > 0") == 2
+        assert not fleet.count(f"hotreload_jobs WHERE {wrong}")
     finally:
         fleet.close()

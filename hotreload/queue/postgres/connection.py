@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -52,6 +53,7 @@ _KEEP: Final = """
 UPDATE hotreload_nodes AS node SET seen_at = clock_timestamp()
 FROM (SELECT name, seen_at FROM hotreload_nodes WHERE name = %s AND owner = %s FOR UPDATE) AS was
 WHERE node.name = was.name RETURNING extract(epoch FROM node.seen_at - was.seen_at),
+    (extract(epoch FROM node.seen_at) * 1000)::bigint,
     EXISTS (SELECT 1 FROM hotreload_nodes AS other WHERE other.name <> node.name AND other.owner <> '')
 """
 _SEEN: Final = "SELECT owner, extract(epoch FROM clock_timestamp() - seen_at) FROM hotreload_nodes WHERE name = %s"
@@ -193,6 +195,31 @@ def not_opened(error: psycopg.Error, where: str) -> BaseException:
     return found if isinstance(found, StoreUnavailable) else StoreUnavailable(f"{where}: {said}")
 
 
+class DatabaseClock:
+    """The database's time in Unix ms, carried on by the monotonic clock between two looks at it; from any thread.
+
+    The wall clock of this machine is not asked: nodes whose clocks differ or jump agree on what is due and what is old.
+    It lags by the time that the database's answer takes.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._at: tuple[int, float] = 0, 0.0
+
+    def told(self, now_ms: int) -> None:
+        """Go on from what the database just said."""
+        self._at = now_ms, self._monotonic()
+
+    def look(self, connection: Connection) -> None:
+        """Ask the database."""
+        self.told(one(connection, "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"))
+
+    def __call__(self) -> int:
+        """Return the time."""
+        now_ms, at = self._at
+        return now_ms + int((self._monotonic() - at) * 1000)
+
+
 # --- the owner of a node ----------------------------------------------------------------------------------------------
 
 
@@ -210,6 +237,7 @@ class Node:
     def __init__(self, name: str, where: str, lease_s: float) -> None:
         self.name = name
         self.lease_s = lease_s
+        self.clock = DatabaseClock()
         self.text = json.dumps(
             {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "id": uuid.uuid4().hex}
         )
@@ -274,7 +302,8 @@ class Node:
         kept = run(connection, _KEEP, (self.name, self.text)).fetchone()
         if kept is None:
             raise StoreLost(f"{self._where}: another process took node {self.name!r} over")
-        gap_s, self.others = kept
+        gap_s, now_ms, self.others = kept
+        self.clock.told(now_ms)
         return float(gap_s)
 
     def committed(self, connection: Connection, number: int) -> bool:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
 
-from hotreload import clock
 from hotreload.errors import NotOffered, StoreLost, StoreUnavailable
 from hotreload.queue.calls import SyncCall, Verb
 from hotreload.queue.contract import DrainMark, Report
@@ -59,7 +58,7 @@ class PostgresQueue(Store):
         dsn: str,
         node: str = "",
         *,
-        now_ms: Callable[[], int] = clock.now_ms,
+        now_ms: Callable[[], int] | None = None,
         jitter: Callable[[], float] = random.random,
         backoff: Backoff | None = None,
         keep_done_s: float = DAY_S,
@@ -75,7 +74,8 @@ class PostgresQueue(Store):
         some milliseconds, needs no event loop. StoreOwned where another process owns the node, StoreUnavailable where
         the database cannot be used (also: written by a newer release); then nothing is held and nothing was changed.
         Other nodes take its jobs over within `ttl_s` once it is not heard of; every `look_s` it says that it is there,
-        and looks what the others did, whether or not it was told. The others as `SqliteQueue.open`.
+        and looks what the others did, whether or not it was told. `now_ms` is the database's clock where none is given.
+        The others as `SqliteQueue.open`.
         """
         engine = cls.engine_type(
             dsn,
@@ -88,7 +88,7 @@ class PostgresQueue(Store):
             cut=cut,
             report_cut=report_cut,
         )
-        return cls(engine, now_ms=now_ms, jitter=jitter, backoff=backoff)
+        return cls(engine, now_ms=engine.now_ms, jitter=jitter, backoff=backoff)
 
     @property
     def wake_up(self) -> str | None:
@@ -167,7 +167,7 @@ class PostgresEngine:
         dsn: str,
         node: str,
         *,
-        now_ms: Callable[[], int],
+        now_ms: Callable[[], int] | None,
         keep_done_s: float,
         keep_done_most: int,
         ttl_s: float,
@@ -176,8 +176,8 @@ class PostgresEngine:
         report_cut: Report | None,
     ) -> None:
         self._where = where = place(dsn)
-        self._now_ms = now_ms
         self.node = self.node_type(node, where, ttl_s * LEASE)
+        self.now_ms = now_ms = now_ms or self.node.clock
         self.sql = PostgresStatements(node)
         self.ledger = Ledger(self.sql)
         self.verbs = self.verbs_type(self.sql, self.ledger, now_ms)
@@ -192,6 +192,7 @@ class PostgresEngine:
             connection = connect(dsn)
             try:
                 migrate(connection)
+                self.node.clock.look(connection)
                 self.node.lock(connection)
                 self.recovered = recover(connection, self.ledger, now_ms(), owner=self.node, cut=cut, report=report_cut)
             except BaseException:
@@ -217,7 +218,7 @@ class PostgresEngine:
     def _take_over(self, connection: Connection) -> None:
         if self.verbs.closed:
             return
-        taken = take_over(connection, self.ledger, self._now_ms(), owner=self.node, report=self._report_cut)
+        taken = take_over(connection, self.ledger, self.now_ms(), owner=self.node, report=self._report_cut)
         for name, found in taken.items():
             if jobs := len(found.crashed) + len(found.interrupted):
                 log.warning("store.node_taken_over node=%s jobs=%d", name, jobs)
