@@ -78,7 +78,7 @@ async def test_a_pool_asleep_hears_of_a_job_that_is_due_later_or_sooner(tmp_path
         await one.store.enqueue([NewJob("work", None, run_at_ms=now_ms() + 3_600_000)])
         await settled_store(one.store)
         await one.store.enqueue([NewJob("work", None, run_at_ms=now_ms() + 50)])
-        await one.until(lambda: [one.depth(each) for each in ("scheduled", "ready", "running")] == [1, 0, 0], within_s=5)
+        await one.until(lambda: [one.depth(each) for each in ("scheduled", "ready", "running")] == [1, 0, 0])
         assert await settled_store(one.store) <= 2
 
 
