@@ -110,6 +110,8 @@ class Server:
         """Return which documents lack an L0 or an L1, or have one that holds no text."""
         options = {"uri": "viking://resources", "show_all_hidden": "true", "node_limit": "100000"}
         answer = await self.http.get("/api/v1/fs/tree", params=options, headers=self.user)
+        if answer.status_code == 404:  # nothing was imported yet
+            return names
         sizes = {entry["rel_path"]: entry["size"] for entry in answer.raise_for_status().json()["result"]}
         sidecars = (".abstract.md", ".overview.md")
         return [name for name in names if not all(sizes.get(f"{name}/{sidecar}") for sidecar in sidecars)]
