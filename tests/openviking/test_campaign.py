@@ -82,10 +82,9 @@ async def test_reloads_drains_and_kills_during_an_import_lose_nothing(
     for life, stop in enumerate(STOPS):
         async with running(home, home.ours) as server, anyio.create_task_group() as clients:
             clients.start_soon(asking, server, statuses, chance)
-            for number in range(RELOADS * (life + 1) // len(STOPS) - RELOADS * life // len(STOPS)):
-                if stop is not None:
-                    wanted = DOCUMENTS * (life + 1) // (len(STOPS) - 1) - len(names)
-                    names += await server.add_documents(wanted if number == 0 else 0, f"life{life}x")
+            wanted = 0 if stop is None else DOCUMENTS * (life + 1) // (len(STOPS) - 1) - len(names)
+            names += await server.add_documents(wanted // 2, f"reloads{life}x")
+            for _ in range(RELOADS * (life + 1) // len(STOPS) - RELOADS * life // len(STOPS)):
                 await anyio.sleep(chance.uniform(0, 0.5))
                 await reloaded(server, chance)
                 reloads += 1
@@ -94,6 +93,7 @@ async def test_reloads_drains_and_kills_during_an_import_lose_nothing(
                 await wait_until(server.idle, WHOLE_S, "empty queues")
                 assert await missing(server) == []
             else:
+                names += await server.add_documents(wanted - wanted // 2, f"stop{life}x")
                 await wait_until(lambda: model.gauges.running > 0, 20, "calls in flight")
                 in_flight += model.gauges.running
                 server.signal(stop)
