@@ -124,7 +124,8 @@ def _take_lock(folder: int, path: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise OSError(errno.EADDRINUSE, f"a service is running on {path}") from error
+        reason = f"a service is running on {path}; give this one another --name or --socket"
+        raise OSError(errno.EADDRINUSE, reason) from error
     return lock
 
 

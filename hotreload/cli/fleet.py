@@ -42,14 +42,14 @@ def _nodes_view(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
     for node in nodes:
         pools = " ".join(f"{pool['name']}={pool['running']}/{pool['limit']}" for pool in node.get("pools", ()))
         last: Mapping[str, Any] = node.get("last_reload") or {}
-        phase = node.get("phase") if node["alive"] else f"gone since {node['seen_at']}"
+        phase = node.get("phase", "starting") if node["alive"] else f"gone since {node['seen_at']}"
         mark = "differs" if node["differs"] else ""
         fingerprint = str(node.get("fingerprint") or "").removeprefix("hmac:")[:12]
         generation = node.get("generation")
         rows.append((node["name"], phase, generation, fingerprint, mark, pools, last.get("outcome"), last.get("at")))
     headings = ("node", "phase", "generation", "fingerprint", "", "pools", "last reload", "at")
     differing = [node["name"] for node in nodes if node["differs"]]
-    warning = [said(f"another configuration than most: {', '.join(differing)}", "yellow")] if differing else []
+    warning = [said(f"another configuration: {', '.join(differing)}", "yellow")] if differing else []
     return Group(table(headings, rows), *warning)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hotreload.queue.sqlite import SqliteQueue
 from hotreload.queue.sqlite import inspection as sqlite
 from hotreload.queue.store import Store
 
-__all__ = ["Store", "inspect_store", "migrate_store", "open_engine"]
+__all__ = ["Store", "inspect_store", "migrate_store", "node_name", "open_engine"]
 
 
 def open_engine(
@@ -30,9 +31,12 @@ def open_engine(
     _need_driver()
     from hotreload.queue.postgres import PostgresQueue
 
-    return PostgresQueue.open(
-        address, f"{socket.gethostname()}:{file.parent}", ttl_s=ttl_s, cut=cut, report_cut=report_cut
-    )
+    return PostgresQueue.open(address, node_name(file.parent), ttl_s=ttl_s, cut=cut, report_cut=report_cut)
+
+
+def node_name(folder: Path) -> str:
+    """Return the name of a process with this state folder: the same however the folder is spelled."""
+    return f"{socket.gethostname()}:{os.path.abspath(folder)}"
 
 
 def inspect_store(file: Path, address: str | None, *, check: bool) -> Inspection:

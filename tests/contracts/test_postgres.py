@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any, Literal
 
 import anyio
@@ -17,6 +18,7 @@ from psycopg import sql
 
 from hotreload.errors import LeaseLost, NotOffered, StoreLost, StoreUnavailable
 from hotreload.queue.contract import DrainMark, Put, Recovered
+from hotreload.queue.engines import node_name
 from hotreload.queue.job import Done, JobState, NewJob
 from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres import PostgresQueue
@@ -28,6 +30,11 @@ from .postgres import Server
 from .stores import ENGINES, Postgres, depth, new, one_of
 
 pytestmark = pytest.mark.anyio
+
+
+def test_a_node_has_one_name_however_its_folder_is_spelled() -> None:
+    assert node_name(Path("/srv/a/../b/.hotreload")) == node_name(Path("/srv/b/.hotreload"))
+    assert node_name(Path("/srv/b")).endswith(":/srv/b")
 
 
 @pytest.fixture

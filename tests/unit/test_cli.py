@@ -21,6 +21,7 @@ from hotreload.admin.control_socket import bind_tcp
 from hotreload.cli import run_verb
 from hotreload.cli.client import Client
 from hotreload.cli.exits import Exit, Failure
+from hotreload.cli.fleet import show_nodes
 from hotreload.cli.follow import follow_drain
 from hotreload.cli.show import console, drain_view
 from hotreload.cli.verbs import root
@@ -510,6 +511,11 @@ def process(short_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for child in started:
         child.kill()
         child.communicate()
+
+
+def test_a_node_that_has_said_nothing_yet_is_starting(capsys: pytest.CaptureFixture[str]) -> None:
+    show_nodes([{"name": "a", "alive": True, "differs": False, "seen_at": ""}], as_json=False)
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a", "starting"]
 
 
 def test_a_drain_that_could_not_be_written_says_where_the_jobs_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -420,11 +420,11 @@ function nodes() {
   return [table("Nodes on the shared store", ["node", "phase", "generation", "fingerprint", "last seen", "configuration"],
     list.map((one) => [
       one.own ? `${one.name} (this one)` : one.name,
-      one.alive ? one.phase : badge("gone", "bad"),
+      one.alive ? one.phase ?? "starting" : badge("gone", "bad"),
       one.generation,
       one.fingerprint,
       time(one.seen_at),
-      one.differs ? badge("differs from most", "warn") : one.alive ? "as most" : "",
+      one.differs ? badge("differs", "warn") : "",
     ]), [2])];
 }
 
