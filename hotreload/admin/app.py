@@ -211,9 +211,7 @@ class Admin:
 
     async def drain(self, request: Request, caller: Caller) -> Answer:
         body = await read_body(request, {"deadline_s": (int, float), "reason": str})
-        deadline_s = body.get("deadline_s")
-        if deadline_s is not None and not 0 < deadline_s <= 86_400:
-            raise HTTPException(400, "deadline_s must be above 0 and at most 86400")
+        deadline_s = _deadline_s(body)
         reason = str(body.get("reason") or f"asked for by {caller.principal}")[:200]
         return Answer(self._control.start_drain(reason, deadline_s), 202)
 
@@ -227,8 +225,9 @@ class Admin:
         return Answer(verdict, {"refused": 409, "partial": 500}.get(verdict["outcome"], 200))
 
     async def drain_fleet(self, request: Request, caller: Caller) -> Answer:
-        body = await read_body(request, {"nodes": list})
-        return Answer(await self._fleet().drain(caller.principal, [str(name) for name in body.get("nodes", [])]), 202)
+        body = await read_body(request, {"nodes": list, "deadline_s": (int, float)})
+        names = [str(name) for name in body.get("nodes", [])]
+        return Answer(await self._fleet().drain(caller.principal, names, _deadline_s(body)), 202)
 
     def _fleet(self) -> Fleet:
         fleet = self._control.fleet
@@ -253,6 +252,14 @@ class Admin:
 
     async def metrics(self, _request: Request) -> Response:
         return Response(self._control.metrics_text(), headers={"Content-Type": METRICS_TYPE})
+
+
+def _deadline_s(body: Mapping[str, Any]) -> float | None:
+    """Return the deadline that a drain was asked for with, None for the configured one."""
+    deadline_s = body.get("deadline_s")
+    if deadline_s is not None and not 0 < deadline_s <= 86_400:
+        raise HTTPException(400, "deadline_s must be above 0 and at most 86400")
+    return deadline_s
 
 
 def _trigger(caller: Caller) -> Trigger:

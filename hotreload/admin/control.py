@@ -124,7 +124,7 @@ class Fleet(Protocol):
         """Have every living node reload, or none; the verdict has a row for each."""
         ...
 
-    async def drain(self, asked_by: str, names: Sequence[str]) -> dict[str, Any]:
+    async def drain(self, asked_by: str, names: Sequence[str], deadline_s: float | None) -> dict[str, Any]:
         """Ask these nodes to drain, without any all but this one; returns whom."""
         ...
 

@@ -99,9 +99,10 @@ class Client:
         answer = self._call("POST", "/admin/fleet/reload", json={"timeout_s": timeout_s}, timeout=timeout_s + CALL_S)
         return self._json(answer, verdict=True)
 
-    def drain_nodes(self, names: Sequence[str]) -> None:
-        """Ask these processes that share the store to drain."""
-        self._json(self._call("POST", "/admin/fleet/drain", json={"nodes": list(names)}))
+    def drain_nodes(self, names: Sequence[str], deadline_s: float | None) -> None:
+        """Ask these processes that share the store to drain, each by its own deadline where it is None."""
+        body = {"nodes": list(names)} | ({} if deadline_s is None else {"deadline_s": deadline_s})
+        self._json(self._call("POST", "/admin/fleet/drain", json=body))
 
     def reindex(self, wanted: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """Have what is missing looked for; returns the report, `ended` false where it goes on after `timeout_s`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -88,32 +88,44 @@ def _verdict_row(node: Mapping[str, Any]) -> Sequence[object]:
     return node["node"], node["outcome"], node.get("generation"), changed, pending
 
 
-def drain_all(client: Client, deadline_s: float | None, timeout_s: float, *, rolls: bool) -> int:
-    """Drain every node, this one last; with `rolls` one after the other, each after the one before is back."""
+def drain_all(client: Client, deadline_s: float | None, timeout_s: float, *, rolls: bool, as_json: bool) -> int:
+    """Drain every node, this one last; with `rolls` one after the other, each after the one before is back.
+
+    With `as_json` the last word on each is printed when all are gone, and nothing before.
+    """
+    outcomes: dict[str, str] = {}
+
+    def tell(name: str, outcome: str, more: str = "") -> None:
+        outcomes[name] = outcome
+        if not as_json:
+            click.echo(f"{name}: {outcome}{more}")
+
     nodes = [node for node in nodes_of(client) if node["alive"]]
     others = [node for node in nodes if not node["own"]]
-    all_drained = True
     for asked in [[node] for node in others] if rolls else [others] if others else []:
-        client.drain_nodes([node["name"] for node in asked])
+        client.drain_nodes([node["name"] for node in asked], deadline_s)
         for node in asked:
-            click.echo(f"{node['name']}: draining")
-        all_drained = _until_gone(client, asked, timeout_s) and all_drained
+            tell(node["name"], "draining")
+        _until_gone(client, asked, timeout_s + (deadline_s or 0), tell)
         if rolls:
             _until_back(client, asked[0], timeout_s)
+            if not as_json:
+                click.echo(f"{asked[0]['name']}: back")
     own = next(node["name"] for node in nodes if node["own"])
-    click.echo(f"{own}: draining")
+    tell(own, "draining")
     ended = follow_drain(client, deadline_s, quiet=True)
     whole = ended.report is not None and ended.report.get("flushed", True) and not ended.report["lost"]
-    click.echo(f"{own}: drained" if whole else f"{own}: gone; its next start says what came of its drain")
-    return Exit.DONE if whole and all_drained else Exit.REFUSED_BY_CONTENT
+    tell(own, "drained" if whole else "gone", "" if whole else "; its next start says what came of its drain")
+    if as_json:
+        said = [{"node": name, "outcome": outcome} for name, outcome in outcomes.items()]
+        print_json({"nodes": said, "report": ended.report})
+    return Exit.DONE if set(outcomes.values()) == {"drained"} else Exit.REFUSED_BY_CONTENT
 
 
-def _until_gone(client: Client, asked: Sequence[Mapping[str, Any]], timeout_s: float) -> bool:
-    """Return when these processes are gone, each said when it is; False where one ended without its drain's end.
-
-    Failure where one is still there.
-    """
-    drained = True
+def _until_gone(
+    client: Client, asked: Sequence[Mapping[str, Any]], timeout_s: float, tell: Callable[..., None]
+) -> None:
+    """Return when these processes are gone, each told when it is; Failure where one is still there."""
     left, until, pause = (
         {node["name"]: node.get("started_at") for node in asked},
         time.monotonic() + timeout_s,
@@ -124,15 +136,14 @@ def _until_gone(client: Client, asked: Sequence[Mapping[str, Any]], timeout_s: f
         for name, started in list(left.items()):
             now = there.get(name)
             if now is None or now.get("started_at") != started:
-                click.echo(f"{name}: drained")
+                tell(name, "drained")
             elif not now["alive"]:
-                click.echo(f"{name}: gone before its drain ended; the other nodes take its jobs over")
-                drained = False
+                tell(name, "gone", " before its drain ended; the other nodes take its jobs over")
             else:
                 continue
             del left[name]
         if not left:
-            return drained
+            return
         if time.monotonic() >= until:
             raise Failure(Exit.TIMED_OUT, f"still there after {timeout_s:g} s: {', '.join(left)}")
         pause.wait(LOOK_S)
@@ -145,7 +156,6 @@ def _until_back(client: Client, node: Mapping[str, Any], timeout_s: float) -> No
         for now in nodes_of(client):
             back = now["name"] == node["name"] and now.get("started_at") != node.get("started_at")
             if back and now["alive"] and now.get("phase") == "running":
-                click.echo(f"{node['name']}: back")
                 return
         if time.monotonic() >= until:
             text = f"{node['name']} did not come back within {timeout_s:g} s: no further node was drained"

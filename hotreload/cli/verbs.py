@@ -167,7 +167,7 @@ def status(watch: bool, everywhere: bool, wanted: Wanted, as_json: bool) -> int:
     default=120.0,
     show_default=True,
     metavar="S",
-    help="With --all: seconds to wait for a node to be gone, and to be back.",
+    help="With --all: seconds to wait for a node to be gone, beside --deadline, and to be back.",
 )
 @finds_service
 @prints_json
@@ -180,11 +180,11 @@ def drain(
     hotreload drain --deadline 60
     hotreload drain --all --one-by-one
     """
-    if (rolls and not everywhere) or (everywhere and as_json):
-        raise click.UsageError("--one-by-one goes with --all, and --all not with --json")
+    if rolls and not everywhere:
+        raise click.UsageError("--one-by-one goes with --all")
     with Client(find(wanted)) as client:
         if everywhere:
-            return drain_all(client, deadline_s, timeout_s, rolls=rolls)
+            return drain_all(client, deadline_s, timeout_s, rolls=rolls, as_json=as_json)
         ended = follow_drain(client, deadline_s, quiet=as_json)
     if ended.report is None:
         raise Failure(

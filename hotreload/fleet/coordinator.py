@@ -54,8 +54,8 @@ class Fleet:
     """One node's part in the fleet; `run` until cancelled.
 
     `status` returns the status document of this process, whose main points it says to the others; `snapshot` its
-    settings in force, whose paths count from `folder`. `drain(reason)` begins its drain, and `draining` says that it
-    runs: then it takes part in nothing more.
+    settings in force, whose paths count from `folder`. `drain(reason, deadline_s)` begins its drain, and `draining`
+    says that it runs: then it takes part in nothing more.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Fleet:
         status: Callable[[], dict[str, Any]],
         snapshot: Callable[[], Snapshot[Any]],
         folder: Path,
-        drain: Callable[[str], object],
+        drain: Callable[[str, float | None], object],
         draining: Callable[[], bool],
     ) -> None:
         self._shared = shared
@@ -154,7 +154,7 @@ class Fleet:
         try:
             if waiting.kind == "drain":
                 await self._shared.answer(waiting.id, waiting.phase, {"outcome": "draining"})
-                self._drain(f"asked for by {waiting.asked_by}")
+                self._drain(f"asked for by {waiting.asked_by}", waiting.deadline_s)
             elif waiting.id in self._verdicts:  # its answer did not reach the database before
                 await self._shared.answer(waiting.id, waiting.phase, self._verdicts[waiting.id])
             elif waiting.phase == "check":
@@ -224,10 +224,13 @@ class Fleet:
             return {"id": asked.id, "outcome": "partial", "nodes": rows}
         return {"id": asked.id, "outcome": "applied" if "applied" in outcomes else "unchanged", "nodes": rows}
 
-    async def drain(self, asked_by: str, names: Sequence[str]) -> dict[str, Any]:
-        """Ask these nodes to drain, all living ones but this where none is named; returns whom."""
+    async def drain(self, asked_by: str, names: Sequence[str], deadline_s: float | None) -> dict[str, Any]:
+        """Ask these nodes to drain, all living ones but this where none is named; returns whom.
+
+        Each has its configured deadline where `deadline_s` is None. StoreUnavailable where the database is out.
+        """
         others = [node.name for node in self._shared.nodes if node.alive and node.name != self._shared.name]
-        asked = Round(uuid.uuid4().hex, "drain", "apply", asked_by, list(names) or others, DRAIN_S)
+        asked = Round(uuid.uuid4().hex, "drain", "apply", asked_by, list(names) or others, DRAIN_S, deadline_s)
         await self._shared.ask(asked)
         return {"id": asked.id, "nodes": list(asked.members)}
 

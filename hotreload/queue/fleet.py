@@ -26,7 +26,8 @@ class Node:
 class Round:
     """Something that `members` are asked to do together: `kind` is `reload` or `drain`, `phase` where it stands.
 
-    It stays in the phase `check` for `left_s` more seconds at most.
+    It stays in the phase `check` for `left_s` more seconds at most. `deadline_s` is that of a drain, None for what each
+    member is configured with.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Round:
     asked_by: str
     members: Sequence[str]
     left_s: float
+    deadline_s: float | None = None
 
 
 class Fleet(Protocol):

@@ -228,6 +228,28 @@ async def test_nodes_drain_one_by_one_and_lose_nothing(server: Server, short_pat
             await wait_until(lambda: nodes.jobs() == {"done": 300}, 60, "all jobs are done")
 
 
+async def test_a_drain_of_all_keeps_its_deadline_on_every_node_and_is_told_as_json(
+    server: Server, short_path: Path
+) -> None:
+    async with fleet(server, short_path) as nodes:
+        nodes.save(*NAMES, value=1, hold_s=600)
+        assert (await nodes.running["a"].verb("reload", "--all")).returncode == 0
+        await nodes.add(6)
+        await wait_until(lambda: nodes.jobs() == {"running": 6}, 20, "all nodes run jobs")
+        with anyio.fail_after(60):
+            done = await nodes.running["a"].verb("drain", "--all", "--deadline", "2", "--json")
+            for node in nodes.running.values():
+                assert await node.process.wait() == 0
+        told = json.loads(done.stdout)
+        assert done.returncode == 0, done.stderr
+        assert told["nodes"] == [{"node": nodes.named(name), "outcome": "drained"} for name in ("b", "c", "a")]
+        assert (told["report"]["deadline_s"], len(told["report"]["requeued"])) == (2, 2)
+        assert nodes.jobs() == {"ready": 6}
+        with psycopg.connect(nodes.address) as connection:
+            reports = connection.execute("SELECT body FROM hotreload_documents WHERE kind = 'drain'").fetchall()
+        assert [json.loads(report)["deadline_s"] for (report,) in reports] == [2, 2, 2]
+
+
 async def test_a_node_that_does_not_come_back_ends_the_roll(server: Server, short_path: Path) -> None:
     async with fleet(server, short_path) as nodes:
         done = await nodes.running["a"].verb("drain", "--all", "--one-by-one", "--timeout", "4")

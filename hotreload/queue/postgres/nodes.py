@@ -35,7 +35,7 @@ DELETE FROM hotreload_nodes WHERE owner = '' AND seen_at < clock_timestamp() - %
 """
 _LEFT: Final = "extract(epoch FROM ends_at - clock_timestamp())::float8"
 _WAITING: Final = f"""
-SELECT id, kind, phase, asked_by, members, {_LEFT} FROM hotreload_rounds
+SELECT id, kind, phase, asked_by, members, {_LEFT}, deadline_s FROM hotreload_rounds
 WHERE %s = ANY (members) AND phase IN ('check', 'apply') AND asked_at > clock_timestamp() - %s * interval '1 second'
 AND NOT EXISTS (SELECT 1 FROM hotreload_answers AS given
                 WHERE given.round = id AND given.node = %s AND given.phase = hotreload_rounds.phase)
@@ -44,8 +44,8 @@ _ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(hashtextextended('hotreloa
 _OVER: Final = "UPDATE hotreload_rounds SET phase = 'refused' WHERE phase = 'check' AND ends_at < clock_timestamp()"
 _CHECKED: Final = "SELECT asked_by FROM hotreload_rounds WHERE phase = 'check' LIMIT 1"
 _ASK: Final = """
-INSERT INTO hotreload_rounds (id, kind, phase, asked_by, members, ends_at)
-VALUES (%s, %s, %s, %s, %s, clock_timestamp() + %s * interval '1 second')
+INSERT INTO hotreload_rounds (id, kind, phase, asked_by, members, ends_at, deadline_s)
+VALUES (%s, %s, %s, %s, %s, clock_timestamp() + %s * interval '1 second', %s)
 """
 _OLD: Final = "DELETE FROM hotreload_rounds WHERE asked_at < clock_timestamp() - %s * interval '1 second'"
 _MAKE_KEY: Final = """
@@ -172,7 +172,7 @@ def _asked(connection: Connection, calls: Sequence[Round]) -> Sequence[str | Non
 def _begun(connection: Connection, asked: Round) -> str | None:
     other = one(connection, _CHECKED) if asked.phase == "check" else None
     if other is None:
-        told = (asked.id, asked.kind, asked.phase, asked.asked_by, list(asked.members), asked.left_s)
+        told = (asked.id, asked.kind, asked.phase, asked.asked_by, list(asked.members), asked.left_s, asked.deadline_s)
         run(connection, _ASK, told)
     return other
 
