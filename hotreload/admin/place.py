@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 from hotreload.folder import writable_by_others
 
-SYSTEM_FOLDER: Final = Path("/run")
 SOCKET_NAME: Final = "hotreload.sock"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -34,7 +33,7 @@ class Places:
     temporary: Path
 
     @classmethod
-    def of_process(cls, environ: Mapping[str, str] = os.environ, system: Path | None = None) -> Places:
+    def of_process(cls, environ: Mapping[str, str] = os.environ) -> Places:
         """Return those of this process; `$RUNTIME_DIRECTORY` may list several folders, the first counts."""
         runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
         user = environ.get("XDG_RUNTIME_DIR")
@@ -42,7 +41,7 @@ class Places:
         return cls(
             uid=uid,
             runtime_directory=Path(runtime) if runtime else None,
-            system=system or SYSTEM_FOLDER,
+            system=Path("/run"),
             user=Path(user) if user else None,
             temporary=Path(tempfile.gettempdir()) / f"hotreload-{uid}",
         )

@@ -11,6 +11,7 @@ import click
 import httpx
 
 from hotreload import early, logs
+from hotreload.admin.place import Places
 from hotreload.cli.exits import Exit, Failure
 from hotreload.cli.output import close_streams, open_streams
 from hotreload.cli.show import print_json
@@ -59,10 +60,13 @@ def main(arguments: Sequence[str]) -> NoReturn:
         end_process(code)
 
 
-def run_verb(arguments: Sequence[str]) -> int:
-    """Run a verb and return its exit code; whatever refuses it is printed."""
+def run_verb(arguments: Sequence[str], places: Places | None = None) -> int:
+    """Run a verb and return its exit code; whatever refuses it is printed.
+
+    `places` are those in which it looks for a running service, by default those of this process.
+    """
     try:
-        return int(root.main(list(arguments), prog_name="hotreload", standalone_mode=False) or 0)
+        return int(root.main(list(arguments), prog_name="hotreload", standalone_mode=False, obj=places) or 0)
     except click.exceptions.Exit as error:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from hotreload.admin.place import Places
 from hotreload.client.find import Wanted
 
 S = TypeVar("S")
@@ -44,7 +45,8 @@ def finds_service(verb: Callable[..., Any]) -> Callable[..., Any]:
     def found(
         *, url: str | None, key_file: Path | None, socket_path: Path | None, name: str | None, **options: Any
     ) -> Any:
-        return verb(wanted=Wanted(url, key_file, socket_path, name), **options)
+        places = click.get_current_context().find_object(Places)
+        return verb(wanted=Wanted(url, key_file, socket_path, name, places), **options)
 
     return found
 

@@ -24,12 +24,13 @@ PROBE_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the options say about the service; all None: look for it."""
+    """What the options say about the service; all None: look for it in `places`, by default those of this process."""
 
     url: str | None = None
     key_file: Path | None = None
     socket: Path | None = None
     name: str | None = None
+    places: Places | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Endpoint:
     trusted: frozenset[int] = frozenset()
 
 
-def find(wanted: Wanted, environ: Mapping[str, str] = os.environ, places: Places | None = None) -> Endpoint:
+def find(wanted: Wanted, environ: Mapping[str, str] = os.environ) -> Endpoint:
     """Return the service that options and environment point to; an option is stronger than the environment.
 
     ServiceUnreachable says where was looked and why that failed; ServiceMisnamed where several run, or where what was
@@ -57,7 +58,7 @@ def find(wanted: Wanted, environ: Mapping[str, str] = os.environ, places: Places
         return _by_url(url, wanted.key_file or _path(environ.get("HOTRELOAD_KEY_FILE")))
     if environ.get("HOTRELOAD_SOCKET"):
         return connect(Path(environ["HOTRELOAD_SOCKET"]))
-    places = places or Places.of_process(environ)
+    places = wanted.places or Places.of_process(environ)
     if places.runtime_directory is not None:
         return connect(places.runtime_directory / SOCKET_NAME)
     return _by_name(places, wanted.name) if wanted.name else _only_one(places)

@@ -94,6 +94,7 @@ class Host:
             taken=self.watch.taken,
             warnings=self.watch.warnings,
             reader=started.reader,
+            limits=started.options.limits,
         )
         self.reloads = ReloadCoordinator(flow, started.lifecycle, began=self._began, heard=self._heard)
         self.recovering = BackgroundRecovery(

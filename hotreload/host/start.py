@@ -22,6 +22,7 @@ from hotreload.folder import open_own_folder, tighten
 from hotreload.host.interrupted import NOTE, read_note, reconstruct
 from hotreload.lifecycle import Lifecycle
 from hotreload.queue.engines import Store, open_engine
+from hotreload.reload.apply import Limits
 from hotreload.reload.first import first_candidate, state_folder
 from hotreload.reload.load import Reader
 from hotreload.reload.reading import Version
@@ -37,7 +38,10 @@ KEPT = (STORE, NAME, NOTE, KEY_NAME, "progress.db")
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What the command line says: paths, `http` as `HOST:PORT`, the name of the default control socket."""
+    """What the command line says: paths, `http` as `HOST:PORT`, the name of the default control socket.
+
+    `limits`, of the steps of a reload, is for callers in Python: no option of the command sets it.
+    """
 
     config: Path | None = None
     http: str | None = None
@@ -47,6 +51,7 @@ class RunOptions:
     until_idle: bool = False
     log_format: logs.LogFormat = "text"
     log_level: str | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def own_settings(self) -> dict[str, Any]:
         """Return those that override the section `hotreload`, the highest of all sources."""

@@ -20,8 +20,13 @@ from hotreload.reload.bounded import Step, bounded
 
 log = logging.getLogger(__name__)
 
-PART_LIMIT_S = 5.0
-ALL_LIMIT_S = 15.0
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a step of one part may take, and the preparation of all parts together, in seconds."""
+
+    part_s: float = 5.0
+    all_s: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +140,14 @@ class PartFailed(Exception):
 
 @dataclass(slots=True)
 class Ready:
-    """A part and the change it prepared; `publishing` is its publish where that was given up and still runs."""
+    """A part and the change it prepared, each further step of which may take `limit_s`.
+
+    `publishing` is its publish where that was given up and still runs.
+    """
 
     part: str
     prepared: Prepared
+    limit_s: float = Limits().part_s
     publishing: Step[None] | None = None
 
 
@@ -154,7 +163,12 @@ def covers(prefix: str, path: Keys) -> bool:
 
 
 async def prepare(
-    parts: Sequence[Reloadable], old: Any, new: Any, paths: Sequence[Keys], generation: int
+    parts: Sequence[Reloadable],
+    old: Any,
+    new: Any,
+    paths: Sequence[Keys],
+    generation: int,
+    limits: Limits = Limits(),
 ) -> list[Ready]:
     """Prepare every part that the changed `paths` concern, in order; PartFailed after undoing all in reverse."""
     covering = {path: frozenset(dotted(path[:count]) for count in range(len(path) + 1)) for path in paths}
@@ -163,7 +177,7 @@ async def prepare(
         mine = [dotted(path) for path, prefixes in covering.items() if not prefixes.isdisjoint(part.paths)]
         if mine:
             concerned.append((part, Transition(old, new, mine, generation)))
-    preparation = _Preparation(concerned)
+    preparation = _Preparation(concerned, limits)
     try:
         await preparation.run()
     except PartFailed as failed:
@@ -178,9 +192,10 @@ async def prepare(
 class _Preparation:
     """Prepares parts one after another, all in one task; its limits hold whatever a part does."""
 
-    def __init__(self, concerned: Sequence[tuple[Reloadable, Transition]]) -> None:
+    def __init__(self, concerned: Sequence[tuple[Reloadable, Transition]], limits: Limits) -> None:
         self.ready: list[Ready] = []
         self._concerned = concerned
+        self._limits = limits
         self._name, self._given_up = "reload", False
         self._since = self._began = anyio.current_time()
 
@@ -195,7 +210,7 @@ class _Preparation:
         finally:
             if not step.over:
                 self._given_up = True
-                await step.stop(_undo_late(self._name))
+                await step.stop(_undo_late(self._name, self._limits.part_s))
         if self._given_up or step.ending().overran:
             raise self._overran()
         failure = step.ending().failure
@@ -210,18 +225,19 @@ class _Preparation:
             if self._given_up:
                 return made
             if made is not None:
-                self.ready.append(Ready(part.name, made))
+                self.ready.append(Ready(part.name, made, self._limits.part_s))
         return None
 
     @property
     def _ends(self) -> float:
-        return min(self._since + PART_LIMIT_S, self._began + ALL_LIMIT_S)
+        return min(self._since + self._limits.part_s, self._began + self._limits.all_s)
 
     def _overran(self) -> PartFailed:
-        if self._began + ALL_LIMIT_S < self._since + PART_LIMIT_S:
-            told = f"took longer than {ALL_LIMIT_S:g} s in all ({self._name} was the last)"
+        part_s, all_s = self._limits.part_s, self._limits.all_s
+        if self._began + all_s < self._since + part_s:
+            told = f"took longer than {all_s:g} s in all ({self._name} was the last)"
             return PartFailed("reload", "prepare", told)
-        return PartFailed(self._name, "prepare", f"did not end within {PART_LIMIT_S:g} s")
+        return PartFailed(self._name, "prepare", f"did not end within {part_s:g} s")
 
 
 async def commit(ready: Sequence[Ready], swap: Callable[[], None]) -> None:
@@ -253,9 +269,9 @@ async def commit(ready: Sequence[Ready], swap: Callable[[], None]) -> None:
 
 async def _publish(entry: Ready, prepared: Publishes) -> None:
     entry.publishing = publishing = Step(prepared.publish)
-    await publishing.wait(PART_LIMIT_S)
+    await publishing.wait(entry.limit_s)
     if not publishing.over:
-        raise PartFailed(entry.part, "commit", f"did not publish within {PART_LIMIT_S:g} s")
+        raise PartFailed(entry.part, "commit", f"did not publish within {entry.limit_s:g} s")
     failure = publishing.ending().failure
     if failure is not None:
         raise PartFailed(entry.part, "commit", f"failed: {_told(failure)}") from failure
@@ -294,20 +310,20 @@ async def _undo_one(entry: Ready) -> str | None:
     if publishing is not None and not publishing.over:
         await publishing.stop()
         if not publishing.over:
-            publishing.afterwards(lambda _: Step(lambda: _undo_late(entry.part)(entry.prepared)))
+            publishing.afterwards(lambda _: Step(lambda: _undo_late(entry.part, entry.limit_s)(entry.prepared)))
             return "what it publishes is taken back only when its publishing ends"
-    ending = await bounded(entry.prepared.undo, PART_LIMIT_S)
+    ending = await bounded(entry.prepared.undo, entry.limit_s)
     if ending.overran:
-        return f"undo did not end within {PART_LIMIT_S:g} s"
+        return f"undo did not end within {entry.limit_s:g} s"
     return None if ending.failure is None else f"undo failed: {_told(ending.failure)}"
 
 
-def _undo_late(part: str) -> Callable[[Prepared | None], Awaitable[None]]:
+def _undo_late(part: str, limit_s: float) -> Callable[[Prepared | None], Awaitable[None]]:
     """Return what is done with a change whose making was given up and that is there after all."""
 
     async def undo_it(prepared: Prepared | None) -> None:
         if prepared is not None:
-            problem = await _undo_one(Ready(part, prepared))
+            problem = await _undo_one(Ready(part, prepared, limit_s))
             log.warning("reload.undone_late part=%s %s", part, problem or "")
 
     return undo_it
@@ -320,9 +336,9 @@ async def retire(ready: Sequence[Ready]) -> list[str]:
 
 
 async def _retire_one(entry: Ready) -> str | None:
-    ending = await bounded(entry.prepared.retire, PART_LIMIT_S)
+    ending = await bounded(entry.prepared.retire, entry.limit_s)
     if ending.overran:
-        return f"{entry.part}: the old value was not retired within {PART_LIMIT_S:g} s"
+        return f"{entry.part}: the old value was not retired within {entry.limit_s:g} s"
     if ending.failure is None:
         return None
     return f"{entry.part}: retiring the old value failed: {_told(ending.failure)}"

@@ -17,7 +17,18 @@ from hotreload.config.secrets import Redactor, secrets_in
 from hotreload.config.sources import Beside
 from hotreload.config.store import Snapshot, SnapshotStore
 from hotreload.errors import ConfigError, Problem
-from hotreload.reload.apply import PartFailed, Ready, Reloadable, commit, owner_of, prepare, retire, undo, warnings_of
+from hotreload.reload.apply import (
+    Limits,
+    PartFailed,
+    Ready,
+    Reloadable,
+    commit,
+    owner_of,
+    prepare,
+    retire,
+    undo,
+    warnings_of,
+)
 from hotreload.reload.load import REST_S, Inputs, Reader, with_lines
 from hotreload.reload.plan import Plan
 from hotreload.reload.reading import Version
@@ -46,6 +57,7 @@ class Flow:
     taken: Callable[[Mapping[Path, Version]], None] = _nobody_asks
     warnings: Callable[[], Sequence[Problem]] = tuple
     reader: Reader = field(default_factory=Reader)
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +158,12 @@ class Attempt:
         try:
             with self._stage("prepare"):
                 ready = await prepare(
-                    self.flow.parts, self._before.settings, new.settings, self._plan.live, new.generation
+                    self.flow.parts,
+                    self._before.settings,
+                    new.settings,
+                    self._plan.live,
+                    new.generation,
+                    self.flow.limits,
                 )
             told = chain.from_iterable(warnings_of(each.prepared) for each in ready)
             self._warnings = (*self._warnings, *told)

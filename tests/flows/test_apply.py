@@ -11,8 +11,19 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from hotreload.reload import apply
-from hotreload.reload.apply import PartFailed, Ready, Transition, commit, covers, owner_of, prepare, retire, undo
+from hotreload.host.start import RunOptions
+from hotreload.reload.apply import (
+    Limits,
+    PartFailed,
+    Ready,
+    Transition,
+    commit,
+    covers,
+    owner_of,
+    prepare,
+    retire,
+    undo,
+)
 from hotreload.reload.bounded import LETTING_GO_S
 from hotreload.testing import FakeChange, FakeReloadable
 
@@ -43,13 +54,11 @@ class PublishingPart(Part):
         return Published(self, transition.new)
 
 
-@pytest.fixture(autouse=True)
-def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "PART_LIMIT_S", 0.05)
+SHORT, LONG = Limits(part_s=0.05), Limits(part_s=30)
 
 
-async def changed(parts: Sequence[Part]) -> list[Ready]:
-    return await prepare(parts, "old", "new", [("vlm", "model")], 2)
+async def changed(parts: Sequence[Part], limits: Limits = SHORT) -> list[Ready]:
+    return await prepare(parts, "old", "new", [("vlm", "model")], 2, limits)
 
 
 async def test_all_prepare_then_all_commit_then_all_retire() -> None:
@@ -84,9 +93,8 @@ async def test_a_part_that_cannot_prepare_undoes_the_others_in_reverse(trouble: 
 async def test_a_cancelled_prepare_undoes_what_was_prepared() -> None:
     log: list[str] = []
     parts = [Part("a", log), Part("b", log, hangs="prepare")]
-    apply.PART_LIMIT_S = 30
     with anyio.move_on_after(0.05) as scope:
-        await changed(parts)
+        await changed(parts, LONG)
     assert scope.cancelled_caught
     assert log == ["a.prepare", "b.prepare", "a.undo"]
 
@@ -196,8 +204,7 @@ async def test_a_publish_that_goes_on_is_taken_back_when_it_ends() -> None:
 
 async def test_cancelled_while_it_publishes_everything_is_taken_back() -> None:
     log: list[str] = []
-    apply.PART_LIMIT_S = 30
-    ready = await changed([Part("a", log), PublishingPart("stock", log, hangs="publish")])
+    ready = await changed([Part("a", log), PublishingPart("stock", log, hangs="publish")], LONG)
     with anyio.move_on_after(0.05) as scope:
         await commit(ready, lambda: log.append("swap"))
     assert scope.cancelled_caught
@@ -249,13 +256,16 @@ async def test_a_retire_that_fails_is_a_warning(trouble: dict[str, str]) -> None
     assert log[-1] == "b.retire"
 
 
-async def test_the_limit_for_all_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "ALL_LIMIT_S", 0.05)
-    monkeypatch.setattr(apply, "PART_LIMIT_S", 30)
+async def test_the_limit_for_all_is_kept() -> None:
     log: list[str] = []
     with pytest.raises(PartFailed, match="in all"):
-        await changed([Part("a", log), Part("b", log, hangs="prepare")])
+        await changed([Part("a", log), Part("b", log, hangs="prepare")], Limits(part_s=30, all_s=0.05))
     assert log[-1] == "a.undo"
+
+
+def test_without_others_the_limits_are_5_s_for_a_part_and_15_s_for_all() -> None:
+    assert Limits() == Limits(part_s=5, all_s=15)
+    assert RunOptions().limits == Limits()
 
 
 def test_the_longest_prefix_owns_a_field() -> None:

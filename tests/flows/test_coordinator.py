@@ -20,8 +20,7 @@ from hotreload.config.secrets import Redactor
 from hotreload.config.settings import SettingsModel
 from hotreload.config.store import SnapshotStore
 from hotreload.lifecycle import Lifecycle, Phase
-from hotreload.reload import apply
-from hotreload.reload.apply import Transition
+from hotreload.reload.apply import Limits, Transition
 from hotreload.reload.attempt import Flow
 from hotreload.reload.coordinator import ReloadCoordinator, Ticket
 from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
@@ -121,7 +120,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Running]:
+async def running(folder: Path, limits: Limits = Limits()) -> AsyncIterator[Running]:  # noqa: B008 - frozen
     path = folder / "ov.conf"
     path.write_text(json.dumps({"vlm": {"max_concurrent": 4}}))
     source = Source(path=path, model=SettingsModel(Conf, environ={}))
@@ -137,7 +136,7 @@ async def running(folder: Path) -> AsyncIterator[Running]:
 
     parts = [gate]
     coordinator = ReloadCoordinator(
-        Flow(source, snapshots, parts, redactor),
+        Flow(source, snapshots, parts, redactor, limits=limits),
         lifecycle,
         began=begin,
         heard=lambda report, document: heard.append((report, document)),
@@ -355,17 +354,17 @@ async def test_a_defect_in_a_part_is_reported_and_the_next_reload_works(tmp_path
 async def test_what_is_applied_stays_applied_whatever_retires_and_the_verdict_does_not_wait(
     tmp_path: Path, trouble: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    apply_limit = apply.PART_LIMIT_S
-    async with running(tmp_path) as one:
+    limits = Limits()
+    async with running(tmp_path, limits) as one:
         one.gate.half = half = Half(**trouble)
         one.save(vlm={"max_concurrent": 5})
-        with anyio.fail_after(apply_limit / 2):
+        with anyio.fail_after(limits.part_s / 2):
             report = await one.reload()
         assert (report.outcome, report.generation) == (Outcome.APPLIED, 2)
         assert [entry for entry, _ in one.heard] == [report]
         one.gate.half = None
         one.save(vlm={"max_concurrent": 6})
-        with anyio.fail_after(apply_limit / 2):
+        with anyio.fail_after(limits.part_s / 2):
             assert (await one.reload()).generation == 3
         with anyio.fail_after(5):
             while "retire" not in half.stages:
@@ -388,11 +387,8 @@ async def test_an_applied_reload_cut_in_the_moment_of_its_swap_is_told_as_applie
         assert [entry.id for entry, _ in one.heard] == [ticket.id]
 
 
-async def test_closing_cuts_what_runs_and_answers_everybody_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(apply, "PART_LIMIT_S", 0.5)
-    async with running(tmp_path) as one:
+async def test_closing_cuts_what_runs_and_answers_everybody_in_time(tmp_path: Path) -> None:
+    async with running(tmp_path, Limits(part_s=0.5)) as one:
         one.gate.half = half = Half(hangs="undo")
         stuck = Gate(name="stuck", open=anyio.Event())
         one.flow_parts.append(stuck)

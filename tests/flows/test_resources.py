@@ -10,8 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from hotreload.reload import apply
-from hotreload.reload.apply import PartFailed, commit, prepare, retire
+from hotreload.reload.apply import Limits, PartFailed, commit, prepare, retire
 from hotreload.workers.resources import Resource
 
 pytestmark = pytest.mark.anyio
@@ -26,8 +25,8 @@ class Bench:
     building: anyio.Event = field(default_factory=anyio.Event)
     alive: list[str] = field(default_factory=list)
 
-    async def change(self, new: str) -> None:
-        ready = await prepare([self.resource], "old", new, [("vlm",)], 2)
+    async def change(self, new: str, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+        ready = await prepare([self.resource], "old", new, [("vlm",)], 2, limits)
         await commit(ready, lambda: None)
         assert await retire(ready) == []
 
@@ -88,13 +87,12 @@ async def test_the_old_value_ends_with_the_last_job_that_uses_it() -> None:
         await one.until(["third"])
 
 
-async def test_a_build_that_hangs_is_given_up_and_leaves_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "PART_LIMIT_S", 0.05)
+async def test_a_build_that_hangs_is_given_up_and_leaves_no_task() -> None:
     async with bench() as one:
         one.hangs.add("build second")
         for _ in range(5):
             with pytest.raises(PartFailed, match=r"resources\.client: prepare did not end"):
-                await one.change("second")
+                await one.change("second", Limits(part_s=0.05))
             await one.until(["first"])
         await anyio.wait_all_tasks_blocked()
         assert one.held() == 1

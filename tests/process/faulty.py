@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +18,12 @@ import anyio.to_thread
 from pydantic import Field
 
 from hotreload import Job, Live, Service
-from hotreload.reload import apply
+from hotreload.host.start import RunOptions
+from hotreload.reload.apply import Limits
 from tests.process.sample import Sample
 
 NAMES = ("one", "two", "three")
 LIMIT_S = 0.3
-
-apply.PART_LIMIT_S = LIMIT_S  # a part that hangs is given up sooner than in earnest
 
 
 class Faulty(Sample):
@@ -107,7 +106,15 @@ class Change:
         await _go_wrong(self.faults, "retire")
 
 
-service = Service("sample", settings=Faulty, version="1")
+class Hurried(Service[Faulty]):
+    """Gives a part that hangs up sooner than in earnest."""
+
+    def run(self, options: RunOptions) -> int:
+        """Run with other limits."""
+        return super().run(replace(options, limits=Limits(part_s=LIMIT_S)))
+
+
+service = Hurried("sample", settings=Faulty, version="1")
 for each in NAMES:
     service.reloadable(Part(each))
 

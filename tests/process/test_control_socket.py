@@ -421,9 +421,9 @@ async def test_a_default_folder_made_by_another_user_is_not_even_connected_to(sh
     squatter = await anyio.to_thread.run_sync(Squatter, folder, NOBODY)
     squatter.path.rename(folder / "summaries.sock")
     places = Places(os.geteuid(), None, short_path / "none", user, temporary)
-    for wanted in (find.Wanted(name="summaries"), find.Wanted()):
+    for wanted in (find.Wanted(name="summaries", places=places), find.Wanted(places=places)):
         with pytest.raises(ServiceUnreachable, match=f"folder belongs to uid {NOBODY}"):
-            find.find(wanted, {}, places)
+            find.find(wanted, {})
     assert squatter.heard() == b""
 
 
@@ -434,7 +434,7 @@ def test_a_default_folder_that_is_a_link_is_not_followed(short_path: Path) -> No
     control = bind_control_socket(short_path / "real" / "summaries.sock")
     places = Places(os.geteuid(), None, short_path / "none", None, temporary)
     with pytest.raises(ServiceUnreachable, match="symbolic link; not trusted"):
-        find.find(find.Wanted(name="summaries"), {}, places)
+        find.find(find.Wanted(name="summaries", places=places), {})
     assert find.connect(temporary / "summaries.sock").trusted == {os.geteuid(), 0}  # named: it is the user's word
     control.close()
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,8 @@ from anyio import get_cancelled_exc_class
 from pydantic import Field, SecretStr
 
 from hotreload import Job, Live, LiveSettings, Missing, Secret, Service
-from hotreload.reload import apply
+from hotreload.host.start import RunOptions
+from hotreload.reload.apply import Limits
 
 
 def _state() -> Path:
@@ -27,8 +29,6 @@ class Conf(LiveSettings):
     value: Annotated[int, Live, Field(ge=0)] = 0
     build_s: Annotated[float, Live] = 0.0
     """How long the resource takes to build, at the start and at a reload."""
-    limit_s: Annotated[float, Live] = 5.0
-    """How long a part may take to prepare (5 s in earnest)."""
     jobs: int = 0
     steps: int = 20
     step_s: Annotated[float, Live] = 0.05
@@ -36,13 +36,22 @@ class Conf(LiveSettings):
     key: Annotated[SecretStr | None, Live, Secret] = None
 
 
-service = Service("served", settings=Conf, version="1")
+class Served(Service[Conf]):
+    """May be told to wait longer for a part than in earnest."""
+
+    def run(self, options: RunOptions) -> int:
+        """Run with the limit that the unit sets, if any."""
+        told = os.environ.get("PART_LIMIT_S")
+        limits = Limits() if told is None else Limits(part_s=float(told), all_s=3 * float(told))
+        return super().run(replace(options, limits=limits))
+
+
+service = Served("served", settings=Conf, version="1")
 
 
 @service.resource(rebuilt_by=("value", "build_s", "key"))
 async def resource(conf: Conf) -> AsyncIterator[int]:
     """Build slowly if told to."""
-    apply.PART_LIMIT_S, apply.ALL_LIMIT_S = conf.limit_s, conf.limit_s * 3
     await anyio.sleep(conf.build_s)
     if conf.key is not None:
         (_state() / "key").write_text(conf.key.get_secret_value())

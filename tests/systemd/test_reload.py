@@ -76,9 +76,9 @@ def test_a_part_that_hangs_fails_the_reload_within_its_limit(served: Served) -> 
 
 def test_a_client_that_waits_for_too_long_leaves_the_reload_going(served: Served) -> None:
     client = f"{HOTRELOAD} reload --name {NAME} --timeout {CLIENT_S}"
-    served.install("ExecReload=", f"ExecReload={client}", limit_s=60)
+    served.install("ExecReload=", f"ExecReload={client}", "Environment=PART_LIMIT_S=60")
     served.start()
-    served.configure(value=1, build_s=CLIENT_S + 8, limit_s=60)
+    served.configure(value=1, build_s=CLIENT_S + 8)
     began = time.monotonic()
     reloading = served.box.start(*served.manager.systemctl("reload", served.unit))
     served.until_told("status=5/")

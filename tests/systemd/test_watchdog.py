@@ -18,8 +18,9 @@ pytestmark = BOTH_MANAGERS
 @pytest.mark.timeout(300)
 def test_a_long_start_reload_and_drain_are_lived_through(served: Served) -> None:
     """Each of them longer than the manager's own limit for it, the last two than the watchdog's time as well."""
-    hung = {"limit_s": 100, "jobs": 1, "manner": "hang", "hotreload": {"drain_deadline_s": DRAIN_S}}
-    served.install(f"WatchdogSec={WATCHDOG_S}", "TimeoutStartSec=5", "TimeoutStopSec=4", build_s=START_S, **hung)
+    hung = {"jobs": 1, "manner": "hang", "hotreload": {"drain_deadline_s": DRAIN_S}}
+    unit = (f"WatchdogSec={WATCHDOG_S}", "TimeoutStartSec=5", "TimeoutStopSec=4", "Environment=PART_LIMIT_S=100")
+    served.install(*unit, build_s=START_S, **hung)
     served.start()
     served.configure(value=1, build_s=RELOAD_S, **hung)
     done = served.systemctl("reload")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import SecretStr
 
 from hotreload.admin.control_socket import bind_tcp
+from hotreload.admin.place import Places
 from hotreload.cli import run_verb
 from hotreload.cli.client import Client
 from hotreload.cli.exits import Exit, Failure
@@ -62,15 +64,17 @@ not_a_service = object()
 
 
 @pytest.fixture(autouse=True)
-def nowhere(monkeypatch: pytest.MonkeyPatch, short_path: Path, tmp_path: Path) -> None:
-    """Let no verb find a service of this machine, and no test leave an outcome behind."""
-    assert tmp_path.exists()  # pytest makes its own temporary folder before ours is another
-    for name in ("HOTRELOAD_URL", "HOTRELOAD_KEY_FILE", "HOTRELOAD_SOCKET", "RUNTIME_DIRECTORY"):
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the environment name no service, and no test leave an outcome behind."""
+    for name in ("HOTRELOAD_URL", "HOTRELOAD_KEY_FILE", "HOTRELOAD_SOCKET"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path / "xdg"))
-    monkeypatch.setattr("hotreload.admin.place.SYSTEM_FOLDER", short_path / "system")
-    monkeypatch.setattr("tempfile.tempdir", str(short_path))
     service.outcome = None
+
+
+@pytest.fixture
+def places(short_path: Path) -> Places:
+    """Where verbs look for a service, instead of this machine's places."""
+    return Places(os.geteuid(), None, short_path / "system", short_path / "xdg", short_path / "hotreload-0")
 
 
 @dataclass
@@ -104,11 +108,11 @@ Ask = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
+def ask(capsys: pytest.CaptureFixture[str], places: Places) -> Ask:
     """Run a verb; return exit code, standard output and standard error."""
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run_verb([str(argument) for argument in arguments])
+    def call(*arguments: object, places: Places = places) -> tuple[int, str, str]:
+        code = run_verb([str(argument) for argument in arguments], places)
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -434,7 +438,7 @@ def test_nothing_running_says_where_was_looked(ask: Ask, short_path: Path) -> No
 
 
 def test_the_only_running_service_needs_no_name(
-    ask: Ask, running: Running, short_path: Path, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, running: Running, places: Places, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running.serve(socket=short_path / "xdg" / "hotreload" / "docs.sock"):
         assert ask("status")[0] == 0
@@ -443,8 +447,8 @@ def test_the_only_running_service_needs_no_name(
             code, _, err = ask("status")
             assert (code, "docs" in err, "other" in err) == (Exit.USAGE, True, True)
             assert ask("status", "--name", "other")[0] == 0
-        monkeypatch.setenv("RUNTIME_DIRECTORY", f"{running.socket.parent}:/elsewhere")
-        assert ask("status", "--name", "nobody")[0] == 0
+        started_by_systemd = replace(places, runtime_directory=running.socket.parent)
+        assert ask("status", "--name", "nobody", places=started_by_systemd)[0] == 0
         monkeypatch.setenv("HOTRELOAD_SOCKET", "/nonexistent/x.sock")
         assert ask("status")[0] == Exit.UNREACHABLE
         assert ask("status", "--socket", running.socket)[0] == 0
