@@ -139,7 +139,7 @@ class StoreOwned(QueueError):
     def __init__(self, path: str, owner: str) -> None:
         self.path = path
         self.owner = owner
-        super().__init__(f"{path} is in use by {owner}: one process owns a store")
+        super().__init__(f"{path} is open in {owner}; only one process may use a store")
 
 
 class StoreUnavailable(QueueError):

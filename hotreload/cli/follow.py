@@ -70,7 +70,8 @@ def follow_drain(client: Client, deadline_s: float | None, *, quiet: bool, margi
             show(progress)
             report = heard.until_report(ends, show)
         if not gone.wait(max(0.0, ends - time.monotonic())):
-            raise Failure(Exit.TIMED_OUT, f"the process is still there {margin_s:g} s after its deadline")
+            text = f"the process is still there {margin_s:g} s after its deadline"
+            raise Failure(Exit.TIMED_OUT, f"{text}; where it is a web application's, stop the server")
     return Ended(report)
 
 

@@ -102,7 +102,7 @@ class HotreloadSettings(LiveSettings):
     watch: Annotated[bool, Live] = True
     """Whether a change of the file is a trigger."""
     poll_s: Annotated[float, Live, Field(ge=0.05, le=3600)] = 2.0
-    """Seconds between two looks at the file that back the watch."""
+    """The polling interval in seconds that backs up the watch."""
     history: Annotated[int, Live, Field(ge=1, le=10000)] = 50
     """Reload reports kept."""
     last_known_good: bool = False

@@ -87,7 +87,7 @@ class AnyJob(Generic[P, S]):
         return self._places.now() if self._places else {}
 
     def stop(self) -> NoReturn:
-        """End the job here, uncounted: it goes back to the queue at its last checkpoint."""
+        """End the job here: it is requeued at its last checkpoint without using an attempt."""
         raise StopHere
 
 

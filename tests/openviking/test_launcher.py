@@ -190,7 +190,7 @@ async def test_what_others_have_is_told_before_openviking_starts(home: Home, sho
         other = tuple(str(short_path / "s") if word == str(home.socket) else word for word in home.ours)
         server = await start(home, other, arguments=("--port", str(free_port())))
         assert await server.ended(60) == 4
-        assert "one process owns a store" in server.log
+        assert "only one process may use a store" in server.log
         assert "Application startup" not in server.log
         await server.close()
 

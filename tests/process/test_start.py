@@ -142,7 +142,7 @@ async def test_a_store_in_use_is_exit_4(short_path: Path) -> None:
         await spoken.line("listening on")
         code, lines = await run(short_path)
         assert code == 4
-        assert f"in use by pid {process.pid}" in lines[-1]
+        assert f"is open in pid {process.pid}" in lines[-1]
 
 
 async def test_what_breaks_once_it_is_ready_is_told_whole(short_path: Path) -> None:
