@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -255,10 +256,10 @@ def _validated(document: Document, source: Source[S], merged: Merged, known: Seq
     if not tops:
         return made
     data, given = copied(merged.data), dict[Keys, Mapping[Keys, object]]()
-    now = {keys: value for keys, value in made.leaves.items() if keys[0] in tops}
+    now = _Known(merged.data, {keys: value for keys, value in made.leaves.items() if keys[0] in tops})
     for each in known:
-        before = {keys: value for keys, value in each.leaves.items() if keys[0] in tops}
-        found = (_made(one.keys, source, merged, each) for one in source.differences(before, now))
+        before = _Known(each.data, {keys: value for keys, value in each.leaves.items() if keys[0] in tops})
+        found = (_made(one.keys, source, now, before) for one in source.differences(before.leaves, now.leaves))
         given = {path: each.leaves for path in found if path} | given
     for path, leaves in given.items():
         lists = (path[:count] for count, key in enumerate(path) if isinstance(key, int))
@@ -275,21 +276,34 @@ def _validated(document: Document, source: Source[S], merged: Merged, known: Seq
     return replace(kept, merged=merged, warnings=made.warnings)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Known:
     """What a configuration says, and its leaves."""
 
     data: Mapping[str, Any]
     leaves: Mapping[Keys, object]
 
+    @cached_property
+    def inside(self) -> Mapping[Keys, set[str | int]]:
+        """The keys directly below every path that has some."""
+        found: dict[Keys, set[str | int]] = {}
+        for keys in self.leaves:
+            for count, key in enumerate(keys):
+                found.setdefault(keys[:count], set()).add(key)
+        return found
 
-def _made(path: Keys, source: Source[Any], merged: Merged, known: _Known) -> Keys:
-    """Return the path where a factory makes its value, or what it lies in, on both sides; else nothing."""
+
+def _made(path: Keys, source: Source[Any], now: _Known, before: _Known) -> Keys:
+    """Return the path where a factory makes its value, or what it lies in, on both sides; else nothing.
+
+    Nothing as well in a section that has become another member of a union: a value of the one would bring it back.
+    """
     node = source.tree
-    for count, key in enumerate(path, 1):
-        if (inner := node.child(key)) is None:
+    for count, key in enumerate(path):
+        fields = [each.inside.get(path[:count], set()) & node.fields.keys() for each in (now, before)]
+        if (inner := node.child(key)) is None or fields[0] != fields[1]:
             break
-        if inner.made and all(find(data, source.tree, path[:count]) is ABSENT for data in (merged.data, known.data)):
+        if inner.made and all(find(each.data, source.tree, path[: count + 1]) is ABSENT for each in (now, before)):
             return path
         node = inner
     return ()

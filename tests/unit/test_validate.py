@@ -311,3 +311,26 @@ def test_any_model_will_do() -> None:
     with pytest.raises(ConfigInvalid) as caught:
         build_candidate(document('{"b": 5}'), foreign)
     assert [(each.path, each.line, each.column) for each in caught.value.problems] == [("a.b", 1, 1)]
+
+
+class Local(BaseModel):
+    place: dict[str, int] = Field(default_factory=dict)
+    tags: list[str] = Field(default_factory=list)
+
+
+class Remote(BaseModel):
+    host: str = ""
+    place: list[int] = Field(default_factory=lambda: [1])
+
+
+class Either(LiveSettings):
+    store: Annotated[Local | Remote, Live] = Field(default_factory=Local)
+
+
+def test_a_default_of_one_member_of_a_union_does_not_bring_it_back() -> None:
+    either = Source(CONF, SettingsModel(Either, environ={}))
+    before = first_snapshot(build_candidate(document("{}"), either), REDACTOR)
+    new = build_candidate(document('{"store": {"host": "a"}}'), either, running=before)
+    assert new.target.settings == Either(store=Remote(host="a"))
+    plan = resolve(new, before, either, REDACTOR).plan
+    assert [change.path for change in plan.changes] == ["store.host", "store.place", "store.tags"]
