@@ -116,7 +116,7 @@ async def drained(drain: Drain, meanwhile: Callable[[], object] = lambda: None) 
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        if drain.coordinator._parts[0].remaining():
+        if drain.parts[0].remaining():
             await drain.reaches(Phase.GRACE)
         meanwhile()
     return reports[0]
