@@ -187,7 +187,8 @@ class Store:
     def __init__(
         self, engine: Engine, *, now_ms: Callable[[], int], jitter: Callable[[], float], backoff: Backoff | None
     ) -> None:
-        self._engine = engine
+        self.engine = engine
+        """What keeps it: the parts of the open store."""
         self._writer, self._verbs, self._documents = engine.writer, engine.verbs, engine.documents
         self._ledger, self._reads, self._health = engine.ledger, engine.reads, engine.health
         self.now_ms = now_ms
@@ -212,7 +213,7 @@ class Store:
     @property
     def fleet(self) -> Fleet | None:
         """The processes that share the store; None where no other one can."""
-        return self._engine.fleet
+        return self.engine.fleet
 
     @property
     def incident(self) -> str | None:
@@ -232,7 +233,7 @@ class Store:
     @property
     def owner(self) -> str:
         """What tells this owner of the store from those before and after it (see `DrainMark`)."""
-        return self._engine.owner
+        return self.engine.owner
 
     # --- the verbs of a worker --------------------------------------------------------------------------------------
 
@@ -311,7 +312,7 @@ class Store:
     ) -> Sequence[BaseException | None]:
         outcome = self._verbs.checkpoint(connection, calls)
         if outcome[0] is None:
-            self._engine.guarded(connection, within)
+            self.engine.guarded(connection, within)
         return outcome
 
     async def settle(self, row: JobRow, verdict: Verdict) -> JobState:
@@ -395,7 +396,7 @@ class Store:
 
     def keep_done(self, queue: str, keep_s: float) -> None:
         """Keep ended jobs of `queue` for so many seconds from now on, instead of the store's own time."""
-        self._engine.upkeep.keep_done(queue, keep_s)
+        self.engine.upkeep.keep_done(queue, keep_s)
 
     async def pause(self, queue: str) -> None:
         """Claim nothing more from `queue`, over restarts too, until `resume`; what runs goes on."""
@@ -416,7 +417,7 @@ class Store:
         return await self._writer.run(partial(self._written, function), None)
 
     def _written(self, function: Callable[[Any], R], connection: Any, _calls: Sequence[None]) -> Sequence[R]:
-        return [self._engine.guarded(connection, function)]
+        return [self.engine.guarded(connection, function)]
 
     async def read(self, query: Callable[[Any], R]) -> R:
         """Run `query(connection)`, which may only read, beside the writer in a thread; what it returns.
@@ -424,7 +425,7 @@ class Store:
         It sees all that is durable, the rows of the jobs' own included, as of its first statement. Queries take turns.
         ValueError for SQL that does not only read, StoreUnavailable where the store cannot be read.
         """
-        return await to_thread.run_sync(self._engine.read, query)
+        return await to_thread.run_sync(self.engine.read, query)
 
     async def backup(self, into: str | PathLike[str]) -> int:
         """Write a consistent copy of the store into the file `into`, whatever is written meanwhile; its size in bytes.
@@ -432,7 +433,7 @@ class Store:
         A file of that name is replaced once the copy is whole and on the disk. ValueError for a file of the store
         itself; OSError and StoreUnavailable leave what was there. Cancelled, the copy is made all the same.
         """
-        return await to_thread.run_sync(self._engine.backup, into)
+        return await to_thread.run_sync(self.engine.backup, into)
 
     async def put_document(self, kind: str, document_id: str, body: Any, *, keep: int = 50) -> None:
         """Keep a JSON value under a kind and an id (replacing an older one), and the newest `keep` of its kind."""
@@ -476,7 +477,7 @@ class Store:
         Jobs may still be added. Upkeep is put off, so that a flush waits for nothing.
         """
         self._verbs.closed = True
-        self._engine.upkeep.suspended = True
+        self.engine.upkeep.suspended = True
 
     def refuse_new(self) -> None:
         """Refuse `enqueue` as well, with QueueDraining; a second call changes nothing."""
@@ -502,7 +503,7 @@ class Store:
         any thread, no loop needed. TimeoutError after `timeout_s`: it may happen yet, and calling again is safe.
         """
         call = Flush([self._settlement(*one) for one in ended], tuple(queues))
-        return self._engine.insist(self._verbs.flush, call, timeout_s)
+        return self.engine.insist(self._verbs.flush, call, timeout_s)
 
     def flush(
         self,
@@ -524,7 +525,7 @@ class Store:
         self._marked = False
         flush = Flush([self._settlement(*one) for one in ended], tuple(queues))
         try:
-            return self._engine.insist(self._last_flush, LastFlush(flush, asked, report), timeout_s)
+            return self.engine.insist(self._last_flush, LastFlush(flush, asked, report), timeout_s)
         except StoreUnavailable as error:
             if lost := self.lost:
                 raise StoreLost(str(error), lost) from error
@@ -534,10 +535,10 @@ class Store:
         done: list[PutBack] = []
         for call in calls:
             [requeued] = self._verbs.flush(connection, [call.flush])
-            found = self._engine.sql.rows(connection, "states", numbers(call.asked))
+            found = self.engine.sql.rows(connection, "states", numbers(call.asked))
             done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
             self._documents.unmark_draining(connection, [None])
-            self._engine.release(connection)
+            self.engine.release(connection)
             if call.report is not None:
                 self._documents.put(connection, [call.report(done[-1])])
         return done
@@ -557,7 +558,7 @@ class Store:
                 self._writer.run_sync(self._documents.unmark_draining, None, timeout_s=timeout_s, urgent=True)
                 self._marked = False
             if not crashed:
-                self._engine.leave(timeout_s)
+                self.engine.leave(timeout_s)
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("store.close_left_running error=%s", error)
-        return self._engine.close(timeout_s)
+        return self.engine.close(timeout_s)

@@ -50,7 +50,7 @@ def one_round(which: str, folder: Path, count: int) -> float:
     client.mkdir("/queue/Semantic")
     for number in range(count):
         client.write("/queue/Semantic/enqueue", json.dumps({"uri": f"viking://resources/{number}"}).encode())
-    done, stock_ack, left = threading.Event(), queue._ack, count
+    done, stock_ack, left = threading.Event(), queue._ack, count  # noqa: SLF001 - stock has no public name for it
 
     async def ack(context: Any) -> None:
         nonlocal left
@@ -59,7 +59,7 @@ def one_round(which: str, folder: Path, count: int) -> float:
         if not left:
             done.set()
 
-    queue._ack = ack
+    queue._ack = ack  # noqa: SLF001
     began = time.perf_counter()
     manager.start()
     assert done.wait(120), f"{left} of {count} are left"

@@ -62,9 +62,9 @@ class Sqlite:
 
     def abandon(self, queue: SqliteQueue) -> None:
         """See `Engine`."""
-        queue._engine.reader.close()
-        assert queue._writer.close(5)
-        queue._engine.files.release()
+        queue.engine.reader.close()
+        assert queue.engine.writer.close(5)
+        queue.engine.files.release()
 
     def has_table(self, connection: apsw.Connection, name: str) -> bool:
         """See `Engine`."""
@@ -95,8 +95,8 @@ class Postgres:
 
     def abandon(self, queue: PostgresQueue) -> None:
         """See `Engine`."""
-        queue._engine.listener.close()
-        assert queue._writer.close(5)
+        queue.engine.listener.close()
+        assert queue.engine.writer.close(5)
 
     def has_table(self, connection: psycopg.Connection, name: str) -> bool:
         """See `Engine`."""

@@ -143,7 +143,7 @@ async def test_nodes_share_the_jobs_and_each_start_recovers_its_own(dsn: str) ->
     await until(second.depths)
     mine, other = await first.claim("a", 2), await second.claim("a", 9)
     assert [row.payload for row in mine + other] == [0, 1, 2, 3]
-    assert second._writer.close(5)
+    assert second.engine.writer.close(5)
     again = PostgresQueue.open(dsn, "two")
     assert again.recovered.crashed == [row.id for row in other]
     with pytest.raises(LeaseLost):
@@ -259,9 +259,8 @@ async def test_a_migration_that_fails_leaves_nothing(dsn: str) -> None:
 
 
 async def test_old_results_are_removed(dsn: str) -> None:
-    queue = PostgresQueue.open(dsn, keep_done_s=0)
+    queue = PostgresQueue.open(dsn, keep_done_s=0, monotonic=count(0, 60).__next__)
     await queue.settle(await one_of(queue, dedupe_key="k"), Done(1))
-    queue._engine.upkeep._more = True
     deadline = time.monotonic() + 20
     while await queue.jobs():
         assert time.monotonic() < deadline
@@ -441,8 +440,7 @@ async def test_many_old_results_are_removed_in_many_transactions(dsn: str) -> No
                 FOR EACH STATEMENT EXECUTE FUNCTION note();
             """
         )
-        queue = PostgresQueue.open(dsn, keep_done_s=0)
-        queue._engine.upkeep._more = True
+        queue = PostgresQueue.open(dsn, keep_done_s=0, monotonic=count(0, 60).__next__)
 
         def gone() -> list[Any]:
             return connection.execute("SELECT rows FROM removed WHERE rows > 0").fetchall()

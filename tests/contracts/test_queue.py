@@ -540,7 +540,7 @@ async def test_the_urgent_go_first(queue: Any) -> None:
         await anyio.lowlevel.checkpoint()
         thread = threading.Thread(target=mark)
         thread.start()
-        while queue._writer._inbox.qsize() < 2:
+        while queue.engine.writer.waiting < 2:
             await anyio.lowlevel.checkpoint()
         held.set()
         await anyio.to_thread.run_sync(thread.join, 5)

@@ -99,7 +99,7 @@ async def test_nothing_is_claimed_once_the_last_flush_was_asked_for(store: Store
         back: list[PutBack] = []
         flushing = threading.Thread(target=lambda: back.append(queue.flush(["a"], 5, report)))
         flushing.start()
-        while not queue._verbs.closed:
+        while not queue.engine.verbs.closed:
             await anyio.lowlevel.checkpoint()
         held.set()
         await anyio.to_thread.run_sync(flushing.join, 5)

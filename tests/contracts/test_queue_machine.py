@@ -255,9 +255,9 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data(), crashed=st.booleans())
     def restart(self, data: st.DataObject, crashed: bool) -> None:
         if crashed:
-            self.queue._engine.reader.close()
-            assert self.queue._writer.close(5)
-            self.queue._engine.files.release()
+            self.queue.engine.reader.close()
+            assert self.queue.engine.writer.close(5)
+            self.queue.engine.files.release()
         else:
             assert self.queue.close()
         sole = sum(job.suspect for job in self.model.running()) == 1

@@ -153,7 +153,7 @@ async def test_dead_jobs_are_found_without_a_look_at_the_others(queue: SqliteQue
 
     for asked in ({}, {"queue": "a"}, {"before": "3"}):
         await queue.jobs(state=JobState.DEAD)  # opens, prepares
-        queue._engine.reader.read(lambda connection: connection.set_progress_handler(count, 10))
+        queue.engine.reader.read(lambda connection: connection.set_progress_handler(count, 10))
         steps = 0
         found = await queue.jobs(state=JobState.DEAD, **asked)
         assert [job.id for job in found] == (["3", "2", "1"] if "before" not in asked else ["2", "1"])
@@ -166,7 +166,7 @@ async def test_results_go_after_their_time_and_the_wal_is_folded_when_nobody_wai
     store.clock.now_ms += 10_000
     await queue.enqueue(new(2))
     with anyio.fail_after(10 * QUIET_S):
-        while await queue.job("1") is not None or queue._engine.upkeep._wal_pages:  # noqa: ASYNC110 - upkeep tells nobody
+        while await queue.job("1") is not None or queue.engine.upkeep.wal_pages:  # noqa: ASYNC110 - upkeep tells nobody
             await anyio.sleep(0.02)
     queue.close()
     assert (await store.open().enqueue(new(3))).ids == ["3"]

@@ -245,7 +245,7 @@ async def test_a_wal_that_begins_again_is_not_taken_for_a_harmed_one(tmp_path: P
     for size in (1, 100, 1, 300):  # folded in meanwhile, then begun again with more frames than it had
         await queue.enqueue([NewJob("a", PAYLOAD)] * size)
         with anyio.fail_after(5):
-            while queue._engine.upkeep._wal_pages:  # noqa: ASYNC110 - upkeep tells nobody
+            while queue.engine.upkeep.wal_pages:  # noqa: ASYNC110 - upkeep tells nobody
                 await anyio.sleep(0.02)
     assert (queue.trouble, queue.incident) == (None, None)
     assert queue.close()

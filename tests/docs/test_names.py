@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -33,8 +34,10 @@ def test_the_names_are_those_of_the_reference() -> None:
 
 def test_the_lists_in_the_package_are_one() -> None:
     assert sorted(hotreload.__all__) == hotreload.__all__ == dir(hotreload)
-    assert imported_for_types() == hotreload._HOME
-    assert sorted(hotreload._HOME) == hotreload.__all__
+    home = imported_for_types()
+    assert sorted(home) == hotreload.__all__
+    for name, module in home.items():
+        assert getattr(hotreload, name) is getattr(importlib.import_module(f"hotreload.{module}"), name), name
 
 
 @pytest.mark.parametrize("name", hotreload.__all__)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from typing import Any
 
 import anyio
@@ -115,7 +116,7 @@ async def drained(drain: Drain, meanwhile: Callable[[], object] = lambda: None) 
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        if drain.coordinator._parts[0].remaining():
+        if drain.parts[0].remaining():
             await drain.reaches(Phase.GRACE)
         meanwhile()
     return reports[0]
@@ -235,11 +236,11 @@ async def test_the_begin_is_noted_while_the_loop_is_blocked() -> None:
 
 
 @pytest.mark.parametrize("stderr", [None, io.StringIO()])
-async def test_the_end_needs_no_stderr(stderr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", stderr)
-    drain = Drain(Work(jobs=["a"]), deadline_s=0.6, guard_gil=True)
-    drain.coordinator.request("SIGTERM")
-    assert drain.exited.wait(30)
+async def test_the_end_needs_no_stderr(stderr: Any) -> None:
+    with redirect_stderr(stderr):
+        drain = Drain(Work(jobs=["a"]), deadline_s=0.6, guard_gil=True)
+        drain.coordinator.request("SIGTERM")
+        assert drain.exited.wait(30)
     faulthandler.cancel_dump_traceback_later()
     assert drain.codes == [0]
 

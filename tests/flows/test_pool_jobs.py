@@ -241,10 +241,9 @@ def tells(job: SyncJob[Any], _settings: Any) -> Any:
     return [os.getpid(), os.getsid(0)]
 
 
-def children_of(pool: Pool) -> list[int]:
-    """Return the idle child processes of a pool."""
-    runs: Any = pool._execution._runs
-    return [child._process.pid for child in runs._idle]
+def alive(pid: int) -> bool:
+    """Tell whether a child process is there, or ended and not waited for yet."""
+    return Path(f"/proc/{pid}").exists()
 
 
 async def test_a_child_that_died_while_idle_fails_no_job(tmp_path: Path) -> None:
@@ -252,10 +251,9 @@ async def test_a_child_that_died_while_idle_fails_no_job(tmp_path: Path) -> None
         pool = one.pools["tells"]
         await one.store.enqueue([NewJob("tells", None, max_attempts=1)])
         await one.until(lambda: not one.depth("ready") and not pool.running)
-        [before] = children_of(pool)
+        before = (await one.only()).result[0]
         os.kill(before, signal.SIGKILL)
-        runs: Any = pool._execution._runs
-        await runs._idle[0]._process.wait()
+        await one.until(lambda: not alive(before))
         await one.store.enqueue([NewJob("tells", None, max_attempts=1), NewJob("tells", "die", max_attempts=1)])
         await one.until(lambda: not one.depth("ready") and not pool.running)
         died, second, first = await one.jobs()
@@ -270,11 +268,12 @@ async def test_idle_children_are_kept_up_to_the_limit(tmp_path: Path) -> None:
         pool = one.pools["tells"]
         await one.store.enqueue([NewJob("tells", None)] * 12)
         await one.until(lambda: not one.depth("ready") and not pool.running)
-        assert 1 <= len(children_of(pool)) <= 3
+        children = {job.result[0] for job in await one.jobs()}
+        assert 1 <= sum(map(alive, children)) <= 3
         pool.limit.set(1)
-        await one.until(lambda: len(children_of(pool)) == 1)
+        await one.until(lambda: sum(map(alive, children)) == 1)
         pool.limit.set(0)
-        await one.until(lambda: not children_of(pool))
+        await one.until(lambda: not any(map(alive, children)))
 
 
 async def test_a_process_that_hears_nothing_is_killed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import anyio
+import httpx
 
 from hotreload import Job, Live, LiveSettings, Service
 from hotreload.queue.sqlite import SqliteQueue
@@ -74,7 +75,10 @@ async def until(reached: Callable[[], bool]) -> None:
 
 def is_ready() -> bool:
     """Tell whether the service is ready."""
-    return service._host is not None and service._host.ready
+    try:
+        return service.status()["phase"] == "running"
+    except RuntimeError:
+        return False
 
 
 async def leave(folder: Path) -> None:
@@ -151,11 +155,11 @@ async def resource_fails(folder: Path) -> None:
 
 async def part_fails(folder: Path) -> None:
     """Have a scan of a queue that no worker serves: it is found when the host is made, with the store open."""
-    service._declared.scans.append(("nowhere", lambda _conf: client))
+    service.declared.scans.append(("nowhere", lambda _conf: client))
     try:
         await leave(folder)
     finally:
-        service._declared.scans.clear()
+        service.declared.scans.clear()
 
 
 async def with_many_descriptors(folder: Path) -> None:
@@ -173,8 +177,9 @@ async def serve_to_the_end(folder: Path) -> None:
 
     async def stop() -> None:
         await until(is_ready)
-        assert service._host is not None
-        service._host.drain.request("asked for")
+        transport = httpx.AsyncHTTPTransport(uds=str(folder / "run" / "s"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://hotreload") as client:
+            (await client.post("/admin/drain", json={})).raise_for_status()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stop)

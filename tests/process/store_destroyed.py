@@ -108,7 +108,7 @@ async def _tell_health(queue: SqliteQueue, told: int) -> None:
 
 
 def _obey(queue: SqliteQueue, told: int, orders: int) -> None:
-    path = queue._engine.path
+    path = queue.engine.path
     while order := os.read(orders, 1):
         with suppress(OSError, sqlite3.Error):
             if order == b"p":
@@ -252,7 +252,7 @@ def check(path: Path, history: list[list[str]]) -> None:
     queue = SqliteQueue.open(path)
     try:
         every = "SELECT id, state FROM hotreload_jobs"
-        there = dict(queue._engine.reader.read(lambda connection: connection.execute(every).fetchall()))
+        there = dict(queue.engine.reader.read(lambda connection: connection.execute(every).fetchall()))
     finally:
         assert queue.close()
     added = {int(job_id) for kind, *ids in history if kind == "E" for job_id in ids}

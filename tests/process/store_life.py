@@ -17,6 +17,7 @@ import random
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -53,23 +54,37 @@ async def make_effects(queue: SqliteQueue) -> None:
     await queue.write(lambda connection: connection.execute("CREATE TABLE IF NOT EXISTS effects (job, step)") and None)
 
 
-async def disturb(queue: SqliteQueue) -> None:
+class Clock:
+    """The monotonic clock of a store's upkeep; an hour passes when it is told so."""
+
+    def __init__(self) -> None:
+        self._ahead_s = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return time.monotonic() + self._ahead_s
+
+    def let_an_hour_pass(self) -> None:
+        """Have the next look find a quiet time behind it."""
+        self._ahead_s += 3_600
+
+
+async def disturb(queue: SqliteQueue, clock: Clock) -> None:
     """Beside `live`: put everything back that runs, fold the WAL in, prune; again and again."""
     while True:
         for _ in range(20):
             await queue.write(lambda _: None)
         queue.requeue_running(["a", "b"], 10)
-        tend_now(queue)
+        tend_now(queue, clock)
 
 
-def tend_now(queue: SqliteQueue) -> None:
+def tend_now(queue: SqliteQueue, clock: Clock) -> None:
     """Have the writer do its upkeep, as after a quiet time."""
-    queue._engine.upkeep._busy_at -= 3_600
-    queue._engine.upkeep._looked_at -= 3_600
-    queue._writer.nudge()
+    clock.let_an_hour_pass()
+    queue.engine.writer.nudge()
 
 
-async def every_verb(queue: SqliteQueue, tell: Tell) -> None:
+async def every_verb(queue: SqliteQueue, clock: Clock, tell: Tell) -> None:
     """Call all there is, each at least once, a few at once; what the last owner left running was recovered before."""
     await make_effects(queue)
     await asyncio.gather(_enqueue(queue, tell, 2), _enqueue(queue, tell, 2))
@@ -79,7 +94,8 @@ async def every_verb(queue: SqliteQueue, tell: Tell) -> None:
     for row in done.rows:
         tell(f"K {row.id} {row.lease_seq}")
         await queue.settle(row, Interrupted(0.001))
-    queue._unclaim(await queue._writer.run(queue._verbs.claim, Claim("b", 1)))
+    writer, verbs = queue.engine.writer, queue.engine.verbs
+    writer.post(verbs.unclaim, await writer.run(verbs.claim, Claim("b", 1)))
     for verb in (queue.retry, queue.discard):
         [failing] = await _claim(queue, "b", 1, tell)
         tell(f"f {failing.id}")
@@ -99,9 +115,10 @@ async def every_verb(queue: SqliteQueue, tell: Tell) -> None:
     [ending] = await _claim(queue, "a", 1, tell)
     queue.requeue_running(["a", "b"], 10, ended=[(ending, Interrupted())])
     tell("p")
-    queue._engine.upkeep._keep_done_s = -60
-    tend_now(queue)
-    while queue._engine.upkeep._wal_pages or any(standing.done for standing in queue._ledger.standings().values()):
+    for name in ("a", "b"):
+        queue.keep_done(name, -60)
+    tend_now(queue, clock)
+    while queue.engine.upkeep.wal_pages or any(standing.done for standing in queue.engine.ledger.standings().values()):
         await queue.write(lambda _: None)
     tell("m")
 
@@ -248,8 +265,9 @@ def owner(path: Path, told: int, rounds: int, stop_at: int) -> None:
     def tell(line: str) -> None:
         os.write(told, f"{line}\n".encode())
 
-    queue = SqliteQueue.open(path, opens=opens)
-    asyncio.run(live(queue, tell, rounds) if rounds else every_verb(queue, tell))
+    clock = Clock()
+    queue = SqliteQueue.open(path, opens=opens, monotonic=clock)
+    asyncio.run(live(queue, tell, rounds) if rounds else every_verb(queue, clock, tell))
     queue.close()
     tell(f"T {seen}")
 

@@ -22,7 +22,7 @@ from hotreload.queue.sqlite import SqliteQueue
 from tests.counts import counted, patience_s
 
 from .power import Disk
-from .store_life import LEAST, check, disturb, finish, live
+from .store_life import LEAST, Clock, check, disturb, finish, live
 
 ROOT = Path(__file__).parents[2]
 Figures = Callable[[str], None]
@@ -90,10 +90,11 @@ def _live_on(path: Path, disk: Disk, history: list[str]) -> None:
     """Own the store until the power is gone."""
 
     async def lives_on(queue: SqliteQueue) -> None:
-        await asyncio.gather(live(queue, history.append, rounds=10_000), disturb(queue))
+        await asyncio.gather(live(queue, history.append, rounds=10_000), disturb(queue, clock))
 
+    clock = Clock()
     try:
-        queue = SqliteQueue.open(path, opens=disk.connect)
+        queue = SqliteQueue.open(path, opens=disk.connect, monotonic=clock)
     except StoreUnavailable:
         return
     try:

@@ -28,6 +28,12 @@ class Inner(BaseModel):
     table: dict[str, list[int]] = {}
     _cache: int = PrivateAttr(default=0)
 
+    def remember(self, number: int) -> None:
+        self._cache = number
+
+    def remembered(self) -> int:
+        return self._cache
+
 
 class Outer(BaseModel):
     inner: Inner = Inner()
@@ -81,8 +87,8 @@ def test_it_is_what_it_was_otherwise() -> None:
     assert settings.model_dump_json() == ordinary.model_dump_json()
     assert json.loads(json.dumps(settings.many[0].table)) == {"a": [1]}
     assert {**settings.many[0].table, "b": []} == {"a": [1], "b": []}
-    settings.inner._cache = 3  # pyright: ignore[reportPrivateUsage]
-    assert settings.inner._cache == 3  # pyright: ignore[reportPrivateUsage]
+    settings.inner.remember(3)
+    assert settings.inner.remembered() == 3
     assert freeze(settings) is settings
 
 

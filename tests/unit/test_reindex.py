@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 from click.testing import CliRunner, Result
@@ -16,13 +18,13 @@ from starlette.types import Receive, Scope, Send
 from hotreload.admin.app import create_app
 from hotreload.admin.guard import PEER, Peer
 from hotreload.admin.metrics import Metrics
-from hotreload.cli import reindex as verb
 from hotreload.cli.reindex import reindex
 from hotreload.errors import SearchRefused
 from hotreload.lifecycle import Phase
 from hotreload.recovery.coordinator import WAITING, RecoveryCoordinator
 from hotreload.recovery.findings import Findings, Making, Wanted
 from tests.control import FakeControl
+from tests.control import serving as serving_socket
 
 pytestmark = pytest.mark.anyio
 
@@ -153,42 +155,41 @@ async def test_what_does_not_exist_is_404() -> None:
         assert (found["ended"], found["error"]) == (True, "no such folder: b")
 
 
-def report(**changed: Any) -> dict[str, Any]:
-    """Return a report of two missing entries in two folders."""
-    findings = Findings("it", Wanted())
+class Finding(Told):
+    """Finds what `fill` notes, of which `made` becomes."""
+
+    def __init__(self, fill: Callable[[Findings], None], made: Making = Making(0, 0, {})) -> None:  # noqa: B008 - frozen
+        super().__init__()
+        self.fill = fill
+        self.made = made
+
+    async def search(self, wanted: Wanted, findings: Findings) -> None:
+        """Find it at once."""
+        self.fill(findings)
+
+    async def making(self, findings: Findings) -> Making:
+        """Say what became of it."""
+        return self.made
+
+
+def two(findings: Findings) -> None:
+    """Note two missing entries in two folders."""
     findings.miss("a/b", "stale")
     findings.miss("a/c/d", "empty")
     findings.scanned = findings.queued = 2
-    findings.end()
-    return findings.to_dict() | changed
 
 
-class Answering:
-    """Stands where the verb has its client: answers with one report."""
-
-    def __init__(self, found: dict[str, Any]) -> None:
-        self.found = found
-
-    def __enter__(self) -> Answering:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def reindex(self, _asked: Any, *, timeout_s: float) -> dict[str, Any]:
-        """Answer with the report alone."""
-        return {key: value for key, value in self.found.items() if key != "made"}
-
-    def search(self, _search_id: str) -> dict[str, Any]:
-        """Answer with all of it."""
-        return self.found
-
-
-def typed(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], *options: str) -> Result:
-    """Run the verb against a service that answers with this report."""
-    monkeypatch.setattr(verb, "Client", lambda _endpoint: Answering(found))
-    monkeypatch.setattr(verb, "find", lambda _wanted: None)
-    return CliRunner().invoke(reindex, options, standalone_mode=False)
+async def typed(folder: Path, found: Finding, *options: str) -> Result:
+    """Run the verb against a service that finds this."""
+    control, socket = FakeControl(), folder / "control"
+    control.searches = RecoveryCoordinator(found)
+    command = [*options, "--socket", str(socket)]
+    async with serving_socket(control, socket=socket), anyio.create_task_group() as tasks:
+        tasks.start_soon(control.searches.run)
+        invoke = partial(CliRunner().invoke, reindex, command, standalone_mode=False)
+        done = await anyio.to_thread.run_sync(invoke)
+        tasks.cancel_scope.cancel()
+    return done
 
 
 def words(done: Result) -> list[list[str]]:
@@ -196,8 +197,8 @@ def words(done: Result) -> list[list[str]]:
     return [line.replace("│", " ").split() for line in done.stdout.splitlines()]
 
 
-def test_people_see_what_is_missing_and_how_much_in_each_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = typed(monkeypatch, report())
+async def test_people_see_what_is_missing_and_how_much_in_each_folder(short_path: Path) -> None:
+    done = await typed(short_path, Finding(two))
     lines = words(done)
     assert (done.return_value, done.stderr) == (0, "")
     for row in (["a/b", "stale"], ["a/c/d", "empty"], ["a", "1"], ["a/c", "1"]):
@@ -205,26 +206,21 @@ def test_people_see_what_is_missing_and_how_much_in_each_folder(monkeypatch: pyt
     assert "2 scanned, 2 missing, 2 queued, 0 already queued" in done.stdout
 
 
-def test_what_failed_is_named_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {"left": 0, "done": 1, "failed": [{"id": "a/b", "error": "boom"}]}
-    done = typed(monkeypatch, report(made=made), "--wait")
+async def test_what_failed_is_named_on_stderr(short_path: Path) -> None:
+    done = await typed(short_path, Finding(two, Making(0, 1, {"a/b": "boom"})), "--wait")
     assert done.return_value == 1
     assert done.stderr.splitlines() == ["hotreload: 1 failed", "  a/b: boom"]
 
 
-def test_what_could_not_be_queued_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = Findings("it", Wanted())
-    findings.refuse("a/b", "locked")
-    done = typed(monkeypatch, report() | {"refused": findings.to_dict()["refused"]})
+async def test_what_could_not_be_queued_has_failed(short_path: Path) -> None:
+    done = await typed(short_path, Finding(lambda findings: findings.refuse("a/b", "locked")))
     assert done.return_value == 1
     assert done.stderr.splitlines() == ["hotreload: 1 failed", "  a/b: not queued: locked"]
 
 
-@pytest.mark.parametrize(("dry_run", "became"), [(True, "would be ended"), (False, "ended")])
-def test_tasks_that_nobody_works_on_are_named(monkeypatch: pytest.MonkeyPatch, dry_run: bool, became: str) -> None:
-    findings = Findings("it", Wanted(repair=not dry_run))
-    findings.bury("t-1", "add_resource viking://resources/a")
-    findings.end()
-    done = typed(monkeypatch, findings.to_dict())
+@pytest.mark.parametrize(("options", "became"), [(["--dry-run"], "would be ended"), ([], "ended")])
+async def test_tasks_that_nobody_works_on_are_named(short_path: Path, options: list[str], became: str) -> None:
+    zombie = Finding(lambda findings: findings.bury("t-1", "add_resource viking://resources/a"))
+    done = await typed(short_path, zombie, *options)
     said = " ".join(done.stdout.split())
     assert f"1 tasks that no process works on {became}: t-1 add_resource viking://resources/a" in said

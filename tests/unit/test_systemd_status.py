@@ -10,11 +10,15 @@ from typing import Any
 import anyio
 import pytest
 
-from hotreload import LiveSettings, Service
+from hotreload import LiveSettings
+from hotreload.config.settings import SettingsModel
 from hotreload.host.host import Host
 from hotreload.host.start import RunOptions, start
+from hotreload.host.status import PoolFigures
+from hotreload.host.work import Work
 from hotreload.lifecycle import Phase
-from hotreload.reload.report import Outcome
+from hotreload.reload.report import Outcome, Trigger, TriggerKind
+from hotreload.reload.validate import Source
 from hotreload.systemd.notifier import Notifier
 from hotreload.systemd.status import AHEAD_S, StartUp, SystemdStatus
 from tests.control import report
@@ -43,9 +47,9 @@ def _asked(words: list[str]) -> list[float]:
     return [int(word.partition("=")[2]) / 1e6 for word in words if word.startswith("EXTEND_TIMEOUT_USEC")]
 
 
-def _voice(drain: dict[str, Any] | None = None, **options: Any) -> SystemdStatus:
+def _voice(drain: dict[str, Any] | None = None, notifier: Notifier | None = None, **options: Any) -> SystemdStatus:
     read: dict[str, Any] = {"generation": lambda: 3, "degraded": lambda: None, "drain": lambda: drain, **options}
-    return SystemdStatus(Notifier(), tick_s=0.02, **read)
+    return SystemdStatus(notifier or Notifier(), tick_s=0.02, **read)
 
 
 def test_a_reload_before_ready_only_changes_the_status(manager: socket.socket) -> None:
@@ -141,9 +145,10 @@ async def test_the_loop_sends_the_watchdog_s_pings(manager: socket.socket, monke
 
 @pytest.mark.anyio
 async def test_what_met_a_full_socket_is_said_again(manager: socket.socket) -> None:
-    voice = _voice()
-    while not voice._notifier.errors:
-        voice._notifier.watchdog()
+    notifier = Notifier()
+    voice = _voice(notifier=notifier)
+    while not notifier.errors:
+        notifier.watchdog()
     voice.ready()
     assert set(_heard(manager)) == {"WATCHDOG=1"}
     async with anyio.create_task_group() as tasks:
@@ -196,26 +201,34 @@ class _Broken(Exception):
     pass
 
 
-@pytest.mark.anyio
-async def test_ready_follows_a_reload_whatever_fails_at_its_verdict(
-    manager: socket.socket, short_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_report: object) -> None:
+class _Breaks(Work):
+    """Work that fails where a verdict asks which settings its jobs read."""
+
+    version, reloadables, drainables = "1", (), ()
+
+    def generations(self) -> list[int]:
         raise _Broken
 
-    (short_path / "ov.conf").write_text('{"hotreload": {"drain_sentinel": false}}')
-    options = RunOptions(config=short_path / "ov.conf", socket=short_path / "run/control")
-    service = Service("served", settings=LiveSettings)
-    started = await start("served", service._source(options), options)
-    host = Host(started, service._work(started))
-    monkeypatch.setattr(host.metrics, "observe_reload", fail)
+    def pools(self) -> list[PoolFigures]:
+        return []
+
+
+@pytest.mark.anyio
+async def test_ready_follows_a_reload_whatever_fails_at_its_verdict(manager: socket.socket, short_path: Path) -> None:
+    path = short_path / "ov.conf"
+    path.write_text('{"hotreload": {"drain_sentinel": false}}')
+    options = RunOptions(config=path, socket=short_path / "run/control")
+    started = await start("served", Source(path=path, model=SettingsModel(LiveSettings)), options)
+    host = Host(started, _Breaks())
     started.start_up.end()
+    started.lifecycle.move(Phase.RUNNING)
     host.systemd.ready()
     _heard(manager)
+    host.submit_reload(Trigger(TriggerKind.SIGNAL, "SIGHUP", 0))
     with pytest.raises(_Broken):
-        host._heard(report(Outcome.ROLLED_BACK), None)
-    assert [word.partition("\n")[0] for word in _heard(manager)] == ["READY=1"]
-    started.store.close()
+        await host.reloads.run()
+    assert [word.partition("\n")[0].partition("=")[0] for word in _heard(manager)] == ["RELOADING", "STATUS", "READY"]
+    await started.close()
 
 
 @pytest.mark.parametrize(("left_s", "asked"), [(7.6, [AHEAD_S]), (2.0, [3.0]), (0.01, [1.01]), (0.0, [])])

@@ -65,6 +65,7 @@ class PostgresQueue(Store):
         keep_done_most: int = 100_000,
         ttl_s: float = 15.0,
         look_s: float = LOOK_S,
+        monotonic: Callable[[], float] = time.monotonic,
         cut: DrainMark | None = None,
         report_cut: Report | None = None,
     ) -> PostgresQueue:
@@ -85,6 +86,7 @@ class PostgresQueue(Store):
             keep_done_most=keep_done_most,
             ttl_s=ttl_s,
             look_s=look_s,
+            monotonic=monotonic,
             cut=cut,
             report_cut=report_cut,
         )
@@ -112,8 +114,8 @@ class PostgresQueue(Store):
 
     @property
     def _listener(self) -> Listener:
-        assert isinstance(self._engine, PostgresEngine)
-        return self._engine.listener
+        assert isinstance(self.engine, PostgresEngine)
+        return self.engine.listener
 
 
 def _publish(connection: Connection, calls: Sequence[str]) -> Sequence[None]:
@@ -124,13 +126,23 @@ def _publish(connection: Connection, calls: Sequence[str]) -> Sequence[None]:
 class Upkeep:
     """Says when the writer is to remove ended jobs: while no caller waits, or once there are too many."""
 
-    def __init__(self, ledger: Ledger, verbs: Verbs, now_ms: Callable[[], int], keep_done_s: float, most: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        verbs: Verbs,
+        *,
+        now_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+        keep_done_s: float,
+        keep_done_most: int,
+    ) -> None:
         self._ledger = ledger
         self._verbs = verbs
         self._now_ms = now_ms
+        self._monotonic = monotonic
         self._keep_done_s = keep_done_s
-        self._most = most
-        self._looked_at = time.monotonic()
+        self._most = keep_done_most
+        self._looked_at = monotonic()
         self._more = False
         self._keep_s: dict[str, float] = {}
         self.suspended = False
@@ -142,10 +154,10 @@ class Upkeep:
     def __call__(self, idle: bool) -> SyncCall[Any, Any] | None:
         """Return what to do now, None where that is nothing; `idle` is False while callers wait."""
         done = sum(standing.done for standing in self._ledger.standings().values())
-        due = self._more or time.monotonic() - self._looked_at >= LOOK_EVERY_S
+        due = self._more or self._monotonic() - self._looked_at >= LOOK_EVERY_S
         if self.suspended or not done or not ((idle and due) or done > self._most + PRUNED_AT_ONCE):
             return None
-        self._looked_at = time.monotonic()
+        self._looked_at = self._monotonic()
         return SyncCall(self._prune, None)
 
     def _before_ms(self, queue: str) -> int:
@@ -172,6 +184,7 @@ class PostgresEngine:
         keep_done_most: int,
         ttl_s: float,
         look_s: float,
+        monotonic: Callable[[], float],
         cut: DrainMark | None,
         report_cut: Report | None,
     ) -> None:
@@ -182,7 +195,14 @@ class PostgresEngine:
         self.ledger = Ledger(self.sql)
         self.verbs = self.verbs_type(self.sql, self.ledger, now_ms)
         self.documents = Documents(self.sql, now_ms, mark_of(node))
-        self.upkeep = Upkeep(self.ledger, self.verbs, now_ms, keep_done_s, keep_done_most)
+        self.upkeep = Upkeep(
+            self.ledger,
+            self.verbs,
+            now_ms=now_ms,
+            monotonic=monotonic,
+            keep_done_s=keep_done_s,
+            keep_done_most=keep_done_most,
+        )
         self.health = Health()
         self.reader, self._user_reader = Reader(dsn), Reader(dsn)
         self.reads = Reads(self.sql, self.reader)

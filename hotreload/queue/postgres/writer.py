@@ -154,6 +154,11 @@ class Writer:
         self._thread = threading.Thread(target=self._main, name="hotreload-store", daemon=True)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """How many calls came since the writer began the group it is at."""
+        return self._inbox.qsize()
+
     async def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> R:
         """Do `verb` with `arg` in the next group; its result once that is durable.
 

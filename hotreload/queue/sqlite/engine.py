@@ -56,6 +56,7 @@ class SqliteQueue(Store):
         backoff: Backoff | None = None,
         keep_done_s: float = DAY_S,
         keep_done_most: int = 100_000,
+        monotonic: Callable[[], float] = time.monotonic,
         cut: DrainMark | None = None,
         report_cut: Report | None = None,
     ) -> SqliteQueue:
@@ -64,7 +65,8 @@ class SqliteQueue(Store):
         Takes the lock, brings the schema up to date, puts back what was running (`recovered`). Blocks for some
         milliseconds, needs no event loop. StoreOwned where another process owns it, StoreUnavailable where it
         cannot be used (also: written by a newer release); then nothing is held and nothing was changed.
-        Results stay for `keep_done_s`, the newest `keep_done_most` of them at most. `cut` is the mark of a
+        Results stay for `keep_done_s`, the newest `keep_done_most` of them at most; `monotonic` is the clock by which
+        old ones are looked for. `cut` is the mark of a
         drain that was left elsewhere, as its owner could not make it here; it counts if that was the last owner. Of a
         drain that was cut, `report_cut` makes the report, which is kept in the transaction that puts right the rest.
         """
@@ -74,6 +76,7 @@ class SqliteQueue(Store):
             now_ms=now_ms,
             keep_done_s=keep_done_s,
             keep_done_most=keep_done_most,
+            monotonic=monotonic,
             cut=cut,
             report_cut=report_cut,
         )
@@ -93,6 +96,7 @@ class SqliteEngine:
         now_ms: Callable[[], int],
         keep_done_s: float,
         keep_done_most: int,
+        monotonic: Callable[[], float],
         cut: DrainMark | None,
         report_cut: Report | None,
     ) -> None:
@@ -107,7 +111,7 @@ class SqliteEngine:
             self.ledger,
             self.verbs,
             now_ms=now_ms,
-            monotonic=time.monotonic,
+            monotonic=monotonic,
             keep_done_s=keep_done_s,
             keep_done_most=keep_done_most,
         )

@@ -124,7 +124,8 @@ class Upkeep:
         self._keep_done_s = keep_done_s
         self._keep_done_most = keep_done_most
         self._keep_s: dict[str, float] = {}
-        self._wal_pages = 0
+        self.wal_pages = 0
+        """How many pages of the WAL are not folded in yet."""
         self._busy_at = monotonic()
         self._looked_at = monotonic()
         self._more = False
@@ -139,7 +140,7 @@ class Upkeep:
 
     def wrote(self, pages: int) -> None:
         """Note a commit; the WAL has so many pages now."""
-        self._wal_pages = pages
+        self.wal_pages = pages
         self._busy_at = self._monotonic()
 
     def due(self, *, idle: bool) -> bool:
@@ -147,17 +148,17 @@ class Upkeep:
         if self.suspended:
             return False
         if not idle:
-            return self._wal_pages > WAL_MOST_PAGES or self._done_jobs() > self._keep_done_most + PRUNED_AT_ONCE
+            return self.wal_pages > WAL_MOST_PAGES or self._done_jobs() > self._keep_done_most + PRUNED_AT_ONCE
         if self._quiet_s() < QUIET_S:
             return False
         look = self._done_jobs() > 0 and self._monotonic() - self._looked_at >= LOOK_EVERY_S
-        return self._wal_pages > 0 or self._more or look
+        return self.wal_pages > 0 or self._more or look
 
     def wait_s(self) -> float | None:
         """Return how long the writer may wait for a caller before it asks again, None where nothing is to be done."""
         if self.suspended:
             return None
-        if self._wal_pages or self._more:
+        if self.wal_pages or self._more:
             return max(0.0, QUIET_S - self._quiet_s()) + 0.001
         return LOOK_EVERY_S if self._done_jobs() else None
 
@@ -173,7 +174,7 @@ class Upkeep:
     def fold(self, connection: apsw.Connection) -> None:
         """Fold the WAL into the file as far as no reader needs it."""
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        self._wal_pages = 0
+        self.wal_pages = 0
 
     def _quiet_s(self) -> float:
         return self._monotonic() - self._busy_at
@@ -212,6 +213,11 @@ class Writer:
         self._look_at = 0.0
         self._thread = threading.Thread(target=self._main, name="hotreload-store", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many calls came since the writer began the group it is at."""
+        return self._inbox.qsize()
 
     async def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> R:
         """Do `verb` with `arg` in the next group; its result once that is on the disk.
