@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 from anyio import sleep
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from hotreload import Job, Live, LiveSettings, Service
+from hotreload import Job, Live, LiveSettings, QueueDraining, Service
 
 
 class Settings(LiveSettings):
@@ -49,6 +50,11 @@ async def greet(name: str = "world") -> dict[str, str]:
 @app.post("/letters", status_code=202)
 async def order(letter: Letter) -> dict[str, str]:
     return {"id": (await write.enqueue(letter)).id}  # on the disk when this returns
+
+
+@app.exception_handler(QueueDraining)
+async def draining(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, status_code=503)
 
 
 @app.get("/slow")

@@ -105,7 +105,7 @@ class SystemdStatus:
 
         In a drain nothing: STOPPING was the last word on the state, and the line tells of the drain.
         """
-        self._last = report.summary()
+        self._last = f"reload {report.outcome.value} (id {report.id}){report.detail()}"  # the line has the generation
         self._reload_ends = None
         if self._drain() is not None:
             return

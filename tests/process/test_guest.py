@@ -174,6 +174,21 @@ async def test_a_hangup_reloads_where_the_server_has_no_use_for_it(short_path: P
             await web.process.wait()
 
 
+async def test_a_drain_leaves_the_server_running_and_new_work_is_refused(short_path: Path) -> None:
+    conf(short_path)
+    async with serving(short_path, "uvicorn") as web:
+        assert (await web.http.post("/ops/admin/drain", headers=KEY)).status_code == 202
+
+        async def refused() -> bool:
+            return (await web.http.post("/letters", json={"to": "somebody"})).status_code == 503
+
+        await wait_until(refused, 10, "new work is refused")
+        assert (await web.http.get("/")).status_code == 200
+        web.process.terminate()
+        with anyio.fail_after(10):
+            assert await web.process.wait() == -signal.SIGTERM  # uvicorn raises it again
+
+
 @pytest.mark.parametrize("server", ["uvicorn", "gunicorn", "hypercorn", "granian"])
 async def test_a_broken_configuration_keeps_the_server_from_coming_up(short_path: Path, server: str) -> None:
     conf(short_path, pace_s="fast")

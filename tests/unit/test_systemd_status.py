@@ -59,7 +59,7 @@ def test_a_reload_before_ready_only_changes_the_status(manager: socket.socket) -
     voice.reloaded(report())
     words = _heard(manager)
     assert [word.partition("=")[0] for word in words] == ["STATUS", "STATUS"]
-    assert words[1].startswith("STATUS=generation 3, reload applied (id 5f0c), generation 8")
+    assert words[1].startswith("STATUS=generation 3, reload applied (id 5f0c): ")
     voice.ready()
     voice.reloading()
     voice.reloaded(report())
