@@ -148,9 +148,10 @@ campaign: .venv/.tests ## services killed 200 times, restarted and drained 100 t
 	  $(BIN)/python -m pytest tests/process/test_service_life.py -p no:randomly
 
 .PHONY: campaign-postgres
-campaign-postgres: .venv/.tests ## 3 nodes on one PostgreSQL through 200 failures, 100 drains without it; with Debian's postgresql
+campaign-postgres: .venv/.tests ## 3 nodes on one PostgreSQL: 200 failures, 100 drains without it, 50 reloads; with Debian's postgresql, faketime
 	HOTRELOAD_FLEET_ROUNDS=200 HOTRELOAD_FLEET_JOBS=100000 HOTRELOAD_FLEET_STOP=60 HOTRELOAD_POSTGRES_DRAINS=34 \
-	  $(BIN)/python -m pytest tests/process/test_postgres_campaign.py tests/process/test_postgres_drains.py -p no:randomly
+	  HOTRELOAD_FLEET_RELOADS=50 $(BIN)/python -m pytest -p no:randomly \
+	  tests/process/test_postgres_campaign.py tests/process/test_postgres_drains.py tests/process/test_fleet.py
 
 .PHONY: screenshots
 screenshots: .venv/.tests ## the README's pictures of the page and the terminal; with chromium installed

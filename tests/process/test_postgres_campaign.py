@@ -71,6 +71,7 @@ class Fleet:
         self.clocks = {name: WallClock(folder / f"{name}.clock") for name in self.proxies}
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.stopped: dict[str, float] = {}
+        self.gone: list[subprocess.Popen[bytes]] = []
         self.wanted: set[str] = set()
         with psycopg.connect(self.address, autocommit=True) as connection:
             connection.execute(_LOSES)
@@ -110,6 +111,11 @@ class Fleet:
         self.nodes[name].send_signal(signal.SIGCONT)
         self.stopped.pop(name, None)
 
+    def drop(self, name: str) -> subprocess.Popen[bytes]:
+        """Look after a node no longer, so that it is not started again; returns its process, which `close` ends."""
+        self.gone.append(self.nodes.pop(name))
+        return self.gone[-1]
+
     def enqueue(self, first: int, count: int, within_s: float) -> None:
         """Ask for jobs by key, again and again while the database is out: each is there once."""
         jobs = [NewJob("a", number, dedupe_key=str(number)) for number in range(first, first + count)]
@@ -143,7 +149,7 @@ class Fleet:
     def until_done(self, within_s: float) -> None:
         """Wait until no job is left to do; those that were parked by chance are tried again."""
         until = time.monotonic() + within_s
-        while self.count("hotreload_jobs WHERE state <> 'done'"):
+        while self.count("(SELECT FROM hotreload_jobs WHERE state <> 'done' LIMIT 1) AS left_to_do"):
             assert time.monotonic() < until, self.logs()
             if self.count("hotreload_jobs WHERE state = 'dead'"):
                 anyio.run(self._retry_dead)
@@ -168,7 +174,7 @@ class Fleet:
 
     def close(self) -> None:
         """End everything."""
-        for node in self.nodes.values():
+        for node in (*self.nodes.values(), *self.gone):
             node.kill()
             node.wait()
         self.queue.close()
@@ -243,7 +249,8 @@ def test_whatever_fails_no_job_is_lost_or_acknowledged_twice_and_a_crash_repeats
     server: Server, short_path: Path, figures: Callable[[str], None]
 ) -> None:
     rounds = counted("FLEET_ROUNDS", len(WAYS))
-    each = counted("FLEET_JOBS", 600) // rounds
+    jobs = counted("FLEET_JOBS", 600)
+    each = jobs // rounds
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
     fleet = Fleet(server, short_path, step_s=0.005)
@@ -258,7 +265,7 @@ def test_whatever_fails_no_job_is_lost_or_acknowledged_twice_and_a_crash_repeats
             fleet.rest(chance.uniform(0, 1.5))
             ways[way] += 1
             fail(way, fleet, chance)
-        fleet.until_done(patience_s(60, rounds, len(WAYS)))
+        fleet.until_done(patience_s(60, jobs, 600))
         fleet.end()
         found = check(fleet)
     finally:
@@ -282,7 +289,7 @@ def test_the_checker_finds_a_node_that_writes_without_its_token(
         fleet.stop("one", 600)
         fleet.start("two")
         fleet.until_done(60)
-        gone = fleet.nodes.pop("one")  # it is not started again
+        gone = fleet.drop("one")
         gone.send_signal(signal.SIGCONT)
         if unfenced:
             while fleet.count("acks") < 2:
