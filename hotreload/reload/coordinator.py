@@ -127,8 +127,10 @@ class ReloadCoordinator:
                 if not self._closed:
                     await self._serve_all()
         finally:
-            self._refuse_all()
-            self._ended.set()
+            try:
+                self._refuse_all()
+            finally:
+                self._ended.set()
 
     async def close(self, within_s: float) -> None:
         """Cut the reload that runs and give everybody who waits a verdict; a second call does nothing.

@@ -522,13 +522,14 @@ async def test_the_urgent_go_first(queue: Any) -> None:
         entered.set()
         held.wait(5)
 
-    def mark() -> None:
-        queue.put_document_sync("drain", "d", {}, timeout_s=5)
-        order.append("urgent")
-
-    async def ordinary() -> None:
-        await queue.enqueue(new(1))
+    def ordinary(_: Any) -> None:
         order.append("ordinary")
+
+    def urgent(_connection: Any, _calls: Sequence[None]) -> Sequence[None]:
+        return [order.append("urgent")]
+
+    def mark() -> None:
+        queue.engine.writer.run_sync(urgent, None, timeout_s=5, urgent=True)
 
     while queue.wake_up not in (None, "listening"):  # noqa: ASYNC110 - the look that follows is in the inbox as well
         await anyio.sleep(0.01)
@@ -536,7 +537,7 @@ async def test_the_urgent_go_first(queue: Any) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(queue.write, hold)
         await anyio.to_thread.run_sync(entered.wait, 5)
-        group.start_soon(ordinary)
+        group.start_soon(queue.write, ordinary)
         await anyio.lowlevel.checkpoint()
         thread = threading.Thread(target=mark)
         thread.start()
