@@ -260,7 +260,9 @@ def _validated(document: Document, source: Source[S], merged: Merged, known: Seq
     for each in known:
         before = _Known(each.data, {keys: value for keys, value in each.leaves.items() if keys[0] in tops})
         found = (_made(one.keys, source, now, before) for one in source.differences(before.leaves, now.leaves))
-        given = {path: each.leaves for path in found if path} | given
+        if paths := [path for path in found if path]:
+            anew = _anew(document, source, merged, each)
+            given = {path: each.leaves for path in paths if _meets(path, anew)} | given
     for path, leaves in given.items():
         lists = (path[:count] for count, key in enumerate(path) if isinstance(key, int))
         whole = next((each for each in lists if find(data, source.tree, each) is ABSENT), None)
@@ -291,6 +293,19 @@ class _Known:
             for count, key in enumerate(keys):
                 found.setdefault(keys[:count], set()).add(key)
         return found
+
+
+def _anew(document: Document, source: Source[Any], merged: Merged, known: _Known) -> list[Keys]:
+    """Return the paths that are made anew at each validation; what a validator moves there is not."""
+    try:
+        again = _validated_once(document, source, replace(merged, data=known.data))
+    except ConfigInvalid:
+        return [()]
+    return [each.keys for each in source.differences(known.leaves, again.leaves)]
+
+
+def _meets(path: Keys, others: Sequence[Keys]) -> bool:
+    return any(path[: len(other)] == other[: len(path)] for other in others)
 
 
 def _made(path: Keys, source: Source[Any], now: _Known, before: _Known) -> Keys:

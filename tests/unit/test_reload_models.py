@@ -11,11 +11,13 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from hypothesis import HealthCheck, event, given, settings
+import pytest
+from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from pydantic import (
     AliasChoices,
@@ -39,8 +41,9 @@ from hotreload.reload.first import first_candidate
 from hotreload.reload.load import Reader
 from hotreload.reload.report import Outcome, ReloadReport, Trigger, TriggerKind
 from hotreload.reload.validate import Source, first_snapshot
-from tests.counts import counted
+from tests.counts import counted, patience_s
 
+MODELS = counted("MODELS", 60)
 MADE = 1000
 """Where the numbers begin that a default factory makes."""
 NONE_MADE = 1 << 62
@@ -311,7 +314,11 @@ def _effect(each: Drawn, path: Keys, own: Effect) -> Effect:
     if not each.inside or (each.kind == "pair" and path[:1] == (0,)):
         return own
     if below:
-        found = [effect(drawn, below, own) for drawn in each.inside if any(f.key == below[0] for f in drawn)]
+        found = [
+            effect(drawn, below, own)
+            for drawn in each.inside
+            if any(f.key == below[0] and (f.inside or not below[1:]) for f in drawn)
+        ]
         return min(found, key=STRICT.index) if found else own
     if each.kind in ("map", "maybes", "deep") and len(path) <= 1:
         return own
@@ -357,15 +364,16 @@ class Process:
 
 
 def offered(kind: type[BaseModel], tree: dict[str, Any]) -> BaseModel | None:
-    """Return what pydantic alone makes of a file, None where it refuses it."""
-    try:
-        return kind.model_validate_json(json.dumps(tree), strict=True)
-    except ValidationError:
-        return None
+    """Return what pydantic alone makes of a file, or None; after a validator only lax rules will do."""
+    for strict in (True, False):
+        with suppress(ValidationError):
+            return kind.model_validate_json(json.dumps(tree), strict=strict)
+    return None
 
 
+@pytest.mark.timeout(patience_s(400, MODELS, 60))  # Hypothesis may make a failure smaller for five minutes
 @given(st.data())
-@settings(max_examples=counted("MODELS", 100), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=MODELS, phases=set(Phase) - {Phase.explain}, suppress_health_check=list(HealthCheck))
 def test_no_value_changes_in_silence(tmp_path: Path, data: st.DataObject) -> None:
     drawn = data.draw(fields())
     across = data.draw(st.sampled_from(["", "", "derives", "in order"]))
@@ -404,13 +412,17 @@ def judge(
     if wanted is None:
         assert report.outcome is Outcome.REJECTED
         assert after is before
+        assert all(named)
         assert named
         return
     found = {path: effect(drawn, path) for path in apart(before, wanted)}
     forbidden = {dotted(path) for path, known in found.items() if known is Effect.REFUSED}
     if report.outcome is Outcome.REJECTED:
         assert after is before
-        assert named == forbidden if forbidden else across, "refused without a reason, or the reason is not named"
+        waiting = {dotted(path) for path, known in found.items() if known is Effect.RESTART}
+        allowed = named == forbidden if forbidden else across or named <= waiting
+        assert allowed, "refused without a reason, or the reason is not named"
+        assert all(named)
         assert named
         return
     assert not forbidden, "what may not change is not refused"
@@ -420,6 +432,6 @@ def judge(
     assert {each.path for each in report.pending_restart} == {dotted(path) for path in waits}, "not told to wait"
     assert all(change.effect is Effect.LIVE for change in report.changes)
     assert all(effect(drawn, path) is Effect.LIVE for path in changes), "what is not live changed"
-    if not across:
+    if not across and Effect.RESTART not in found.values():
         assert changes == {path for path, known in found.items() if known is Effect.LIVE}, "a live field waits"
     assert report.outcome is (Outcome.APPLIED if changes else Outcome.UNCHANGED)

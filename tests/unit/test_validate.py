@@ -334,3 +334,19 @@ def test_a_default_of_one_member_of_a_union_does_not_bring_it_back() -> None:
     assert new.target.settings == Either(store=Remote(host="a"))
     plan = resolve(new, before, either, REDACTOR).plan
     assert [change.path for change in plan.changes] == ["store.host", "store.place", "store.tags"]
+
+
+class Renamed(LiveSettings):
+    size: Annotated[int, Live] = Field(default_factory=int)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _move(cls, data: Any) -> Any:
+        return {"size": data["length"]} if "length" in data else data
+
+
+def test_a_value_that_a_validator_moved_is_not_one_that_a_factory_made() -> None:
+    renamed = Source(CONF, SettingsModel(Renamed, environ={}))
+    before = first_snapshot(build_candidate(document('{"length": 2}'), renamed), REDACTOR)
+    new = build_candidate(document("{}"), renamed, running=before)
+    assert (before.settings.size, new.target.settings.size) == (2, 0)
