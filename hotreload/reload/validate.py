@@ -261,8 +261,8 @@ def _validated(document: Document, source: Source[S], merged: Merged, known: Seq
         before = _Known(each.data, {keys: value for keys, value in each.leaves.items() if keys[0] in tops})
         found = (_made(one.keys, source, now, before) for one in source.differences(before.leaves, now.leaves))
         if paths := [path for path in found if path]:
-            anew = _anew(document, source, merged, each)
-            given = {path: each.leaves for path in paths if _meets(path, anew)} | given
+            again = _made_again(document, source, merged, each)
+            given = {path: each.leaves for path in paths if _meets(path, again)} | given
     for path, leaves in given.items():
         lists = (path[:count] for count, key in enumerate(path) if isinstance(key, int))
         whole = next((each for each in lists if find(data, source.tree, each) is ABSENT), None)
@@ -295,8 +295,8 @@ class _Known:
         return found
 
 
-def _anew(document: Document, source: Source[Any], merged: Merged, known: _Known) -> list[Keys]:
-    """Return the paths that are made anew at each validation; what a validator moves there is not."""
+def _made_again(document: Document, source: Source[Any], merged: Merged, known: _Known) -> list[Keys]:
+    """Return the paths that each validation makes again; what a validator moves there is not one."""
     try:
         again = _validated_once(document, source, replace(merged, data=known.data))
     except ConfigInvalid:
