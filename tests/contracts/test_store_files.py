@@ -177,7 +177,7 @@ async def test_a_store_taken_over_is_left_to_the_other(tmp_path: Path) -> None:
     async with anyio.create_task_group() as tasks:
 
         async def written() -> None:
-            with pytest.raises(StoreUnavailable, match="in use"):
+            with pytest.raises(StoreUnavailable, match="only one process may use a store"):
                 await queue.write(holds)
 
         tasks.start_soon(written)
