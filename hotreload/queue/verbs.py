@@ -28,6 +28,8 @@ PAGE_BYTES: Final = 16 * 1024 * 1024
 """A claim ends once it took so many bytes of payloads and cursors."""
 PROMOTED_MOST: Final = 10_000
 PRUNED_AT_ONCE: Final = 2_000
+LOOK_EVERY_S: Final = 30.0
+"""So often it is asked which ended jobs are old."""
 _EVER: Final = (1 << 63) - 1
 _READY, _SCHEDULED = JobState.READY.value, JobState.SCHEDULED.value
 _ENDED: Final = frozenset((JobState.DONE, JobState.DEAD, JobState.CANCELLED))
@@ -470,3 +472,57 @@ def _text(said: str | None) -> str | None:
 
 def _token(row: JobRow) -> Token:
     return row.id, row.lease_seq
+
+
+class Retention:
+    """Which ended jobs go, and when: those that their queue has kept long enough, and the oldest of too many.
+
+    In the writer's thread but for `keep`.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        verbs: Verbs,
+        now_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+        keep_s: float,
+        most: int,
+    ) -> None:
+        self._ledger, self._verbs = ledger, verbs
+        self._now_ms, self._monotonic = now_ms, monotonic
+        self._keep_s, self._most = keep_s, most
+        self._keeps: dict[str, float] = {}
+        self._looked_at = monotonic()
+        self.more = False
+        """Whether the last look left some that are to go."""
+
+    def keep(self, queue: str, keep_s: float) -> None:
+        """Keep ended jobs of a queue for another time than the others; from any thread."""
+        self._keeps[queue] = keep_s
+
+    @property
+    def done(self) -> int:
+        """How many ended jobs there are."""
+        return sum(standing.done for standing in self._ledger.standings().values())
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to look for old ones."""
+        return self.more or (self.done > 0 and self._monotonic() - self._looked_at >= LOOK_EVERY_S)
+
+    @property
+    def too_many(self) -> bool:
+        """Whether some must go although callers wait."""
+        return self.done > self._most + PRUNED_AT_ONCE
+
+    def looks(self) -> None:
+        """Note that `prune` comes next: where it fails, it is tried again only when a look is due."""
+        self._looked_at = self._monotonic()
+
+    def prune(self, connection: Any) -> None:
+        """Remove some, in the transaction that is open."""
+        self.more = self._verbs.prune(connection, self._before_ms, self._most)
+
+    def _before_ms(self, queue: str) -> int:
+        return self._now_ms() - int(self._keeps.get(queue, self._keep_s) * 1000)

@@ -29,14 +29,13 @@ from hotreload.queue.postgres.writer import LOOK_S, Health, Writer
 from hotreload.queue.reads import Reads
 from hotreload.queue.recovery import Documents
 from hotreload.queue.store import Store
-from hotreload.queue.verbs import PRUNED_AT_ONCE, Verbs
+from hotreload.queue.verbs import Retention, Verbs
 
 log = logging.getLogger(__name__)
 
 A = TypeVar("A")
 R = TypeVar("R")
 DAY_S: Final = 86_400.0
-LOOK_EVERY_S: Final = 30.0
 AGAIN_AFTER_S: Final = 0.05
 LEASE: Final = 0.7
 """The part of `ttl_s` after which a node that was not seen is taken over: noticing it takes the rest."""
@@ -126,45 +125,23 @@ def _publish(connection: Connection, calls: Sequence[str]) -> Sequence[None]:
 class Upkeep:
     """Says when the writer is to remove ended jobs: while no caller waits, or once there are too many."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        verbs: Verbs,
-        *,
-        now_ms: Callable[[], int],
-        monotonic: Callable[[], float],
-        keep_done_s: float,
-        keep_done_most: int,
-    ) -> None:
-        self._ledger = ledger
-        self._verbs = verbs
-        self._now_ms = now_ms
-        self._monotonic = monotonic
-        self._keep_done_s = keep_done_s
-        self._most = keep_done_most
-        self._looked_at = monotonic()
-        self._more = False
-        self._keep_s: dict[str, float] = {}
+    def __init__(self, retention: Retention) -> None:
+        self._retention = retention
         self.suspended = False
 
     def keep_done(self, queue: str, keep_s: float) -> None:
         """Keep ended jobs of a queue for another time than the others; from any thread."""
-        self._keep_s[queue] = keep_s
+        self._retention.keep(queue, keep_s)
 
     def __call__(self, idle: bool) -> SyncCall[Any, Any] | None:
         """Return what to do now, None where that is nothing; `idle` is False while callers wait."""
-        done = sum(standing.done for standing in self._ledger.standings().values())
-        due = self._more or self._monotonic() - self._looked_at >= LOOK_EVERY_S
-        if self.suspended or not done or not ((idle and due) or done > self._most + PRUNED_AT_ONCE):
+        if self.suspended or not ((idle and self._retention.due) or self._retention.too_many):
             return None
-        self._looked_at = self._monotonic()
+        self._retention.looks()
         return SyncCall(self._prune, None)
 
-    def _before_ms(self, queue: str) -> int:
-        return self._now_ms() - int(self._keep_s.get(queue, self._keep_done_s) * 1000)
-
     def _prune(self, connection: Connection, calls: Sequence[None]) -> Sequence[None]:
-        self._more = self._verbs.prune(connection, self._before_ms, self._most)
+        self._retention.prune(connection)
         return calls
 
 
@@ -195,14 +172,8 @@ class PostgresEngine:
         self.ledger = Ledger(self.sql)
         self.verbs = self.verbs_type(self.sql, self.ledger, now_ms)
         self.documents = Documents(self.sql, now_ms, mark_of(node))
-        self.upkeep = Upkeep(
-            self.ledger,
-            self.verbs,
-            now_ms=now_ms,
-            monotonic=monotonic,
-            keep_done_s=keep_done_s,
-            keep_done_most=keep_done_most,
-        )
+        retention = Retention(self.ledger, self.verbs, now_ms, monotonic, keep_done_s, keep_done_most)
+        self.upkeep = Upkeep(retention)
         self.health = Health()
         self.reader, self._user_reader = Reader(dsn), Reader(dsn)
         self.reads = Reads(self.sql, self.reader)

@@ -35,7 +35,7 @@ from hotreload.queue.sqlite.schema import migrate
 from hotreload.queue.sqlite.statements import SqliteStatements, put_fact
 from hotreload.queue.sqlite.writer import Health, Upkeep, Writer
 from hotreload.queue.store import Store
-from hotreload.queue.verbs import Verbs
+from hotreload.queue.verbs import Retention, Verbs
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -107,14 +107,8 @@ class SqliteEngine:
         self.ledger = Ledger(self.sql)
         self.verbs = Verbs(self.sql, self.ledger, now_ms)
         self.documents = Documents(self.sql, now_ms)
-        self.upkeep = Upkeep(
-            self.ledger,
-            self.verbs,
-            now_ms=now_ms,
-            monotonic=monotonic,
-            keep_done_s=keep_done_s,
-            keep_done_most=keep_done_most,
-        )
+        retention = Retention(self.ledger, self.verbs, now_ms, monotonic, keep_done_s, keep_done_most)
+        self.upkeep = Upkeep(self.ledger, retention, monotonic)
         self.health = Health()
         self.files = StoreFiles(path)
         self.reader, self._user_reader = Reader(path, opens), Reader(path, opens)

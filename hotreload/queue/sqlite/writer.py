@@ -28,7 +28,7 @@ from hotreload.queue.ledger import Ledger
 from hotreload.queue.sqlite.connection import REOPENED_AFTER, Database, as_error, atomically, run
 from hotreload.queue.sqlite.files import StoreFiles
 from hotreload.queue.sqlite.statements import put_fact
-from hotreload.queue.verbs import PRUNED_AT_ONCE, Verbs
+from hotreload.queue.verbs import LOOK_EVERY_S, Retention
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ LOOK_S: Final = 0.5
 """How often an idle writer looks, at least, whether the files are still there."""
 INCIDENT_S: Final = 60.0
 QUIET_S: Final = 0.5
-LOOK_EVERY_S: Final = 30.0
 WAL_MOST_PAGES: Final = 16_384
 
 
@@ -103,40 +102,22 @@ class Upkeep:
     """What the writer does while no caller waits: a little at a time, so that one who comes waits for milliseconds.
 
     After `QUIET_S` without a caller all of the WAL is folded in. Under load that never pauses it is folded only
-    once it exceeds `WAL_MOST_PAGES`, and results are removed once they exceed `keep_done_most`. In a drain
+    once it exceeds `WAL_MOST_PAGES`, and results are removed once there are too many. In a drain
     (`suspended`) nothing is done until its end: folding a WAL can take 0.3 s.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        verbs: Verbs,
-        *,
-        now_ms: Callable[[], int],
-        monotonic: Callable[[], float],
-        keep_done_s: float,
-        keep_done_most: int,
-    ) -> None:
+    def __init__(self, ledger: Ledger, retention: Retention, monotonic: Callable[[], float]) -> None:
         self._ledger = ledger
-        self._verbs = verbs
-        self._now_ms = now_ms
+        self._retention = retention
         self._monotonic = monotonic
-        self._keep_done_s = keep_done_s
-        self._keep_done_most = keep_done_most
-        self._keep_s: dict[str, float] = {}
         self.wal_pages = 0
         """How many pages of the WAL are not folded in yet."""
         self._busy_at = monotonic()
-        self._looked_at = monotonic()
-        self._more = False
         self.suspended = False
 
     def keep_done(self, queue: str, keep_s: float) -> None:
         """Keep ended jobs of a queue for another time than the others; from any thread."""
-        self._keep_s[queue] = keep_s
-
-    def _before_ms(self, queue: str) -> int:
-        return self._now_ms() - int(self._keep_s.get(queue, self._keep_done_s) * 1000)
+        self._retention.keep(queue, keep_s)
 
     def wrote(self, pages: int) -> None:
         """Note a commit; the WAL has so many pages now."""
@@ -148,28 +129,28 @@ class Upkeep:
         if self.suspended:
             return False
         if not idle:
-            return self.wal_pages > WAL_MOST_PAGES or self._done_jobs() > self._keep_done_most + PRUNED_AT_ONCE
+            return self.wal_pages > WAL_MOST_PAGES or self._retention.too_many
         if self._quiet_s() < QUIET_S:
             return False
-        look = self._done_jobs() > 0 and self._monotonic() - self._looked_at >= LOOK_EVERY_S
-        return self.wal_pages > 0 or self._more or look
+        return self.wal_pages > 0 or self._retention.due
 
     def wait_s(self) -> float | None:
         """Return how long the writer may wait for a caller before it asks again, None where nothing is to be done."""
         if self.suspended:
             return None
-        if self.wal_pages or self._more:
+        if self.wal_pages or self._retention.more:
             return max(0.0, QUIET_S - self._quiet_s()) + 0.001
-        return LOOK_EVERY_S if self._done_jobs() else None
+        return LOOK_EVERY_S if self._retention.done else None
 
     def run(self, connection: apsw.Connection) -> bool:
         """Remove some old results; True where the WAL is to be folded in now. Outside of any transaction."""
-        self._looked_at = self._busy_at = self._monotonic()
+        self._busy_at = self._monotonic()
+        self._retention.looks()
         with atomically(connection):
-            self._more = self._verbs.prune(connection, self._before_ms, self._keep_done_most)
+            self._retention.prune(connection)
             self._ledger.write(connection)
         self._ledger.committed()
-        return not self._more
+        return not self._retention.more
 
     def fold(self, connection: apsw.Connection) -> None:
         """Fold the WAL into the file as far as no reader needs it."""
@@ -178,9 +159,6 @@ class Upkeep:
 
     def _quiet_s(self) -> float:
         return self._monotonic() - self._busy_at
-
-    def _done_jobs(self) -> int:
-        return sum(standing.done for standing in self._ledger.standings().values())
 
 
 class Writer:
