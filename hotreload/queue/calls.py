@@ -91,14 +91,14 @@ def _resolve(calls: Sequence[AnyCall]) -> None:
         call.resolve()
 
 
-async def ask(put: Put, verb: Verb[A, R], arg: A, abandoned: Callable[[R], None] | None) -> R:
-    """Hand a request to a writer by `put` and return its result; see `Writer.run` of each engine."""
+def ask(put: Put, verb: Verb[A, R], arg: A, abandoned: Callable[[R], None] | None) -> asyncio.Future[R]:
+    """Hand a request to a writer by `put` and return where its result will be; see `Writer.run` of each engine."""
     call = Call(verb, arg)
-    call.loop = asyncio.get_running_loop()
-    call.future = future = call.loop.create_future()
+    call.loop = loop = asyncio.get_running_loop()
+    call.future = future = loop.create_future()
     call.abandoned = abandoned
     put(call)
-    return await future
+    return future
 
 
 def ask_sync(put: Put, verb: Verb[A, R], arg: A, timeout_s: float, who: str) -> R:

@@ -10,7 +10,7 @@ happened, and calling it again is safe (enqueue by its dedupe key, the others by
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -61,8 +61,8 @@ R = TypeVar("R")
 class Writer(Protocol):
     """The thread that does every write, many callers to a transaction."""
 
-    async def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> R:
-        """Do `verb` with `arg` in the next group; its result once that is durable.
+    def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> Awaitable[R]:
+        """Do `verb` with `arg` in the next group; awaited, its result once that is durable.
 
         Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
         result. StoreUnavailable where the store could not be written or is closed.
@@ -535,8 +535,13 @@ class Store:
         done: list[PutBack] = []
         for call in calls:
             [requeued] = self._verbs.flush(connection, [call.flush])
-            found = self.engine.sql.rows(connection, "states", numbers(call.asked))
-            done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
+            back = frozenset(requeued.ids)
+            states = {job_id: JobState.READY for job_id in call.asked if job_id in back}
+            others = numbers([job_id for job_id in call.asked if job_id not in back])
+            if others:
+                found = self.engine.sql.rows(connection, "states", others)
+                states.update((str(job_id), JobState(state)) for job_id, state in found)
+            done.append(PutBack(requeued, states))
             self._documents.unmark_draining(connection, [None])
             self.engine.release(connection)
             if call.report is not None:

@@ -283,12 +283,14 @@ class Verbs:
         """Write cursors and steps; a fenced one changes nothing and gets its LeaseLost. A job keeps the last cursor."""
         steps = Counter(_token(call.row) for call in calls if call.step)
         cursors = {_token(call.row): call.cursor for call in calls}
-        new = [(int(job_id), seq, cursor, steps[job_id, seq]) for (job_id, seq), cursor in cursors.items()]
+        new = [(int(token[0]), token[1], cursor, steps.get(token, 0)) for token, cursor in cursors.items()]
         held = self._sql.held(connection, "checkpoint", new)
         kept = {(call.row.id, call.step[0]): call.step[1] for call in calls if call.step and _token(call.row) in held}
         if kept:
             rows = [(int(job_id), name, result) for (job_id, name), result in kept.items()]
             self._sql.each(connection, "keep_steps", rows)
+        if len(held) == len(cursors):
+            return [None] * len(calls)
         return [None if _token(call.row) in held else LeaseLost(*_token(call.row)) for call in calls]
 
     def settle(self, connection: Any, calls: Sequence[Settlement]) -> Sequence[Outcome]:

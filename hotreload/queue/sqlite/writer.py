@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -197,13 +197,13 @@ class Writer:
         """How many calls came since the writer began the group it is at."""
         return self._inbox.qsize()
 
-    async def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> R:
-        """Do `verb` with `arg` in the next group; its result once that is on the disk.
+    def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> Awaitable[R]:
+        """Do `verb` with `arg` in the next group; awaited, its result once that is on the disk.
 
         Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
         result. StoreUnavailable where the store could not be written or is closed.
         """
-        return await ask(partial(self._put, urgent=False), verb, arg, abandoned)
+        return ask(self._put, verb, arg, abandoned)
 
     def run_sync(self, verb: Verb[A, R], arg: A, *, timeout_s: float, urgent: bool = False) -> R:
         """As `run`, from any thread but the writer's; no event loop needed. `urgent` goes before all that waits.
@@ -219,7 +219,7 @@ class Writer:
         if threading.current_thread() is self._thread:
             self._posted.append(call)  # before all others: what is claimed again must not be what is given back
         else:
-            self._put(call, urgent=False)
+            self._put(call)
 
     def nudge(self) -> None:
         """Have the writer ask for upkeep again."""
@@ -236,7 +236,7 @@ class Writer:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _put(self, call: AnyCall, *, urgent: bool) -> None:
+    def _put(self, call: AnyCall, *, urgent: bool = False) -> None:
         with self._gate:
             if self._closing:
                 raise StoreUnavailable(f"{self._database.path}: the store is closed")
