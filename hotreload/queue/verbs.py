@@ -65,6 +65,10 @@ class Statements(Protocol):
         """
         ...
 
+    def checkpoint(self, connection: Any, rows: Sequence[tuple[int, int, str, int]]) -> frozenset[Token]:
+        """As `held`: keep the cursors of claims, count so many more steps, note progress where there is any."""
+        ...
+
     def reserve(self, connection: Any, count: int) -> Iterable[int]:
         """Return so many new ids, none of which was or will be given another time."""
         ...
@@ -284,7 +288,7 @@ class Verbs:
         steps = Counter(_token(call.row) for call in calls if call.step)
         cursors = {_token(call.row): call.cursor for call in calls}
         new = [(int(token[0]), token[1], cursor, steps.get(token, 0)) for token, cursor in cursors.items()]
-        held = self._sql.held(connection, "checkpoint", new)
+        held = self._sql.checkpoint(connection, new)
         kept = {(call.row.id, call.step[0]): call.step[1] for call in calls if call.step and _token(call.row) in held}
         if kept:
             rows = [(int(job_id), name, result) for (job_id, name), result in kept.items()]

@@ -36,6 +36,10 @@ class PostgresStatements:
             return frozenset()
         return frozenset((str(job_id), token) for job_id, token in self.rows(connection, name, *_columns(rows)))
 
+    def checkpoint(self, connection: Connection, rows: Sequence[tuple[int, int, str, int]]) -> frozenset[Token]:
+        """As `Statements.checkpoint`; a long cursor is out of the row by itself (TOAST)."""
+        return self.held(connection, "checkpoint", rows)
+
     def reserve(self, connection: Connection, count: int) -> Iterable[int]:
         return [job_id for (job_id,) in self.rows(connection, "reserve", count)]
 
