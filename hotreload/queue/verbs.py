@@ -173,7 +173,7 @@ class Verbs:
         self._ledger = ledger
         self._now_ms = now_ms
         self.closed = False
-        """True once nothing may be claimed any more; set from any thread, what the writer does next keeps to it."""
+        """True once nothing may be claimed and upkeep is put off; set from any thread, what comes next keeps to it."""
 
     # --- enqueue ----------------------------------------------------------------------------------------------------
 
@@ -230,11 +230,8 @@ class Verbs:
 
     # --- claim ------------------------------------------------------------------------------------------------------
 
-    def claim(self, connection: Any, calls: Sequence[Claim]) -> Sequence[list[Raw]]:
-        """Take jobs for each call in turn; what is returned is for `leased`."""
-        return [self._claim(connection, *call) for call in calls]
-
     def _claim(self, connection: Any, queue: str, limit: int) -> list[Raw]:
+        """Take jobs; what is returned is for `leased`."""
         standing = self._ledger.standings().get(queue)
         if self.closed or standing is None or standing.paused:
             return []
@@ -274,7 +271,7 @@ class Verbs:
         return taken
 
     def unclaim(self, connection: Any, calls: Sequence[Sequence[Raw]]) -> Sequence[None]:
-        """Put back what `claim` returned to a caller that had gone, as if it had not been claimed."""
+        """Put back what `exchange` claimed for a caller that had gone, as if it had not been claimed."""
         queues: dict[Token, str] = {(str(raw[0]), raw[_LEASE]): raw[1] for taken in calls for raw in taken}
         held = self._sql.held(connection, "unclaim", [(int(job_id), token) for job_id, token in queues])
         for token in held:
@@ -324,7 +321,7 @@ class Verbs:
         return held
 
     def exchange(self, connection: Any, calls: Sequence[Exchange]) -> Sequence[tuple[Sequence[Outcome], Sequence[Raw]]]:
-        """Settle for all calls, then claim for each in turn."""
+        """Settle for all calls, then claim for each in turn; return states, and jobs for `leased`."""
         states = iter(self.settle(connection, [one for call in calls for one in call.settlements]))
         ended = [[next(states) for _ in call.settlements] for call in calls]
         taken = [self._claim(connection, *call.claim) if call.claim else [] for call in calls]
@@ -506,6 +503,11 @@ class Retention:
     def keep(self, queue: str, keep_s: float) -> None:
         """Keep ended jobs of a queue for another time than the others; from any thread."""
         self._keeps[queue] = keep_s
+
+    @property
+    def suspended(self) -> bool:
+        """True in a drain: its flush waits for nothing."""
+        return self._verbs.closed
 
     @property
     def done(self) -> int:

@@ -258,7 +258,7 @@ class QueueMachine(RuleBasedStateMachine):
     def restart(self, data: st.DataObject, crashed: bool) -> None:
         if crashed:
             self.queue.engine.reader.close()
-            assert self.queue.engine.writer.close(5)
+            assert self.queue.engine.inbox.close(5)
             self.queue.engine.files.release()
         else:
             assert self.queue.close()

@@ -364,7 +364,7 @@ async def test_a_store_of_the_first_release_goes_on_where_it_was_killed(store: S
     assert (dead.payload, dead.reason, dead.traceback) == (large, "ValueError: no", "Traceback ...")
     assert (await queue.enqueue(new(1, dedupe_key="k2"))).ids == ["8"]
     assert (await queue.enqueue(new(1, dedupe_key="k4"))).duplicates == ["k4"]
-    assert [document.id for document in queue.documents_sync("reload")] == ["r1"]
+    assert [document.id for document in queue.documents("reload")] == ["r1"]
     assert [one.paused for one in queue.depths()] == [False, True]
 
 

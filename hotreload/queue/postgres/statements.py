@@ -36,10 +36,6 @@ class PostgresStatements:
             return frozenset()
         return frozenset((str(job_id), token) for job_id, token in self.rows(connection, name, *_columns(rows)))
 
-    def checkpoint(self, connection: Connection, rows: Sequence[tuple[int, int, str, int]]) -> frozenset[Token]:
-        """As `Statements.checkpoint`; a long cursor is out of the row by itself (TOAST)."""
-        return self.held(connection, "checkpoint", rows)
-
     def reserve(self, connection: Connection, count: int) -> Iterable[int]:
         return [job_id for (job_id,) in self.rows(connection, "reserve", count)]
 
@@ -56,6 +52,10 @@ class PostgresStatements:
 
     def left_running(self, connection: Connection, after: int, limit: int) -> list[Raw]:
         return self.rows(connection, "left_running", after, self._node, limit)
+
+    def checkpoint(self, connection: Connection, rows: Sequence[tuple[int, int, str, int]]) -> frozenset[Token]:
+        """As `Statements.checkpoint`; a long cursor is out of the row by itself (TOAST)."""
+        return self.held(connection, "checkpoint", rows)
 
     def finished_since(self, connection: Connection, since_ms: int) -> list[tuple[int]]:
         return self.rows(connection, "finished_since", since_ms, self._node)
