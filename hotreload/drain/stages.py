@@ -13,7 +13,7 @@ import anyio
 from hotreload.lifecycle import Remaining
 
 log = logging.getLogger(__name__)
-COLLECT_AFTER: Final = 100_000
+COLLECT_AFTER: Final = 200_000
 """So many new objects until garbage in cycles is looked for in a drain; Python's own number is 700."""
 
 

@@ -15,7 +15,7 @@ import apsw
 
 from hotreload import clock
 from hotreload.queue.calls import A, Inbox, R, Verb
-from hotreload.queue.contract import DrainMark, Recovered, Report
+from hotreload.queue.contract import DrainMark, Report
 from hotreload.queue.job import Backoff
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.recovery import Documents, put_back
@@ -24,7 +24,6 @@ from hotreload.queue.sqlite.connection import (
     Database,
     Reader,
     as_error,
-    atomically,
     connect,
     one,
     run_guarded,
@@ -112,7 +111,7 @@ class SqliteEngine:
         self.reader, self._user_reader = Reader(path, opens), Reader(path, opens)
         database = Database(self.files, opens, opened=self._opened)
         try:
-            self.recovered = self._recover(database, cut, report_cut)
+            self._recover(database, cut, report_cut)
         except BaseException:
             database.close()
             self.files.release()
@@ -125,13 +124,13 @@ class SqliteEngine:
     def owner(self) -> str:
         return self.files.lock.text
 
-    def _recover(self, database: Database, cut: DrainMark | None, report: Report | None) -> Recovered:
+    def _recover(self, database: Database, cut: DrainMark | None, report: Report | None) -> None:
         before, ended = self.files.lock.before, self.files.lock.machine_ended
         note = cut if cut is not None and before and cut.owner == before else None
         try:
             connection = database.connection()
-            with atomically(connection):
-                found = put_back(
+            with connection:  # a transaction
+                self.recovered = put_back(
                     connection,
                     self.sql,
                     self.documents,
@@ -144,7 +143,6 @@ class SqliteEngine:
                 self.ledger.write(connection)
             self.ledger.refresh(connection)
             self.files.prove()
-            return found
         except apsw.Error as error:
             raise as_error(error, self.path) from error
 

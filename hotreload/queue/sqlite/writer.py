@@ -21,7 +21,7 @@ import apsw
 from hotreload.errors import StoreLost, StoreUnavailable
 from hotreload.queue.calls import AnyCall, Inbox, R, SyncCall, Verb, deliver
 from hotreload.queue.ledger import Ledger
-from hotreload.queue.sqlite.connection import REOPENED_AFTER, Database, as_error, atomically, run
+from hotreload.queue.sqlite.connection import REOPENED_AFTER, Database, as_error, run
 from hotreload.queue.sqlite.files import StoreFiles
 from hotreload.queue.sqlite.statements import put_fact
 from hotreload.queue.verbs import LOOK_EVERY_S, Retention
@@ -136,7 +136,7 @@ class Upkeep:
         """Remove some old results; True where the WAL is to be folded in now. Outside of any transaction."""
         self._busy_at = self._monotonic()
         self._retention.looks()
-        with atomically(connection):
+        with connection:  # a transaction
             self._retention.prune(connection)
             self._ledger.write(connection)
         self._ledger.committed()
@@ -181,7 +181,8 @@ class Writer:
             self._inbox.collect(self._wait_s() if self._inbox.idle and not self._inbox.closing else 0)
             if calls := self._inbox.group():
                 self._transact(calls)
-            self._maintain(idle=self._inbox.idle)
+            if not self._inbox.closing:
+                self._maintain(idle=self._inbox.idle)
         self._look()
         self._database.close(fold=self._health.trouble is None)
 
