@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from hotreload.config.fields import FieldRule, Live, Node, leaves, rule_for, tre
 from hotreload.config.frozen import freeze
 from hotreload.config.model import Merged, Validated, leaf_values
 from hotreload.config.paths import anchor_defaults, anchor_input, path_leaves
-from hotreload.config.problems import Explainer
+from hotreload.config.problems import Explainer, resolve
 from hotreload.config.schema import json_schema
 from hotreload.config.sources import PREFIX, Beside, CredentialsSource, FileSource, files_of, read, sources_of
 from hotreload.config.trees import copied
@@ -264,9 +264,7 @@ class SettingsModel(Generic[S]):
         made, wrong = self._parsed(text, strict=strict)
         if strict and any(each["type"] in OF_PYTHON for each in wrong):
             lax, still = self._parsed(text, strict=False)
-            locs = {each["loc"] for each in still}
-            wrong = [each for each in wrong if each["type"] not in OF_PYTHON or each["loc"] in locs]
-            made = lax
+            made, wrong = lax, _unforgiven(wrong, {each["loc"] for each in still}, data)
         if made is None or wrong:
             raise _Mistakes(wrong)
         return made
@@ -278,6 +276,31 @@ class SettingsModel(Generic[S]):
         except ValidationError as error:
             return None, error.errors(include_url=False)
         return settings, []
+
+
+def _unforgiven(
+    wrong: Sequence[ErrorDetails], lax: Collection[tuple[str | int, ...]], data: Mapping[str, Any]
+) -> list[ErrorDetails]:
+    """Return the errors of the strict rules that count, `lax` says where the lax rules find one as well.
+
+    Where a member of a union has none left, what the other members say of the value does not count.
+    """
+    forgiven = [each["loc"] for each in wrong if each["type"] in OF_PYTHON and each["loc"] not in lax]
+    rest = [each for each in wrong if each["loc"] not in forgiven]
+    members = {loc[: index + 1] for loc in forgiven for index in range(len(loc)) if _is_member(loc, index, data)}
+    for member in sorted(members, key=len, reverse=True):  # a union within another one first
+        of_union = [each for each in rest if each["loc"][: len(member) - 1] == member[:-1]]
+        if not any(each["loc"][: len(member)] == member for each in of_union):
+            rest = [each for each in rest if each not in of_union]
+    return rest
+
+
+def _is_member(loc: tuple[str | int, ...], index: int, data: Mapping[str, Any]) -> bool:
+    """Tell whether a part of an error's place is the name of a member of a union, and no key of the input."""
+    return (
+        loc[index] != "[key]"
+        and resolve(loc[: index + 1], data, missing=False)[0] == resolve(loc[:index], data, missing=False)[0]
+    )
 
 
 class _Mistakes(Exception):

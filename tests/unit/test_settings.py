@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -504,6 +504,31 @@ def test_a_model_may_ask_for_lax_rules() -> None:
         count: int = 1
 
     assert SettingsModel(Lax).validate({"count": "12"}, HERE).settings.count == 12
+
+
+class Words(BaseModel):
+    words: frozenset[str]
+    count: int = 0
+    days: dict[date, int] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_is(cls, data: object) -> object:
+        return data
+
+
+def test_what_a_before_validator_of_a_union_member_gives_need_not_be_json() -> None:
+    class Either(LiveSettings):
+        found: int | Words
+        nested: tuple[str | dict[str, bool | Words], ...] = ()
+
+    model = SettingsModel(Either, environ={})
+    assert model.validate({"found": {"words": ["a"]}}, HERE).settings.found == Words(words=frozenset("a"))
+    nested = model.validate({"found": 1, "nested": [{"x": {"words": []}}]}, HERE).settings.nested
+    assert nested == ({"x": Words(words=frozenset())},)
+    for wrong in ({"words": ["a"], "count": "3"}, {"words": [], "days": {"2026-01-01": "1"}}, {"words": "a"}, "3", 2.5):
+        with pytest.raises(ConfigInvalid, match="found"):
+            model.validate({"found": wrong}, HERE)
 
 
 def test_the_section_hotreload_is_ours() -> None:
