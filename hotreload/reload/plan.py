@@ -114,8 +114,8 @@ def differences(
     """Compare the leaves of two configurations; the result is sorted by path.
 
     A section that appears, vanishes or turns into something else (a list of sections) is one difference, under its own
-    path, and so is a list of sections that gets longer or shorter: neither can change by halves. `missing` stands for a key that a side
-    does not have; None where that is the same as null.
+    path, and so is a list of sections that gets longer or shorter: neither can change by halves. `missing` stands for a
+    key that a side does not have; None where that is the same as null.
     """
     tops = {each[0] for each, value in running.items() if not same(value, candidate.get(each, ABSENT))}
     tops |= {each[0] for each in candidate.keys() - running.keys()}
