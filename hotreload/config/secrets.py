@@ -17,6 +17,7 @@ import fcntl
 import hmac
 import html
 import json
+import math
 import os
 import re
 import secrets
@@ -167,7 +168,7 @@ def embedded(text: str) -> Iterator[str]:
 def mask_tree(value: object, path: str, replace: Replace, mask: Callable[[str], str] = mask_value) -> object:
     """Return a JSON value without secrets: `replace(path, value)` stands for what a secret-looking key holds.
 
-    Any other text goes through `mask`.
+    Any other text goes through `mask`. A number that JSON does not know is shown as a text (`Infinity`).
     """
     if isinstance(value, str):
         return mask(value)
@@ -183,7 +184,7 @@ def mask_tree(value: object, path: str, replace: Replace, mask: Callable[[str], 
         if len(listed) == 2 and isinstance(listed[0], str) and looks_secret(listed[0]):
             return [listed[0], _replaced(listed[1], f"{path}.1", replace)]
         return [mask_tree(item, f"{path}.{index}", replace, mask) for index, item in enumerate(listed)]
-    return value
+    return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_secret_key(key: str, items: Mapping[object, object]) -> bool:

@@ -264,7 +264,7 @@ class SettingsModel(Generic[S]):
         What a before-validator returns is not JSON to pydantic any more, and its strict rules refuse a list for a
         tuple: such fields are held to the lax rules.
         """
-        text = json.dumps(data, allow_nan=False)
+        text = json.dumps(data)  # pydantic reads Infinity as well: a default that is kept may be infinite
         strict = self.model.model_config.get("strict", True)
         made, wrong = self._parsed(text, strict=strict)
         if strict and any(each["type"] in OF_PYTHON for each in wrong):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import os
 import re
 import stat
@@ -150,6 +151,13 @@ def test_a_number_under_a_secret_looking_key_is_not_shown() -> None:
     shown = REDACTOR.show("f", {"password": 12345678, "pins": [["token", 4711]], "max_tokens": 4711}, OPEN)
     assert "12345678" not in json.dumps(shown)
     assert json.dumps(shown).count("4711") == 1
+
+
+def test_what_is_shown_is_json_whatever_a_default_is() -> None:
+    value = {"most": math.inf, "least": [-math.inf], "mean": math.nan, "one": 1.5}
+    shown = {"most": "Infinity", "least": ["-Infinity"], "mean": "NaN", "one": 1.5}
+    assert REDACTOR.show("f", value, OPEN) == shown
+    assert REDACTOR.show("f", math.inf, OPEN) == "Infinity"
 
 
 SECRET = "hunter2hunter2"
