@@ -95,14 +95,15 @@ class Explainer:
         if error["type"] == "missing":
             return Problem(self.full(path), message, hint=_takes(leaf))
         hint = _nearest(leaf, value) or (None if error["type"].startswith("json_") else _takes(leaf))
-        return Problem(self.full(path), message, input=self._shown(keys, node, value), hint=hint)
+        return Problem(self.full(path), message, input=self._shown(keys, node, value, matcher), hint=hint)
 
-    def _shown(self, keys: Keys, node: Node | None, value: object) -> str | None:
+    def _shown(self, keys: Keys, node: Node | None, value: object, matcher: SecretMatcher) -> str | None:
         if not keys or self._rule(keys).secret or (node is None and self._is_inside_secret(keys)):
             return None
         if isinstance(value, (dict, list)) and node is not None and (node.fields or node.entries):
             return None
-        text = json.dumps(mask_tree(cast("object", value), dotted(keys), _mask), ensure_ascii=False, default=repr)
+        masked = mask_tree(cast("object", value), dotted(keys), _mask)
+        text = matcher.hide(json.dumps(masked, ensure_ascii=False, default=repr))
         return text if len(text) <= LONGEST_INPUT else f"{text[:LONGEST_INPUT]}…"
 
     def _is_inside_secret(self, keys: Keys) -> bool:

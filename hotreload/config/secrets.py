@@ -529,10 +529,16 @@ class Redactor(Scrubber):
         return f"secret:hmac:{self._digest(f'secret {path}', value)[:12]}"
 
     def show(self, path: str, value: object, rule: FieldRule) -> object:
-        """Return what may be shown of a leaf, a JSON value; None stays None."""
+        """Return what may be shown of a leaf, a JSON value; None stays None.
+
+        A secret may stand in a field that is none: a password in the text of another one, given twice by mistake.
+        """
         if value is None:
             return None
-        return self.secret(path, value) if rule.secret else mask_tree(value, path, self.secret)
+        return self.secret(path, value) if rule.secret else mask_tree(value, path, self.secret, self._masked)
+
+    def _masked(self, text: str) -> str:
+        return self.scrub(mask_value(text))
 
     def _digest(self, purpose: str, value: object) -> str:
         return hmac.new(self._key, f"{purpose}\0{canonical(value)}".encode(), "sha256").hexdigest()

@@ -225,6 +225,8 @@ def test_a_rule_across_fields_stands_at_its_section() -> None:
         {"lists": {"users": [{"api_key": [PASSWORD]}]}},
         {"lists": {"users": PASSWORD}},
         {"lists": PASSWORD},
+        {"vlm": {"api_key": PASSWORD, "max_concurrent": f"twice: {PASSWORD}"}},
+        {"vlm": {"api_key": PASSWORD, "model": [PASSWORD]}},
     ],
 )
 def test_no_problem_shows_a_secret(data: dict[str, Any]) -> None:
