@@ -66,7 +66,7 @@ def _without_failure(error: BaseException) -> Verdict | None:
         waits = [leaf.delay_s if isinstance(leaf, StopHere) else AGAIN_S for leaf in leaves]
         return Interrupted(max(waits, default=0.0))
     if all(issubclass(type(leaf), (Retry, StopHere)) for leaf in leaves):
-        return Snoozed(max(leaf.after_s for leaf in leaves if isinstance(leaf, Retry)))
+        return Snoozed(max(float(leaf.after_s) for leaf in leaves if isinstance(leaf, Retry)))
     return None
 
 
