@@ -172,7 +172,7 @@ def same(one: object, other: object) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         first, second = cast("list[object]", one), cast("list[object]", other)
         return len(first) == len(second) and all(map(same, first, second))
-    return one == other
+    return one == other or (one != one and other != other)  # two that are not a number
 
 
 def joined(paths: Sequence[Keys], others: Sequence[Keys]) -> list[Keys]:

@@ -171,3 +171,8 @@ def test_values_are_set_in_place_where_they_can_be() -> None:
     assert not assign(tree, None, ("c", "e"), 6)
     assert assign(tree, None, ("a", "b"), ABSENT)
     assert tree == {"a": {"d": 3}, "c": 2, "n": {"m": 4}, "list": [{"k": 5}]}
+
+
+def test_two_values_that_are_not_a_number_are_the_same() -> None:
+    assert same(float("nan"), float("nan"))
+    assert not same(float("nan"), float("inf"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -366,3 +367,23 @@ def test_a_value_of_a_list_that_waits_for_a_restart_and_is_taken_back_waits_no_m
         assert found.snapshot is not None
         assert found.snapshot.settings == running.settings
         running = found.snapshot
+
+
+class Unlimited(LiveSettings):
+    most: float = math.inf
+    n: Annotated[int, Live] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _move(cls, data: Any) -> Any:
+        return {**data, "most": data["old"]} if "old" in data else data
+
+
+def test_an_infinite_value_that_runs_is_kept_where_a_validator_moves_keys() -> None:
+    unlimited = Source(CONF, SettingsModel(Unlimited, environ={}))
+    before = first_snapshot(build_candidate(document("{}"), unlimited), REDACTOR)
+    new = build_candidate(document('{"old": 2, "n": 3}'), unlimited, running=before)
+    resolved = resolve(new, before, unlimited, REDACTOR)
+    assert resolved.snapshot is not None
+    assert (resolved.snapshot.settings.most, resolved.snapshot.settings.n) == (math.inf, 3)
+    assert [each.running for each in resolved.plan.pending_restart] == ["Infinity"]
