@@ -9,7 +9,7 @@ ONLY_SQLITE = {
     *("keep_apart", "inserted", "next", "large", "fenced", "running_in"),  # many rows as one text, large ones apart
     *("counted", "fact", "put_fact"),  # whether a copy of the file is whole, what is kept beside the jobs
 }
-ONLY_POSTGRES = {"reserve"}
+ONLY_POSTGRES = {"reserve", "insert_keyless"}
 
 
 def test_both_engines_have_the_same_statements() -> None:
