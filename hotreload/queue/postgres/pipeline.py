@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import count
 from typing import Any, Final, NamedTuple
@@ -35,6 +35,7 @@ class _Asked(NamedTuple):
     sql: bytes
     given: Sequence[bytes | None]
     refused: Exception | None
+    then: Callable[[Answer], None] | None
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -51,9 +52,19 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self._poll = select.poll()
         self._rows_of = Transformer(self)
 
-    def later(self, sql: str, given: Sequence[Any] = (), *, refused: Exception | None = None) -> None:
-        """Run a statement with the next trip. `refused` is raised where it divides by zero: a condition was not met."""
-        self._waiting.append(_Asked(_numbered(sql), [_text(value) for value in given], refused))
+    def later(
+        self,
+        sql: str,
+        given: Sequence[Any] = (),
+        *,
+        refused: Exception | None = None,
+        then: Callable[[Answer], None] | None = None,
+    ) -> None:
+        """Run a statement with the next trip, and call `then` with its answer.
+
+        `refused` is raised where the statement divides by zero: a condition was not met.
+        """
+        self._waiting.append(_Asked(_numbered(sql), [_text(value) for value in given], refused, then))
 
     def ask(self, sql: str, given: Sequence[Any] = ()) -> Answer:
         """Run what waits and then a statement; its answer, or the error of the first that failed."""
@@ -69,7 +80,10 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         for one, result in zip(asked, self._trip(asked), strict=True):
             if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
                 raise self._error(one, result)
-            found.append(self._answer(result))
+            answer = self._answer(result)
+            found.append(answer)
+            if one.then is not None:
+                one.then(answer)
         return found
 
     def forget(self) -> None:
@@ -101,7 +115,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def _send(self, asked: _Asked) -> bytes | None:
         """Put a statement into the pipeline; the name under which it is prepared in this trip, None where it is not."""
-        sql, given, _ = asked
+        sql, given, *_ = asked
         if not given or self.pooled or (sql not in self._name_of and len(self._name_of) >= PREPARED_MOST):
             self.pgconn.send_query_params(sql, given)
             return None
@@ -169,8 +183,10 @@ def _text(value: str | int | Sequence[Any] | None) -> bytes | None:
     return text
 
 
-def array(values: Sequence[str | int | None]) -> str:
+def array(values: list[Any]) -> str:
     """Return values as the text of an array."""
+    if values and type(values[0]) is int and None not in values:
+        return "{" + str(values)[1:-1] + "}"
     return "{" + ",".join([_element(value) for value in values]) + "}"
 
 

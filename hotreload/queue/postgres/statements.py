@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Final
 
 from hotreload.queue.job import JobState
-from hotreload.queue.postgres.pipeline import Connection
+from hotreload.queue.postgres.pipeline import Answer, Connection
 from hotreload.queue.verbs import Raw, Token, load
 
 TEXTS: Final = load("hotreload.queue.postgres")
@@ -43,16 +43,19 @@ class PostgresStatements:
         return frozenset((str(job_id), token) for job_id, token in connection.ask(*spread(name, rows)).rows)
 
     def reserve(self, connection: Connection, count: int) -> Iterable[int]:
-        """As `Statements.reserve`; ids are kept for the next calls."""
+        """As `Statements.reserve`; ids for a next call like this one come with what is sent next."""
         if time.monotonic() > self._ids_until:
             self._ids = []
         if len(self._ids) < count:
-            steps = -(-(count - len(self._ids)) // IDS)
-            found = self.rows(connection, "reserve", steps)
-            self._ids += [first + place for (first,) in found for place in range(IDS)]
-            self._ids_until = time.monotonic() + IDS_FOR_S
+            self._keep_ids(connection.ask(*_ids(count - len(self._ids))))
         given, self._ids = self._ids[:count], self._ids[count:]
+        if len(self._ids) < count:
+            connection.later(*_ids(count), then=self._keep_ids)
         return given
+
+    def _keep_ids(self, answer: Answer) -> None:
+        self._ids += [first + place for (first,) in answer.rows for place in range(IDS)]
+        self._ids_until = time.monotonic() + IDS_FOR_S
 
     def insert(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> frozenset[int]:
         """As `Statements.insert`; jobs without keys go with the next trip, nothing keeps them out."""
@@ -98,6 +101,11 @@ class PostgresStatements:
 def counting(sums: Mapping[str, Sequence[int]]) -> tuple[str, list[Any]]:
     """Return the statement `count` and its bindings: the last of a transaction, it goes with the COMMIT."""
     return spread("count", [(queue, *by) for queue, by in sums.items()])
+
+
+def _ids(count: int) -> tuple[str, list[int]]:
+    """Return the statement that reserves at least so many ids, and its binding."""
+    return TEXTS["reserve"], [-(-count // IDS)]
 
 
 _VALUE, _ARRAY, _LINES = "%s::{}", "%s::{}[]", "string_to_array(%s::{}, E'\\n')"
