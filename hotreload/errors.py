@@ -28,9 +28,12 @@ A refused reload is a report, not an exception; these errors are for callers tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
+
+REASON_MOST: Final = 8_192
+"""Characters that are kept of what an error says; twice as many are scrubbed of secrets before, so that none is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,33 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
+
+
+def describe(error: BaseException) -> str:
+    """Return `ValueError: what it says`, or `unprintable ValueError`; bounded, raises nothing."""
+    name = name_of(error)
+    text = text_of(error)
+    if text is None:
+        return f"unprintable {name}"
+    return f"{name}: {text}" if text else name
+
+
+def name_of(error: BaseException) -> str:
+    """Return the name of an error's class; raises nothing."""
+    return guarded(lambda: type.__getattribute__(type(error), "__name__")) or "error"
+
+
+def text_of(error: BaseException) -> str | None:
+    """Return what an error says, cut to a bound; None where that cannot be had. Raises nothing."""
+    return guarded(lambda: str.__str__(str(error))[: 2 * REASON_MOST])
+
+
+def guarded(read: Callable[[], Any]) -> Any:
+    """Return what a stranger's object answers; None where its code raises anything."""
+    try:
+        return read()
+    except BaseException:  # noqa: BLE001 - a stranger's code, called for its text only
+        return None
 
 
 class HotreloadError(Exception):

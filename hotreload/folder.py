@@ -1,4 +1,4 @@
-"""Open a folder that only this user may change: where the control socket is, and where the state is kept."""
+"""Folders that only this user may change, where the control socket and the state are; what files hold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO, cast
+
+
+def content_of(file: BinaryIO, most: int) -> bytes:
+    """Return at most so many bytes of a file opened with O_NONBLOCK; OSError (EAGAIN) where it has none at once.
+
+    A regular file may have to wait, too: one of a FUSE file system, or of /proc.
+    """
+    content = cast("bytes | None", file.read(most))
+    if content is None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return content
 
 
 def open_own_folder(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import NoneType
 from typing import Any, Final, Literal, get_args, get_origin
 
 import annotated_types as at
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
 from hotreload.config.fields import alternatives
@@ -52,7 +53,7 @@ def is_path(annotation: Any) -> bool:
 
 def _name(kind: Any) -> str | None:
     if listed := _listed(kind):
-        shown = [f'"{value}"' if isinstance(value, str) else str(value).lower() for value in listed]
+        shown = [json.dumps(value, ensure_ascii=False, default=str) for value in listed]
         return f"one of {', '.join(shown)}" if len(shown) > 1 else shown[0]
     origin = get_origin(kind) or kind
     if not isinstance(origin, type):
@@ -63,6 +64,8 @@ def _name(kind: Any) -> str | None:
         return f"a list, each {name}" if name else "a list"
     if issubclass(origin, Mapping):
         return "an object"
+    if issubclass(origin, RootModel):
+        return allowed(origin.model_fields["root"])
     return next((name for known, name in NAMES.items() if issubclass(origin, known)), None)
 
 

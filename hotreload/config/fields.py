@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache, reduce
 from types import UnionType
 from typing import Annotated, Any, Final, Union, cast, get_args, get_origin, get_type_hints
 
+import pydantic
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
@@ -26,6 +27,8 @@ ENTRY: Final = "*"
 """Stands for any entry of a list or map in the keys of a leaf."""
 CHANGEABLE: Final = (deque, defaultdict, OrderedDict, Counter, bytearray)
 """What `hotreload.config.frozen` cannot make a snapshot of."""
+SECRETS: Final = (pydantic.Secret, SecretStr, SecretBytes)
+"""The types whose value pydantic hides."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -420,6 +423,7 @@ def _changeable(annotation: Any, seen: tuple[Any, ...] = ()) -> Iterator[str]:
 
 def _fields_of(kind: Any) -> Iterable[Any]:
     """Return the types of the fields of a dataclass, a TypedDict or a NamedTuple; of nothing else any."""
+    kind = get_origin(kind) or kind
     if is_dataclass(kind) or (isinstance(kind, type) and hasattr(kind, "__annotations__") and _is_record(kind)):
         return get_type_hints(kind, include_extras=True).values()
     return ()
@@ -427,7 +431,12 @@ def _fields_of(kind: Any) -> Iterable[Any]:
 
 def _is_record(kind: type) -> bool:
     """Tell whether a type is a TypedDict or a NamedTuple."""
-    return hasattr(kind, "__total__") or hasattr(kind, "_field_defaults")
+    return hasattr(kind, "__total__") or is_named_tuple(kind)
+
+
+def is_named_tuple(kind: Any) -> bool:
+    """Tell whether a type is a NamedTuple."""
+    return hasattr(get_origin(kind) or kind, "_field_defaults")
 
 
 def _marks(metadata: Any) -> list[Mark]:
@@ -453,19 +462,28 @@ def _combine(inherited: Mark, own: list[Mark]) -> Mark:
 
 
 def holds_secret(annotation: Any, seen: tuple[Any, ...] = ()) -> bool:
-    """Tell whether a type is secret or holds one somewhere inside (`dict[str, SecretStr]`, a list of models)."""
-    if isinstance(annotation, type) and issubclass(annotation, (SecretStr, SecretBytes)):
+    """Tell whether a type is secret or holds one somewhere inside (`dict[str, SecretStr]`, a field of a dataclass).
+
+    A field of a NamedTuple is secret if its name looks so as well: a report shows the values without their names.
+    """
+    if any(mark.secret for mark in _marks_inside(annotation)):
         return True
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
-        inside = annotation.model_fields.values()
-        return any(
-            holds_secret(info.annotation, (*seen, annotation)) or any(mark.secret for mark in _marks(info.metadata))
-            for info in inside
-        )
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return any(mark.secret for mark in _marks(args[1:])) or holds_secret(args[0], seen)
-    return any(holds_secret(arg, seen) for arg in args)
+    return any(_holds_secret(kind, seen) for kind in alternatives(annotation) if kind not in seen)
+
+
+def _holds_secret(kind: Any, seen: tuple[Any, ...]) -> bool:
+    of: Any = get_origin(kind) or kind
+    below = (*seen, kind)
+    if isinstance(of, type) and issubclass(of, SECRETS):
+        return True
+    inside: list[Any] = [*_fields_of(kind), *get_args(kind)]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        infos = kind.model_fields.values()
+        inside += [info.annotation for info in infos]
+        if any(mark.secret for info in infos for mark in _marks(info.metadata)):
+            return True
+    named: Sequence[str] = getattr(cast("object", of), "_fields", ()) if is_named_tuple(kind) else ()
+    return any(map(looks_secret, named)) or any(holds_secret(each, below) for each in inside)
 
 
 def _is_plain(name: str, annotation: Any) -> bool:

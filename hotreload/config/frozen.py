@@ -11,7 +11,9 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, NoReturn, TypeVar, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Secret
+
+from hotreload.config.fields import is_named_tuple
 
 T = TypeVar("T")
 
@@ -25,8 +27,16 @@ def freeze(value: Any) -> Any:
         return FrozenList(freeze(item) for item in cast("list[object]", value))
     if kind is set:
         return FrozenSet(cast("set[object]", value))
-    if kind is tuple:
-        return tuple(freeze(item) for item in cast("tuple[object, ...]", value))
+    if isinstance(value, tuple):
+        items = [freeze(item) for item in cast("tuple[object, ...]", value)]
+        return kind._make(items) if is_named_tuple(kind) else tuple(items)
+    return _frozen_object(value)
+
+
+def _frozen_object(value: Any) -> Any:
+    if isinstance(value, Secret):
+        secret = cast("Secret[object]", value)
+        return type(secret)(freeze(secret.get_secret_value()))
     if isinstance(value, BaseModel):
         _freeze_model(value)
     elif is_dataclass(value) and not isinstance(value, type):

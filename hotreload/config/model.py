@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
+from pydantic import BaseModel, RootModel
 from pydantic_core import to_jsonable_python
 
 from hotreload.config.document import Keys
-from hotreload.config.fields import Node, key_of
+from hotreload.config.fields import SECRETS, Node, key_of
 from hotreload.config.trees import SCALARS
 from hotreload.errors import Problem
 
@@ -104,8 +104,8 @@ def plain(value: object) -> object:
     """Return a value as JSON knows it, secrets in clear."""
     if type(value) in SCALARS:
         return value
-    if isinstance(value, (SecretStr, SecretBytes)):
-        return plain(value.get_secret_value())
+    if isinstance(value, SECRETS):
+        return plain(cast("object", value.get_secret_value()))
     if isinstance(value, RootModel):
         return plain(cast("RootModel[object]", value).root)
     if isinstance(value, BaseModel):

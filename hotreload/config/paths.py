@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from hotreload.config.allowed import is_path
 from hotreload.config.document import Keys, dotted
-from hotreload.config.fields import Leaf, Node, alternatives
+from hotreload.config.fields import Leaf, Node, alternatives, is_named_tuple
 from hotreload.config.trees import SCALARS, copied, put, visit
 from hotreload.errors import ConfigInvalid, Problem
 
@@ -91,6 +91,10 @@ def _anchor(value: object, folder: Path) -> object:
         return replace(value, **changed) if changed else value
     if isinstance(value, dict):
         return _anchor_dict(cast("dict[object, object]", value), folder)
+    if is_named_tuple(type(value)):
+        named: Any = value
+        changed = _changed(named._asdict(), folder)
+        return named._replace(**changed) if changed else value
     if type(value) in (list, tuple, set, frozenset):
         items = [(item, _anchor(item, folder)) for item in cast("list[object]", value)]
         changed = any(old is not new for old, new in items)

@@ -87,8 +87,10 @@ class Positions:
             seen.add(name)
 
     def unusable(self) -> Iterator[tuple[Place, str]]:
-        """Yield numbers that are not finite or too long, and strings that no UTF-8 can hold, with the reason."""
+        """Yield numbers that are not finite or too long, and keys and texts that no UTF-8 can hold, with the reason."""
         for node in self._nodes:
+            if node.key_end > node.entry and (reason := _reason(self._text[node.entry : node.key_end])):
+                yield node.place(of_key=True), reason
             if reason := _reason(self._text[node.start : node.end]):
                 yield node.place(), reason
 

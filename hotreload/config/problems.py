@@ -20,7 +20,7 @@ from hotreload.config.fields import FieldRule, Leaf, Node, looks_secret
 from hotreload.config.secrets import MASK, SecretMatcher, mask_tree, secrets_in
 from hotreload.config.trees import meaning, visit
 from hotreload.config.unknown import nearest
-from hotreload.errors import Problem
+from hotreload.errors import REASON_MOST, Problem, describe
 
 LONGEST_INPUT: Final = 120
 WORDS: Final[Mapping[str, str]] = {
@@ -51,6 +51,7 @@ WORDS: Final[Mapping[str, str]] = {
     "enum": "must be one of {expected}",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
+    "json_type": "must be text that holds JSON",
     "extra_forbidden": "unknown key",
     "value_error": "{error}",
     "assertion_error": "{error}",
@@ -69,6 +70,7 @@ class Explainer:
         """Return one problem for each place; the members of a union that refused one value are joined."""
         matcher = self._matcher(data)
         found: dict[str, list[Problem]] = {}
+        errors = [error for error in errors if error["type"] != "default_factory_not_called"]  # another error says why
         for error in errors[: 2 * MOST]:
             problem = self._problem(error, data, matcher)
             found.setdefault(problem.path, []).append(problem)
@@ -77,9 +79,9 @@ class Explainer:
     def explain_defect(self, error: BaseException, data: Mapping[str, Any]) -> Problem:
         """Return the problem of an error that pydantic lets through: a validator may raise anything."""
         last = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"a validator failed: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
-        hint = "a validator refuses a value with ValueError"
-        return Problem(self._section, self._matcher(data).hide(message), hint=hint)
+        told = self._matcher(data).hide(describe(error))[:REASON_MOST]
+        message = f"a validator failed: {told} ({Path(last.filename).name}:{last.lineno})"
+        return Problem(self._section, message, hint="a validator refuses a value with ValueError")
 
     def full(self, path: str) -> str:
         """Return a path of the model's tree as a path of the whole."""
@@ -89,18 +91,19 @@ class Explainer:
         loc, value = resolve(error["loc"], data, missing=error["type"] == "missing")
         path, (keys, node) = dotted(loc), meaning(self._root, loc)
         leaf = node.leaf if node is not None else None
-        message = matcher.hide(_words(error))
+        message = matcher.hide(_words(error)[: 2 * REASON_MOST])[:REASON_MOST] or "is refused by a validator"
         if error["type"] == "missing":
             return Problem(self.full(path), message, hint=_takes(leaf))
-        hint = _nearest(leaf, value) or _takes(leaf)
-        return Problem(self.full(path), message, input=self._shown(keys, node, value), hint=hint)
+        hint = _nearest(leaf, value) or (None if error["type"].startswith("json_") else _takes(leaf))
+        return Problem(self.full(path), message, input=self._shown(keys, node, value, matcher), hint=hint)
 
-    def _shown(self, keys: Keys, node: Node | None, value: object) -> str | None:
+    def _shown(self, keys: Keys, node: Node | None, value: object, matcher: SecretMatcher) -> str | None:
         if not keys or self._rule(keys).secret or (node is None and self._is_inside_secret(keys)):
             return None
         if isinstance(value, (dict, list)) and node is not None and (node.fields or node.entries):
             return None
-        text = json.dumps(mask_tree(cast("object", value), dotted(keys), _mask), ensure_ascii=False, default=repr)
+        masked = mask_tree(cast("object", value), dotted(keys), _mask)
+        text = matcher.hide(json.dumps(masked, ensure_ascii=False, default=repr))
         return text if len(text) <= LONGEST_INPUT else f"{text[:LONGEST_INPUT]}…"
 
     def _is_inside_secret(self, keys: Keys) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
 from hotreload.config.document import Keys
 from hotreload.config.fields import ENTRY, FieldRule, Node, tree
@@ -22,11 +23,21 @@ def json_schema(model: type[BaseModel], rule: Callable[[Keys], FieldRule], above
 
     `above` leads to the section the model stands in, for the paths that `rule` is asked about.
     """
-    whole = model.model_json_schema(mode="validation")
+    whole = model.model_json_schema(mode="validation", schema_generator=_Generator)
     definitions = whole.pop("$defs", {})
     result = _Annotator(definitions, tree(model), lambda keys: rule((*above, *keys))).annotate(whole, (), ())
     used = _references(result, definitions)
     return {**result, "$defs": {name: definitions[name] for name in sorted(used)}} if used else result
+
+
+class _Generator(GenerateJsonSchema):
+    """Anything is allowed where a type has no schema: what a validator makes of the file need not be JSON."""
+
+    ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - pydantic's own
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Schema:
+        """Return the schema of anything."""
+        return {}
 
 
 class _Annotator:

@@ -17,6 +17,7 @@ import fcntl
 import hmac
 import html
 import json
+import math
 import os
 import re
 import secrets
@@ -167,7 +168,7 @@ def embedded(text: str) -> Iterator[str]:
 def mask_tree(value: object, path: str, replace: Replace, mask: Callable[[str], str] = mask_value) -> object:
     """Return a JSON value without secrets: `replace(path, value)` stands for what a secret-looking key holds.
 
-    Any other text goes through `mask`.
+    Any other text goes through `mask`. A number that JSON does not know is shown as a text (`Infinity`).
     """
     if isinstance(value, str):
         return mask(value)
@@ -183,7 +184,7 @@ def mask_tree(value: object, path: str, replace: Replace, mask: Callable[[str], 
         if len(listed) == 2 and isinstance(listed[0], str) and looks_secret(listed[0]):
             return [listed[0], _replaced(listed[1], f"{path}.1", replace)]
         return [mask_tree(item, f"{path}.{index}", replace, mask) for index, item in enumerate(listed)]
-    return value
+    return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_secret_key(key: str, items: Mapping[object, object]) -> bool:
@@ -528,10 +529,16 @@ class Redactor(Scrubber):
         return f"secret:hmac:{self._digest(f'secret {path}', value)[:12]}"
 
     def show(self, path: str, value: object, rule: FieldRule) -> object:
-        """Return what may be shown of a leaf, a JSON value; None stays None."""
+        """Return what may be shown of a leaf, a JSON value; None stays None.
+
+        A secret may stand in a field that is none: a password in the text of another one, given twice by mistake.
+        """
         if value is None:
             return None
-        return self.secret(path, value) if rule.secret else mask_tree(value, path, self.secret)
+        return self.secret(path, value) if rule.secret else mask_tree(value, path, self.secret, self._masked)
+
+    def _masked(self, text: str) -> str:
+        return self.scrub(mask_value(text))
 
     def _digest(self, purpose: str, value: object) -> str:
         return hmac.new(self._key, f"{purpose}\0{canonical(value)}".encode(), "sha256").hexdigest()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from hotreload.config.fields import FieldRule, Live, Node, leaves, rule_for, tre
 from hotreload.config.frozen import freeze
 from hotreload.config.model import Merged, Validated, leaf_values
 from hotreload.config.paths import anchor_defaults, anchor_input, path_leaves
-from hotreload.config.problems import Explainer
+from hotreload.config.problems import Explainer, resolve
 from hotreload.config.schema import json_schema
 from hotreload.config.sources import PREFIX, Beside, CredentialsSource, FileSource, files_of, read, sources_of
 from hotreload.config.trees import copied
@@ -65,7 +66,9 @@ class LiveSettings(BaseSettings):
         merged = read(type(self), values, section=self.conf_section)
         if merged.errors:
             raise ConfigInvalid(merged.errors)
-        self.__pydantic_validator__.validate_python(merged.data, self_instance=self)
+        made = _made_by(type(self), self.__pydantic_validator__.validate_python(merged.data, self_instance=self))
+        if made is not self:
+            self.__setstate__(made.__getstate__())
 
     @classmethod
     def settings_customise_sources(
@@ -205,6 +208,7 @@ class SettingsModel(Generic[S]):
         problems = [replace(each, path=self._explainer.full(each.path)) for each in problems]
         try:
             settings = freeze(anchor_defaults(self._build(anchored), folder))
+            values = leaf_values(settings, self._root, self._above)
         except _Mistakes as error:
             known = {each.path for each in problems}
             found = self._explainer.explain(error.errors, data)
@@ -212,11 +216,11 @@ class SettingsModel(Generic[S]):
             problems += self._across(data, folder, problems)
         except ConfigInvalid as error:
             problems += error.problems
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a validator may raise anything: the file is refused with it
+        except BaseException as error:  # noqa: BLE001 - a validator may raise anything: the file is refused with it
+            _not_ctrl_c(error)
             problems.append(self._explainer.explain_defect(error, data))
         else:
             if not problems:
-                values = leaf_values(settings, self._root, self._above)
                 return Validated(settings, values, unknown_keys(self._root, data, self._section))
         # raised outside the handler: pydantic's error holds the input, secrets included
         raise ConfigInvalid(problems)
@@ -235,7 +239,8 @@ class SettingsModel(Generic[S]):
             self._build(anchor_input(rest, self._root, self._paths, folder)[0])
         except _Mistakes as error:
             found = [each for each in error.errors if each["type"] in OF_VALIDATORS]
-        except (Exception, SystemExit):  # noqa: BLE001 - not to be blamed on the file: a field that its rule reads is wrong
+        except BaseException as error:  # noqa: BLE001 - not the file's mistake: a field that its rule reads is wrong
+            _not_ctrl_c(error)
             return []
         hint = f"asked without {', '.join(sorted(known))}"
         return [replace(each, hint=hint) for each in self._explainer.explain(found, rest) if each.path not in known]
@@ -259,14 +264,12 @@ class SettingsModel(Generic[S]):
         What a before-validator returns is not JSON to pydantic any more, and its strict rules refuse a list for a
         tuple: such fields are held to the lax rules.
         """
-        text = json.dumps(data, allow_nan=False)
+        text = json.dumps(data)  # pydantic reads Infinity as well: a default that is kept may be infinite
         strict = self.model.model_config.get("strict", True)
         made, wrong = self._parsed(text, strict=strict)
         if strict and any(each["type"] in OF_PYTHON for each in wrong):
             lax, still = self._parsed(text, strict=False)
-            locs = {each["loc"] for each in still}
-            wrong = [each for each in wrong if each["type"] not in OF_PYTHON or each["loc"] in locs]
-            made = lax
+            made, wrong = lax, _unforgiven(wrong, {each["loc"] for each in still}, data)
         if made is None or wrong:
             raise _Mistakes(wrong)
         return made
@@ -274,10 +277,48 @@ class SettingsModel(Generic[S]):
     def _parsed(self, text: str, *, strict: bool) -> tuple[S | None, list[ErrorDetails]]:
         settings = self.model.__new__(self.model)
         try:
-            self.model.__pydantic_validator__.validate_json(text, strict=strict, self_instance=settings)
+            made = self.model.__pydantic_validator__.validate_json(text, strict=strict, self_instance=settings)
         except ValidationError as error:
             return None, error.errors(include_url=False)
-        return settings, []
+        return _made_by(self.model, made), []
+
+
+def _unforgiven(
+    wrong: Sequence[ErrorDetails], lax: Collection[tuple[str | int, ...]], data: Mapping[str, Any]
+) -> list[ErrorDetails]:
+    """Return the errors of the strict rules that count, `lax` says where the lax rules find one as well.
+
+    Where a member of a union has none left, what the other members say of the value does not count.
+    """
+    forgiven = [each["loc"] for each in wrong if each["type"] in OF_PYTHON and each["loc"] not in lax]
+    rest = [each for each in wrong if each["loc"] not in forgiven]
+    members = {loc[: index + 1] for loc in forgiven for index in range(len(loc)) if _is_member(loc, index, data)}
+    for member in sorted(members, key=len, reverse=True):  # a union within another one first
+        of_union = [each for each in rest if each["loc"][: len(member) - 1] == member[:-1]]
+        if not any(each["loc"][: len(member)] == member for each in of_union):
+            rest = [each for each in rest if each not in of_union]
+    return rest
+
+
+def _is_member(loc: tuple[str | int, ...], index: int, data: Mapping[str, Any]) -> bool:
+    """Tell whether a part of an error's place is the name of a member of a union, and no key of the input."""
+    return (
+        loc[index] != "[key]"
+        and resolve(loc[: index + 1], data, missing=False)[0] == resolve(loc[:index], data, missing=False)[0]
+    )
+
+
+def _made_by(model: type[S], made: object) -> S:
+    """Return what the validators of a model made; as pydantic takes it below the top, it may be another instance."""
+    if not isinstance(made, model):
+        raise TypeError(f"the last model validator returned {type(made).__name__}, not {model.__name__}: `return self`")
+    return made
+
+
+def _not_ctrl_c(error: BaseException) -> None:
+    """Raise Ctrl-C again, which is in the main thread only; whatever else a validator raises refuses the file."""
+    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        raise error
 
 
 class _Mistakes(Exception):

@@ -35,6 +35,7 @@ from hotreload.config.positions import LONE_SURROGATE
 from hotreload.config.trees import ABSENT, assign, copied, find, locate, put, visit
 from hotreload.config.unknown import nearest
 from hotreload.errors import Problem
+from hotreload.folder import content_of
 
 PREFIX: Final = "OVCONF__"
 CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
@@ -461,7 +462,8 @@ def _content(path: Path) -> bytes | str | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
-            return file.read(MAX_CREDENTIAL + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else "no regular file"
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            return content_of(file, MAX_CREDENTIAL + 1) if regular else "no regular file"
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -45,7 +45,8 @@ def hint(text: str, offset: int) -> str | None:
     if not rest.strip():
         return _unclosed(text, offset)
     if rest[0] < " ":
-        return "in a text a line break is written \\n and a tab \\t"
+        nul = "a NUL character is not text; save the file as UTF-8"
+        return "in a text a line break is written \\n and a tab \\t" if rest[0] > "\0" else nul
     if rest[0] in "}]":
         return _at_closer(text, offset, before)
     if rest.startswith(("//", "/*", "#")):

@@ -67,10 +67,12 @@ def put(tree: Any, keys: Keys, value: object) -> bool:
 
 
 def remove(tree: object, keys: Keys) -> None:
-    """Take out what stands at these keys; nothing where nothing does, and no entry of a list."""
-    above = get(tree, keys[:-1])
+    """Take out what stands at these keys; nothing where nothing does, and no entry of a list but its last."""
+    above, key = get(tree, keys[:-1]), keys[-1]
     if isinstance(above, dict):
-        cast("dict[str | int, object]", above).pop(keys[-1], None)
+        cast("dict[str | int, object]", above).pop(key, None)
+    elif isinstance(above, list) and key == len(cast("list[object]", above)) - 1:
+        above.pop()
 
 
 def places_of(node: Node | None, key: str | int) -> tuple[Keys, ...]:

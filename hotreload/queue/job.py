@@ -28,6 +28,8 @@ MAX_ATTEMPTS: Final = 25
 """With the default backoff a job that always fails is dead after about two weeks, as in River."""
 CRASHES_TO_SUSPECT: Final = 2
 CRASHES_ALONE_TO_PARK: Final = 3
+DELAY_MOST_S: Final = 100 * 365.25 * 86_400
+"""How long a job can wait: what a handler asks for may be any number, and a database holds no such time."""
 PAYLOAD_MOST: Final = 16 * 1024 * 1024
 """Bytes of a payload, cursor, step or result as JSON, where no setting says otherwise."""
 
@@ -263,14 +265,19 @@ def _back(row: JobRow) -> Transition:
 
 
 def _waiting(to: Transition, delay_s: float, now_ms: int) -> Transition:
-    return to if delay_s <= 0 else replace(to, state=JobState.SCHEDULED, run_at_ms=now_ms + int(delay_s * 1000))
+    due_ms = now_ms + _milliseconds(delay_s)
+    return to if delay_s <= 0 else replace(to, state=JobState.SCHEDULED, run_at_ms=due_ms)
+
+
+def _milliseconds(delay_s: float) -> int:
+    return int(max(0.0, min(DELAY_MOST_S, delay_s)) * 1000)
 
 
 def _after_failure(row: JobRow, failed: Failed, now_ms: int, jitter: float, backoff: Backoff) -> Transition:
     attempts = row.attempts + 1
     if failed.for_good or attempts >= (failed.max_attempts or row.max_attempts):
         return _ended(row, JobState.DEAD, attempts, row.run_at_ms, reason=failed.error, traceback=failed.traceback)
-    delay_ms = backoff.delay_ms(attempts, jitter) if failed.delay_s is None else max(0, int(failed.delay_s * 1000))
+    delay_ms = backoff.delay_ms(attempts, jitter) if failed.delay_s is None else _milliseconds(failed.delay_s)
     state = JobState.SCHEDULED if delay_ms else JobState.READY
     return _ended(row, state, attempts, now_ms + delay_ms, reason=failed.error, traceback=failed.traceback)
 

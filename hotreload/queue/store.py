@@ -10,6 +10,7 @@ happened, and calling it again is safe (enqueue by its dedupe key, the others by
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
@@ -320,11 +321,12 @@ class Store:
 
         TypeError or ValueError for a result that is not a JSON value; the claim stands then.
         """
-        return await self._writer.run(self._verbs.settle, self._settlement(row, verdict))
+        return await self._writer.run(self._verbs.settle, self._settlement(row, verdict, self.payload_most()))
 
-    def _settlement(self, row: JobRow, verdict: Verdict) -> Settlement:
+    def _settlement(self, row: JobRow, verdict: Verdict, most: int = sys.maxsize) -> Settlement:
+        """Decide on a verdict. The limit of a result may have shrunk since the job ended, which was checked then."""
         to = decide(row, verdict, self.now_ms(), jitter=self._jitter(), backoff=self._backoff)
-        return Settlement(row, to, None if to.result is None else stored(to.result, "the result", self.payload_most()))
+        return Settlement(row, to, None if to.result is None else stored(to.result, "the result", most))
 
     async def exchange(self, queue: str, limit: int, ended: Sequence[tuple[JobRow, Verdict]]) -> Exchanged:
         """Settle `ended` and then claim up to `limit`, in one transaction: what a pool does in its every turn.

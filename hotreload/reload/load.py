@@ -22,7 +22,7 @@ import anyio
 
 from hotreload.config.document import Dialect, Document, parse
 from hotreload.config.secrets import shown_line
-from hotreload.errors import ConfigError, ConfigInvalid, ConfigUnreadable, Problem
+from hotreload.errors import ConfigError, ConfigInvalid, ConfigUnreadable, Problem, describe
 from hotreload.reload.daemon_thread import DaemonThread, stuck_in
 from hotreload.reload.reading import Reading, Version, read_file
 
@@ -299,6 +299,10 @@ class _Looks:
                 self.then(self.outcome, Inputs(self.outcome, self.readings, self.unfinished))
             except ConfigError as error:
                 self.outcome = error
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    raise
+                self.outcome = ConfigInvalid([Problem("", f"its validation was ended by {describe(error)}")])
             finally:
                 self.judging_since = None
 

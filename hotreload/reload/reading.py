@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from hotreload.config.document import MAX_BYTES
 from hotreload.errors import Problem
+from hotreload.folder import content_of
 from hotreload.reload.mounts import mount_of
 
 NOT_THERE: Final = (FileNotFoundError, NotADirectoryError)
@@ -85,7 +86,7 @@ def _read_open(path: Path, descriptor: int) -> Reading:
     if before.st_size > MAX_BYTES:
         return _wrong(path, before, f"is larger than {MAX_BYTES} bytes")
     with _leased(descriptor) as writer, open(descriptor, "rb", closefd=False) as file:
-        raw = file.read(MAX_BYTES + 1)
+        raw = content_of(file, MAX_BYTES + 1)
         after = os.fstat(descriptor)
     torn = _identity(before) != _identity(after) or len(raw) != after.st_size or _replaced(path, after)
     folder = os.stat(Path(os.path.realpath(path)).parent)

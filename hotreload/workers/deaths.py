@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import anyio
 
+from hotreload.errors import describe
 from hotreload.queue.job import Failed, JobRow, Verdict
-from hotreload.workers.failures import describe
 
 log = logging.getLogger(__name__)
 HOOK_S: Final = 30.0

@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from hotreload.config.secrets import mask_text
+from hotreload.errors import REASON_MOST, describe
 from hotreload.queue.job import Done, Failed, Interrupted, Verdict
 from hotreload.workers import isolation
 from hotreload.workers.active import ActiveJob
-from hotreload.workers.failures import REASON_MOST, TRACE_MOST, describe, verdict_on
+from hotreload.workers.failures import TRACE_MOST, verdict_on
 from hotreload.workers.job import Job, Surroundings
 from hotreload.workers.kind import Unfit, result_of
 from hotreload.workers.policy import Policy

@@ -10,18 +10,17 @@ import asyncio
 import errno
 import logging
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, Final, cast
+from collections.abc import Iterator
+from typing import Final, cast
 
-from hotreload.errors import Discard, QueueDraining, Retry, StoreUnavailable
+from hotreload.errors import Discard, QueueDraining, Retry, StoreUnavailable, describe, guarded, name_of, text_of
 from hotreload.queue.job import Failed, Interrupted, Snoozed, Verdict
 
 log = logging.getLogger(__name__)
 AGAIN_S: Final = 2.0
 """How long a job waits that met a store or a service that took nothing: it would meet the same at once again."""
-REASON_MOST: Final = 8_192
 TRACE_MOST: Final = 65_536
-"""What is kept; twice as much is scrubbed of secrets before, so that none is cut in two."""
+"""What is kept of a traceback; twice as much is scrubbed of secrets before, so that none is cut in two."""
 FRAMES: Final = 20
 CAUSES: Final = 16
 OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
@@ -67,7 +66,7 @@ def _without_failure(error: BaseException) -> Verdict | None:
         waits = [leaf.delay_s if isinstance(leaf, StopHere) else AGAIN_S for leaf in leaves]
         return Interrupted(max(waits, default=0.0))
     if all(issubclass(type(leaf), (Retry, StopHere)) for leaf in leaves):
-        return Snoozed(max(leaf.after_s for leaf in leaves if isinstance(leaf, Retry)))
+        return Snoozed(max(float(leaf.after_s) for leaf in leaves if isinstance(leaf, Retry)))
     return None
 
 
@@ -96,35 +95,9 @@ def _failure(error: BaseException) -> Failed:
     return Failed(error=told or describe(error), traceback=trace_of(error))
 
 
-def describe(error: BaseException) -> str:
-    """Return `ValueError: what it says`, or `unprintable ValueError`; bounded, raises nothing."""
-    name = name_of(error)
-    text = text_of(error)
-    if text is None:
-        return f"unprintable {name}"
-    return f"{name}: {text}" if text else name
-
-
-def name_of(error: BaseException) -> str:
-    """Return the name of an error's class; raises nothing."""
-    return _guarded(lambda: type.__getattribute__(type(error), "__name__")) or "error"
-
-
-def text_of(error: BaseException) -> str | None:
-    """Return what an error says, cut to a bound; None where that cannot be had. Raises nothing."""
-    return _guarded(lambda: str.__str__(str(error))[: 2 * REASON_MOST])
-
-
 def trace_of(error: BaseException) -> str | None:
     """Return its traceback as text, the end of it where it is long; None where that cannot be had."""
-    return _guarded(lambda: "".join(traceback.format_exception(error, limit=-FRAMES))[-2 * TRACE_MOST :])
-
-
-def _guarded(read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except BaseException:  # noqa: BLE001 - a stranger's code, called for its text only
-        return None
+    return guarded(lambda: "".join(traceback.format_exception(error, limit=-FRAMES))[-2 * TRACE_MOST :])
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

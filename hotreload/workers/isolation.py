@@ -14,7 +14,8 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any, cast
 
-from hotreload.workers.failures import JobExit, describe
+from hotreload.errors import describe
+from hotreload.workers.failures import JobExit
 
 log = logging.getLogger(__name__)
 _job: ContextVar[str | None] = ContextVar("hotreload_job", default=None)

@@ -9,13 +9,12 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from hotreload.queue.job import JobRow, NewJob, checked, from_json, holds_bytes, to_json
+from hotreload.queue.job import DELAY_MOST_S, JobRow, NewJob, checked, from_json, holds_bytes, to_json
 from hotreload.workers.progress import Progress
 
 Migrate = Callable[[Any, int], Any]
 """Takes a JSON value and the version it was stored with; returns it in today's version, raises if it cannot."""
 PRIORITY_MOST: Final = 2**31
-DELAY_MOST_S: Final = 100 * 365.25 * 86_400
 ANYTHING: Final[TypeAdapter[Any]] = TypeAdapter(Any)
 
 

@@ -11,8 +11,7 @@ from typing import Any, Final, Protocol, TypeVar, cast
 from pydantic import BaseModel
 
 from hotreload.config.secrets import mask_text
-from hotreload.errors import Problem
-from hotreload.workers.failures import describe, text_of
+from hotreload.errors import Problem, describe, text_of
 
 T = TypeVar("T")
 Asked = Callable[[Any], Any]

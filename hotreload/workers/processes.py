@@ -16,9 +16,9 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from hotreload.errors import Discard, Retry
+from hotreload.errors import Discard, Retry, describe, text_of
 from hotreload.workers.child import LENGTH, frame
-from hotreload.workers.failures import HandlerFailed, StopHere, describe, text_of
+from hotreload.workers.failures import HandlerFailed, StopHere
 from hotreload.workers.job import Job
 
 ENDINGS: Final = ("done", "failed", "stopped", "snoozed", "discarded")

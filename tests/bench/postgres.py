@@ -419,7 +419,7 @@ def shown(figures: Figures) -> None:
 def main(rounds: int, only: str = "") -> None:
     """Measure `rounds` times what has `only` in its name, and print it."""
     logging.disable(logging.WARNING)
-    server = Server()
+    server = Server(durable=True)
     try:
         shown(measured(server, rounds, only))
     finally:

@@ -85,7 +85,7 @@ MEASURES: dict[str, Callable[[PostgresQueue], Awaitable[float]]] = {
 
 def main(done: int, rounds: int) -> None:
     """Measure and print."""
-    server = Server()
+    server = Server(durable=True)
     queues: dict[int, PostgresQueue] = {}
     try:
         for count in (FEW, done):

@@ -54,6 +54,13 @@ async def test_what_is_kept_has_a_limit_that_may_be_moved(queue: Any) -> None:
     assert await queue.settle(row, Done("x" * 999)) is JobState.DONE
 
 
+async def test_a_result_that_was_within_the_limit_when_its_job_ended_is_kept(queue: Any) -> None:
+    row = await one_of(queue, 1)
+    queue.payload_most = lambda: 1_000
+    given = await queue.exchange(row.queue, 0, [(row, Done("x" * 999))])
+    assert given.states == [JobState.DONE]
+
+
 async def test_a_name_of_any_bytes_is_kept_escaped_and_found_again(queue: Any) -> None:
     key = os.fsdecode(b"bad\xff\0.txt")
     for existing in (None, JobState.READY):

@@ -28,7 +28,7 @@ from hotreload.workers.limits import Limit
 from hotreload.workers.live import Follow, Remembered
 
 pytestmark = pytest.mark.anyio
-HANGS, SLOW_LIMIT = 13, 14
+HANGS, SLOW_LIMIT, EXITING_LIMIT = 13, 14, 15
 
 
 class Waiting:
@@ -62,6 +62,8 @@ def limit_of(conf: Conf) -> int:
     waiting.threads.append(threading.get_ident())
     if conf.n == SLOW_LIMIT:
         waiting.wait()
+    if conf.n == EXITING_LIMIT:
+        raise SystemExit("no such tenant")
     return conf.n
 
 
@@ -115,6 +117,13 @@ async def test_what_hangs_is_named_and_the_next_reload_works(service: Service, n
     assert "has not returned for" in report.errors[0].message
     applied: Any = await service.reload(5)
     assert (applied.outcome, applied.generation, service.limit.value) == (Outcome.APPLIED, 2, 5)
+
+
+async def test_code_of_the_users_that_ends_the_process_only_refuses_the_file(service: Service) -> None:
+    report = await service.reload(EXITING_LIMIT)
+    assert report.outcome is Outcome.REJECTED
+    assert "no such tenant" in report.errors[0].message
+    assert (await service.reload(5)).outcome is Outcome.APPLIED
 
 
 async def test_threads_that_are_left_behind_are_bounded_and_each_caller_is_told(service: Service) -> None:

@@ -180,10 +180,9 @@ async def running(
     *,
     arguments: tuple[str, ...] = (),
     env: Mapping[str, str] | None = None,
-    cold: bool = False,
 ) -> AsyncIterator[Server]:
     """Start a server in a home and yield it once it answers; it is killed at the end if it is still there."""
-    server = await start(home, command, arguments=arguments, env=env, cold=cold)
+    server = await start(home, command, arguments=arguments, env=env)
     try:
         await server.ready()
         yield server

@@ -18,7 +18,7 @@ from ov_process import Server, running, wait_until
 
 from tests.counts import counted, patience_s
 
-DOCUMENTS = counted("OUTAGE_DOCUMENTS", 12, least=8)
+DOCUMENTS = counted("OUTAGE_DOCUMENTS", 8, least=8)
 OUTAGE_S = counted("OUTAGE_S", 1)
 DENIED_S = counted("DENIED_S", 3)
 WHOLE_S = patience_s(60, DOCUMENTS, 3)

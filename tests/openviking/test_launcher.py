@@ -158,7 +158,7 @@ async def test_a_remote_restart_comes_back_hooked(home: Home, tmp_path: Path, no
             except Exception:  # noqa: BLE001 - the socket is going away and coming back
                 return False
 
-        await wait_until(back, 60, "the server is back")
+        await wait_until(back, 120, "the server is back")
         await server.ready()
         await wait_until(lambda: words.extend(heard(notifications)) or "READY=1" in words[-1], 10, "READY again")
         assert [each for each in words if "RELOADING=1" in each]

@@ -2,8 +2,8 @@
 
 After SIGUSR1 it is a file system that does not answer, until SIGUSR2; SIGTERM unmounts it. No request is under way
 while it does not answer: a process cannot be killed while it waits for a request that the server has read. What is
-written into SOURCE is not told to whoever watches the mount, as on a network file system. The protocol is that of
-linux/fuse.h, 7.31.
+written into SOURCE is not told to whoever watches the mount, as on a network file system. A file beside which there is
+a BUSY cannot be read at once: EAGAIN. The protocol is that of linux/fuse.h, 7.31.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ ATTRIBUTES = struct.Struct("<QQQQQQIIIIIIIIII")
 LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH, INIT = 1, 2, 3, 14, 15, 17, 18, 25, 26
 OPENDIR, READDIR, RELEASEDIR, ACCESS, INTERRUPT, DESTROY, BATCH_FORGET = 27, 28, 29, 34, 36, 38, 42
 PAUSE, GO_ON = signal.SIGUSR1, signal.SIGUSR2
+BUSY = ".busy"
 SILENT = (FORGET, BATCH_FORGET, INTERRUPT)
 LAZY = 2  # MNT_DETACH
 READ_BYTES = 1 << 18
@@ -106,6 +107,8 @@ class Mount:
         return ATTRIBUTES.pack(found.st_ino, found.st_size, found.st_blocks, *seconds, *parts, *rest)
 
     def _read(self, path: Path, body: bytes) -> bytes:
+        if path.with_name(BUSY).exists():
+            raise BlockingIOError(errno.EAGAIN, "busy")
         offset, size = struct.unpack_from("<QI", body, 8)
         return path.read_bytes()[offset : offset + size]
 

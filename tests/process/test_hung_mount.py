@@ -14,7 +14,7 @@ import anyio
 import pytest
 from anyio.abc import Process
 
-from tests.process.fuse import GO_ON, PAUSE
+from tests.process.fuse import BUSY, GO_ON, PAUSE
 from tests.process.running import Spoken, hotreload, started, wait_until
 from tests.process.serving import Running, put, serving
 
@@ -154,6 +154,23 @@ async def test_a_mount_that_is_gone_and_back_is_taken_up(short_path: Path) -> No
         async with mounted(source, point):
             await service.applied(1)
             await wait_until(lambda: _healthy(service, True), 5, "it watches again")
+
+
+async def test_a_file_that_its_file_system_cannot_give_at_once_changes_nothing(short_path: Path) -> None:
+    source, point, conf = the_folder(short_path)
+    source.mkdir()
+    point.mkdir()
+    (short_path / "state").mkdir()
+    put(source / "ov.conf")
+    environ = {"STATE_DIRECTORY": str(short_path / "state")}
+    async with mounted(source, point), serving(short_path, conf=conf, environ=environ) as service:
+        (source / BUSY).touch()
+        put(source / "ov.conf", value=1)
+        report = await service.reload()
+        assert report["outcome"] == "rejected"
+        assert "cannot be read: Resource temporarily unavailable" in report["errors"][0]["message"]
+        (source / BUSY).unlink()
+        await service.applied(1)
 
 
 async def test_a_start_on_a_mount_that_hangs_says_why_it_ends(short_path: Path) -> None:

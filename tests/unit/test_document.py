@@ -123,6 +123,7 @@ def test_every_place_holds_its_value(tree: dict[str, Any], indent: Any, ascii_on
         ('{"a": 1 // one\n}', (1, 9), "expecting ',' delimiter", "no comments"),
         ('{"é": "x', (1, 7), "unterminated string", None),
         ('{"a": "x\ny"}', (1, 9), "invalid control character", "a line break is written \\n"),
+        ('{\0"\0a\0"', (1, 2), "expecting property name", "save the file as UTF-8"),
         ('{"a": "\\x"}', (1, 8), "invalid \\escape", None),
         ('{"a" "b"}', (1, 6), "expecting ':' delimiter", None),
         ('{"a" 1}', (1, 6), "expecting ':' delimiter", None),
@@ -164,6 +165,12 @@ def test_bytes_that_are_not_utf8_are_placed_after_a_byte_order_mark_too(
 def test_bytes_that_are_not_utf8_are_placed() -> None:
     assert place(b'{"\xc3\xa9": 1,\n "b": "\xff"}') == (2, 8)
     assert place(b'\xff\xfe{\x00"\x00') == (1, 1)
+
+
+def test_a_key_that_no_utf8_can_hold_is_an_error_in_its_place() -> None:
+    (found,) = problems('{"a": 1,\n "\\ud800": {"b": 1}}')
+    assert (found.line, found.column) == (2, 2)
+    assert "half a character" in found.message
 
 
 def test_numbers_that_are_not_finite_are_errors_all_at_once() -> None:

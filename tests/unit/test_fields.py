@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
+import pydantic
 import pytest
 from pydantic import BaseModel, Field, RootModel, SecretBytes, SecretStr
-from typing_extensions import TypeAliasType
+from typing_extensions import TypeAliasType, TypedDict
 
 from hotreload.config.allowed import allowed
 from hotreload.config.document import Keys
@@ -27,6 +29,8 @@ from hotreload.config.fields import (
     tree,
     unmarked_secrets,
 )
+
+T = TypeVar("T")
 
 
 class Inner(BaseModel):
@@ -190,11 +194,58 @@ def test_marks_inside_containers_count(path: Keys, effect: Effect) -> None:
     assert rule_for(tree(Marked), path).effect is effect
 
 
-def test_a_type_that_holds_a_secret_inside_is_secret() -> None:
-    assert holds_secret(dict[str, list[SecretStr]])
-    assert holds_secret(list[Annotated[str, Secret]])
-    assert holds_secret(list[User])
-    assert not holds_secret(list[Tree])
+@dataclass
+class Account:
+    name: str
+    pin: SecretStr
+
+
+@dataclass
+class Sealed(Generic[T]):
+    name: T
+    pin: Annotated[str, Secret] = ""
+
+
+class Row(NamedTuple):
+    name: str
+    password: str = ""
+
+
+class Plain(NamedTuple):
+    name: str
+    size: int = 1
+
+
+class Card(TypedDict, total=False):
+    pin: SecretStr
+
+
+class Hidden(RootModel[SecretStr]):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "secret"),
+    [
+        (dict[str, list[SecretStr]], True),
+        (list[Annotated[str, Secret]], True),
+        (list[User], True),
+        (list[Tree], False),
+        (Account, True),
+        (dict[str, Account], True),
+        (Sealed[str], True),
+        (Row, True),
+        (list[Row], True),
+        (Plain, False),
+        (Card, True),
+        (Hidden, True),
+        (pydantic.Secret[int], True),
+        (list[pydantic.Secret[int]], True),
+        (tuple[int, int], False),
+    ],
+)
+def test_a_type_that_holds_a_secret_inside_is_secret(kind: Any, secret: bool) -> None:
+    assert holds_secret(kind) is secret
 
 
 class Colour(Enum):
@@ -217,6 +268,8 @@ class Limits(BaseModel):
     many: list = []  # pyright: ignore[reportMissingTypeArgument, reportUnknownVariableType]
     table: dict[str, int] = {}
     nothing: None = None
+    few: Literal[1, "a", None, True] = 1
+    hidden: Hidden = Hidden(SecretStr(""))
     odd: object = None
 
 
@@ -237,6 +290,8 @@ class Limits(BaseModel):
         ("many", "a list"),
         ("table", "an object"),
         ("nothing", "null"),
+        ("few", 'one of 1, "a", null, true'),
+        ("hidden", "text"),
         ("odd", None),
     ],
 )

@@ -8,10 +8,10 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from pydantic import BaseModel, PrivateAttr
+from pydantic import BaseModel, PrivateAttr, Secret
 
 from hotreload.config.frozen import freeze
 from hotreload.config.settings import LiveSettings, SettingsModel
@@ -20,6 +20,10 @@ from hotreload.config.settings import LiveSettings, SettingsModel
 @dataclass
 class Point:
     x: int
+    names: list[str]
+
+
+class Row(NamedTuple):
     names: list[str]
 
 
@@ -41,6 +45,8 @@ class Outer(BaseModel):
     unique: set[int] = {1}
     pair: tuple[int, list[int]] = (1, [2])
     point: Point = Point(1, ["a"])
+    row: Row = Row(["a"])
+    hidden: Secret[list[str]] = Secret(["a"])
 
 
 class Settings(LiveSettings):
@@ -67,6 +73,8 @@ def made() -> Outer:
         lambda it: it.pair[1].clear(),
         lambda it: setattr(it.point, "x", 2),
         lambda it: it.point.names.sort(),
+        lambda it: it.row.names.append("b"),
+        lambda it: it.hidden.get_secret_value().append("b"),
     ],
 )
 def test_every_change_is_refused(change: Callable[[Any], object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,13 +13,16 @@ from hypothesis import strategies as st
 from hotreload.queue.job import (
     CRASHES_ALONE_TO_PARK,
     CRASHES_TO_SUSPECT,
+    DELAY_MOST_S,
     Backoff,
     Done,
     Failed,
     Interrupted,
     JobRow,
     JobState,
+    Snoozed,
     Transition,
+    Verdict,
     after_crash,
     decide,
     storable,
@@ -127,6 +131,13 @@ def test_done_keeps_its_result_and_clears_suspicion() -> None:
 def test_a_delay_overrides_the_backoff() -> None:
     assert decide(ROW, Failed("x", delay_s=2.5), NOW_MS).run_at_ms == NOW_MS + 2500
     assert decide(ROW, Failed("x", delay_s=0), NOW_MS).state is JobState.READY
+
+
+@pytest.mark.parametrize("delay_s", [1e300, float("inf"), float("nan"), 1e12])
+@pytest.mark.parametrize("verdict", [Snoozed, Interrupted, lambda delay_s: Failed("x", delay_s=delay_s)])
+def test_a_delay_beyond_any_date_is_the_most(verdict: Callable[[float], Verdict], delay_s: float) -> None:
+    to = decide(ROW, verdict(delay_s), NOW_MS)
+    assert (to.state, to.run_at_ms) == (JobState.SCHEDULED, NOW_MS + DELAY_MOST_S * 1000)
 
 
 @given(st.integers(min_value=1, max_value=5000), jitters)

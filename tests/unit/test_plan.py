@@ -90,6 +90,7 @@ def test_a_list_of_another_length_is_one_difference() -> None:
     assert differences(one, {("l", 0, "a"): 3, ("l", 1, "a"): 2}) == [Difference(("l", 0, "a"), 1, 3)]
     assert differences(one, {("l", 0, "a"): 2}) == [Difference(("l",), [{"a": 1}, {"a": 2}], [{"a": 2}])]
     assert differences(one, {("l",): []}) == [Difference(("l",), [{"a": 1}, {"a": 2}], [])]
+    assert differences({("l", "b"): 1}, {("l", 0, "a"): 1}) == [Difference(("l",), {"b": 1}, [{"a": 1}])]
 
 
 def test_of_a_long_value_only_what_differs_is_shown() -> None:
@@ -170,3 +171,8 @@ def test_values_are_set_in_place_where_they_can_be() -> None:
     assert not assign(tree, None, ("c", "e"), 6)
     assert assign(tree, None, ("a", "b"), ABSENT)
     assert tree == {"a": {"d": 3}, "c": 2, "n": {"m": 4}, "list": [{"k": 5}]}
+
+
+def test_two_values_that_are_not_a_number_are_the_same() -> None:
+    assert same(float("nan"), float("nan"))
+    assert not same(float("nan"), float("inf"))

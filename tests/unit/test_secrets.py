@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import os
 import re
 import stat
@@ -150,6 +151,20 @@ def test_a_number_under_a_secret_looking_key_is_not_shown() -> None:
     shown = REDACTOR.show("f", {"password": 12345678, "pins": [["token", 4711]], "max_tokens": 4711}, OPEN)
     assert "12345678" not in json.dumps(shown)
     assert json.dumps(shown).count("4711") == 1
+
+
+def test_a_secret_that_stands_in_another_field_too_is_not_shown() -> None:
+    redactor = Redactor(b"k" * 32)
+    redactor.remember(frozenset({"hunter2 hunter2"}))
+    assert redactor.show("url", "mine is hunter2%20hunter2!", OPEN) == "mine is ***!"
+    assert redactor.show("map", {"a": ["hunter2 hunter2"]}, OPEN) == {"a": ["***"]}
+
+
+def test_what_is_shown_is_json_whatever_a_default_is() -> None:
+    value = {"most": math.inf, "least": [-math.inf], "mean": math.nan, "one": 1.5}
+    shown = {"most": "Infinity", "least": ["-Infinity"], "mean": "NaN", "one": 1.5}
+    assert REDACTOR.show("f", value, OPEN) == shown
+    assert REDACTOR.show("f", math.inf, OPEN) == "Infinity"
 
 
 SECRET = "hunter2hunter2"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 from pydantic import (
@@ -21,6 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticOmit
 from pydantic_settings import SettingsConfigDict
 
 from hotreload.config.document import Keys, dotted
@@ -28,7 +31,7 @@ from hotreload.config.fields import Effect, Live, Secret, leaf_rules, unmarked_s
 from hotreload.config.model import Merged
 from hotreload.config.settings import HotreloadSettings, LiveSettings, SettingsModel
 from hotreload.config.sources import CredentialsSource, EnvironmentSource
-from hotreload.errors import ConfigInvalid, DeclarationError, Problem
+from hotreload.errors import REASON_MOST, ConfigInvalid, DeclarationError, Problem
 
 HERE = Path("/etc/service")
 PASSWORD = "hunter2hunter2"
@@ -222,6 +225,8 @@ def test_a_rule_across_fields_stands_at_its_section() -> None:
         {"lists": {"users": [{"api_key": [PASSWORD]}]}},
         {"lists": {"users": PASSWORD}},
         {"lists": PASSWORD},
+        {"vlm": {"api_key": PASSWORD, "max_concurrent": f"twice: {PASSWORD}"}},
+        {"vlm": {"api_key": PASSWORD, "model": [PASSWORD]}},
     ],
 )
 def test_no_problem_shows_a_secret(data: dict[str, Any]) -> None:
@@ -261,6 +266,127 @@ def test_a_validator_that_raises_anything_refuses_the_file(data: dict[str, Any],
     (problem,) = caught.value.problems
     assert problem.message.startswith(says)
     assert caught.value.__context__ is None
+
+
+class Unprintable(Exception):
+    """What a driver raises whose text is asked of a server."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+RAISED: dict[str, BaseException] = {
+    "BaseException": BaseException("base"),
+    "CancelledError": asyncio.CancelledError(),
+    "GeneratorExit": GeneratorExit(),
+    "SystemExit": SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "unprintable Unprintable": Unprintable(),
+}
+
+
+class Raising(LiveSettings):
+    """A validator that raises what is not meant for it, and a rule across fields that does so as well."""
+
+    raises: str = ""
+    number: int = 1
+
+    @field_validator("raises")
+    @classmethod
+    def _raise(cls, name: str) -> str:
+        if name in RAISED:
+            raise RAISED[name]
+        return name
+
+
+@pytest.mark.parametrize("name", RAISED)
+@pytest.mark.parametrize("more", [{}, {"number": "x"}])
+def test_nothing_that_a_validator_raises_ends_the_process(name: str, more: dict[str, Any]) -> None:
+    known = SettingsModel(Raising, environ={})
+    with ThreadPoolExecutor(1) as threads:  # where a reload validates, and Ctrl-C never is
+        error = threads.submit(known.validate, {"raises": name, **more}, HERE).exception()
+    assert isinstance(error, ConfigInvalid)
+    assert error.problems[0].message.startswith(f"a validator failed: {name}")
+
+
+def test_ctrl_c_while_a_validator_runs_ends_it() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        SettingsModel(Raising, environ={}).validate({"raises": "KeyboardInterrupt"}, HERE)
+
+
+class Odd(LiveSettings):
+    """Validators that leave a field out, or give one what cannot be shown."""
+
+    odd: Any = None
+
+    @field_validator("odd")
+    @classmethod
+    def _made(cls, value: Any) -> Any:
+        if value == "omitted":
+            raise PydanticOmit
+        return Opaque() if value == "opaque" else value
+
+
+class Opaque:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(("odd", "says"), [("omitted", "AttributeError"), ("opaque", "RuntimeError: no text")])
+def test_what_a_validator_makes_that_cannot_be_used_refuses_the_file(odd: str, says: str) -> None:
+    with pytest.raises(ConfigInvalid, match=f"a validator failed: {says}"):
+        SettingsModel(Odd, environ={}).validate({"odd": odd}, HERE)
+
+
+@pytest.mark.parametrize(("said", "shown"), [("", "is refused by a validator"), ("x" * 10**6, "x" * REASON_MOST)])
+def test_what_a_validator_says_has_a_bound(said: str, shown: str) -> None:
+    class Wordy(LiveSettings):
+        number: int = 1
+
+        @field_validator("number")
+        @classmethod
+        def _refuse(cls, value: int) -> int:
+            raise ValueError(said)
+
+    with pytest.raises(ConfigInvalid) as caught:
+        SettingsModel(Wordy, environ={}).validate({"number": 2}, HERE)
+    assert caught.value.problems[0].message == shown
+
+
+class Derived(LiveSettings):
+    """A frozen model, whose validator can only return another instance."""
+
+    one: int = 1
+    ten: int = 0
+    returns: str = "a copy"
+
+    @model_validator(mode="after")
+    def _derive(self) -> Any:
+        copy = self.model_copy(update={"ten": self.one * 10})
+        return {"a copy": copy, "nothing": None}[self.returns]
+
+
+def test_a_validator_may_return_another_instance() -> None:
+    assert SettingsModel(Derived, environ={}).validate({"one": 2}, HERE).settings.ten == 20
+    assert Derived(one=3).ten == 30
+
+
+def test_a_validator_that_returns_nothing_is_named() -> None:
+    says = "the last model validator returned NoneType, not Derived: `return self`"
+    with pytest.raises(ConfigInvalid, match=says):
+        SettingsModel(Derived, environ={}).validate({"returns": "nothing"}, HERE)
+    with pytest.raises(TypeError, match=says):
+        Derived(returns="nothing")
+
+
+def test_a_default_that_was_not_made_because_of_another_field_is_not_blamed() -> None:
+    class Twice(LiveSettings):
+        one: int = 1
+        twice: int = Field(default_factory=lambda said: said["one"] * 2)
+
+    with pytest.raises(ConfigInvalid) as caught:
+        SettingsModel(Twice, environ={}).validate({"one": "x"}, HERE)
+    assert [each.path for each in caught.value.problems] == ["one"]
 
 
 def test_a_validator_that_raises_anything_for_a_variable_refuses_it_later() -> None:
@@ -333,6 +459,11 @@ class Folder(BaseModel):
     more: tuple[Path, ...] = (Path("more"),)
 
 
+class Row(NamedTuple):
+    path: Path
+    size: int = 1
+
+
 class Inside(BaseModel):
     many: list[Folder] = [Folder(path=Path("default"))]
     named: dict[str, Folder] = {}
@@ -341,6 +472,7 @@ class Inside(BaseModel):
     plain: dict[str, list[Path]] = {"a": [Path("b")]}
     keyed: dict[Path, int] = {Path("k"): 1}
     point: Point | None = None
+    rows: list[Row] = [Row(Path("r"))]
 
 
 class Folders(LiveSettings):
@@ -352,13 +484,16 @@ def test_paths_inside_containers_are_absolute_too() -> None:
     default = known.validate({}, HERE).settings.all
     assert (default.many[0].path, default.many[0].more) == (HERE / "default", (HERE / "more",))
     assert (default.plain, default.keyed) == ({"a": [HERE / "b"]}, {HERE / "k": 1})
+    assert default.rows == [Row(HERE / "r")]
     data = {"named": {"x": {"path": "~/x"}}, "either": {"path": "e"}, "pair": [1, {"path": "p", "more": ["/m"]}]}
-    made = known.validate({"all": {**data, "point": {"x": 1, "y": "y"}}}, HERE).settings.all
+    data |= {"point": {"x": 1, "y": "y"}, "rows": [["q", 2]]}
+    made = known.validate({"all": data}, HERE).settings.all
     assert made.named["x"].path == Path.home() / "x"
     assert isinstance(made.either, Folder)
     assert made.either.path == HERE / "e"
     assert made.pair == (1, Folder(path=HERE / "p", more=(Path("/m"),)))
     assert made.point == Point(1, HERE / "y")
+    assert made.rows == [Row(HERE / "q", 2)]
 
 
 class Misplaced(LiveSettings):
@@ -506,6 +641,31 @@ def test_a_model_may_ask_for_lax_rules() -> None:
     assert SettingsModel(Lax).validate({"count": "12"}, HERE).settings.count == 12
 
 
+class Words(BaseModel):
+    words: frozenset[str]
+    count: int = 0
+    days: dict[date, int] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_is(cls, data: object) -> object:
+        return data
+
+
+def test_what_a_before_validator_of_a_union_member_gives_need_not_be_json() -> None:
+    class Either(LiveSettings):
+        found: int | Words
+        nested: tuple[str | dict[str, bool | Words], ...] = ()
+
+    model = SettingsModel(Either, environ={})
+    assert model.validate({"found": {"words": ["a"]}}, HERE).settings.found == Words(words=frozenset("a"))
+    nested = model.validate({"found": 1, "nested": [{"x": {"words": []}}]}, HERE).settings.nested
+    assert nested == ({"x": Words(words=frozenset())},)
+    for wrong in ({"words": ["a"], "count": "3"}, {"words": [], "days": {"2026-01-01": "1"}}, {"words": "a"}, "3", 2.5):
+        with pytest.raises(ConfigInvalid, match="found"):
+            model.validate({"found": wrong}, HERE)
+
+
 def test_the_section_hotreload_is_ours() -> None:
     class Wrong(LiveSettings):
         hotreload: int = 1
@@ -598,6 +758,21 @@ def _unmarked(properties: dict[str, Any], known: SettingsModel[OvConf], above: s
             elif "x-reload" not in option and "x-reload" not in node:
                 missing.append(f"{above}{key}")
     return missing
+
+
+class Made:
+    """What only a validator can make."""
+
+
+def test_a_type_that_json_does_not_know_has_a_place_in_the_schema(recwarn: pytest.WarningsRecorder) -> None:
+    class Foreign(LiveSettings):
+        model_config = SettingsConfigDict(arbitrary_types_allowed=True)
+        opaque: Annotated[Made, Live, BeforeValidator(lambda _: Made())] = Made()
+        many: dict[str, Made] | None = None
+
+    properties = SettingsModel(Foreign).schema()["properties"]
+    assert (properties["opaque"]["x-reload"], properties["many"]["x-reload"]) == ("live", "restart")
+    assert list(recwarn) == []
 
 
 def test_every_member_of_a_union_has_its_mark() -> None:

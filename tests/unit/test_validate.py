@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 import pytest
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import AliasPath, BaseModel, Field, SecretStr, model_validator
 
 from hotreload.config.document import Document, Keys, parse
 from hotreload.config.fields import FieldRule, Live, Refused
@@ -350,3 +352,38 @@ def test_a_value_that_a_validator_moved_is_not_one_that_a_factory_made() -> None
     before = first_snapshot(build_candidate(document('{"length": 2}'), renamed), REDACTOR)
     new = build_candidate(document("{}"), renamed, running=before)
     assert (before.settings.size, new.target.settings.size) == (2, 0)
+
+
+class First(LiveSettings):
+    name: str = Field(default_factory=lambda: uuid4().hex, validation_alias=AliasPath("names", 0))
+
+
+def test_a_value_of_a_list_that_waits_for_a_restart_and_is_taken_back_waits_no_more() -> None:
+    first = Source(CONF, SettingsModel(First, environ={}))
+    running = first_snapshot(build_candidate(document("{}"), first), REDACTOR)
+    for text, waiting in (('{"names": ["ann"]}', ["name"]), ('{"names": []}', []), ("{}", [])):
+        found = resolve(build_candidate(document(text), first, running=running), running, first, REDACTOR)
+        assert [each.path for each in found.plan.pending_restart] == waiting
+        assert found.snapshot is not None
+        assert found.snapshot.settings == running.settings
+        running = found.snapshot
+
+
+class Unlimited(LiveSettings):
+    most: float = math.inf
+    n: Annotated[int, Live] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _move(cls, data: Any) -> Any:
+        return {**data, "most": data["old"]} if "old" in data else data
+
+
+def test_an_infinite_value_that_runs_is_kept_where_a_validator_moves_keys() -> None:
+    unlimited = Source(CONF, SettingsModel(Unlimited, environ={}))
+    before = first_snapshot(build_candidate(document("{}"), unlimited), REDACTOR)
+    new = build_candidate(document('{"old": 2, "n": 3}'), unlimited, running=before)
+    resolved = resolve(new, before, unlimited, REDACTOR)
+    assert resolved.snapshot is not None
+    assert (resolved.snapshot.settings.most, resolved.snapshot.settings.n) == (math.inf, 3)
+    assert [each.running for each in resolved.plan.pending_restart] == ["Infinity"]
