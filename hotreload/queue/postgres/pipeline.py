@@ -47,6 +47,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._waiting: list[_Asked] = []
+        self._behind: list[_Asked] = []
         self._name_of: dict[bytes, bytes] = {}
         self._numbers = count()
         self._poll = select.poll()
@@ -64,12 +65,19 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
         `refused` is raised where the statement divides by zero: a condition was not met.
         """
-        self._waiting.append(_Asked(_numbered(sql), [_text(value) for value in given], refused, then))
+        self._waiting.append(_asked(sql, given, refused, then))
+
+    def behind(self, sql: str, given: Sequence[Any], then: Callable[[Answer], None]) -> None:
+        """As `later`, right behind the statement that is asked for its answer next."""
+        self._behind.append(_asked(sql, given, None, then))
 
     def ask(self, sql: str, given: Sequence[Any] = ()) -> Answer:
         """Run what waits and then a statement; its answer, or the error of the first that failed."""
         self.later(sql, given)
-        return self.answers()[-1]
+        place = len(self._waiting) - 1
+        self._waiting += self._behind
+        self._behind = []
+        return self.answers()[place]
 
     def answers(self) -> list[Answer]:
         """Run what waits, in one trip, and return the answer to each; the error of the first that failed."""
@@ -88,7 +96,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def forget(self) -> None:
         """Drop what waits: the transaction it belongs to is rolled back."""
-        self._waiting = []
+        self._waiting, self._behind = [], []
 
     def _trip(self, asked: Sequence[_Asked]) -> list[PGresult]:
         """Send statements and return one result for each, a failed preparation in place of its statement."""
@@ -164,6 +172,10 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             self._rows_of.set_pgresult(result)
             rows = self._rows_of.load_rows(0, result.ntuples, tuple)
         return Answer(rows, result.command_tuples or 0, (result.command_status or b"").decode())
+
+
+def _asked(sql: str, given: Sequence[Any], refused: Exception | None, then: Callable[[Answer], None] | None) -> _Asked:
+    return _Asked(_numbered(sql), [_text(value) for value in given], refused, then)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -66,8 +66,13 @@ class PostgresStatements:
 
     def take(self, connection: Connection, queue: str, suspect: int, limit: int, most_bytes: int) -> list[Raw]:
         text = TEXTS["take"].format(which="id = %s" if suspect else "queue = %s")
-        page = connection.ask(text, (suspect or queue, limit, self._node, most_bytes)).rows
-        return sorted(map(list, page), key=lambda raw: (raw[_PRIORITY], raw[_RUN_AT], raw[0]))
+        return _page(connection.ask(text, (suspect or queue, limit, self._node, most_bytes)))
+
+    def take_behind(self, connection: Connection, queue: str, limit: int, most_bytes: int) -> Callable[[], list[Raw]]:
+        answers: list[Answer] = []
+        text = TEXTS["take"].format(which="queue = %s")
+        connection.behind(text, (queue, limit, self._node, most_bytes), then=answers.append)
+        return lambda: _page(answers[0])
 
     def requeue(self, connection: Connection, queues: Sequence[str]) -> list[tuple[int, str, bool]]:
         return self.rows(connection, "requeue", list(queues), self._node)
@@ -96,6 +101,10 @@ class PostgresStatements:
 
     def in_ranges(self, connection: Connection, name: str, ranges: Sequence[tuple[int, int]], *given: Any) -> list[Any]:
         return self.rows(connection, name, [low for low, _ in ranges], [high for _, high in ranges], *given)
+
+
+def _page(answer: Answer) -> list[Raw]:
+    return sorted(map(list, answer.rows), key=lambda raw: (raw[_PRIORITY], raw[_RUN_AT], raw[0]))
 
 
 def counting(sums: Mapping[str, Sequence[int]]) -> tuple[str, list[Any]]:
