@@ -81,6 +81,10 @@ class Statements(Protocol):
         """Claim ready jobs in their order (or the one `suspect`, where it is not 0), at least one of any size."""
         ...
 
+    def take_behind(self, connection: Any, queue: str, limit: int, most_bytes: int) -> Callable[[], list[Raw]]:
+        """Claim as `take` once the next `held` is done, which must come; return what returns the jobs from then on."""
+        ...
+
     def requeue(self, connection: Any, queues: Sequence[str]) -> list[tuple[int, str, bool]]:
         """Put back as interrupted what this process runs, fenced; return id, queue, whether it has progress."""
         ...
@@ -230,19 +234,23 @@ class Verbs:
 
     # --- claim ------------------------------------------------------------------------------------------------------
 
-    def _claim(self, connection: Any, queue: str, limit: int) -> list[Raw]:
-        """Take jobs; what is returned is for `leased`."""
+    def _claim(self, connection: Any, queue: str, limit: int, first: Callable[[], list[Raw]] | None) -> list[Raw]:
+        """Take jobs for `leased`; `first` returns the first page of them where it was taken before."""
         standing = self._ledger.standings().get(queue)
-        if self.closed or standing is None or standing.paused:
+        if first is None and (self.closed or standing is None or standing.paused):
             return []
         now_ms = self._now_ms()
-        if standing.next_due_ms is not None and standing.next_due_ms <= now_ms:
+        if first is None and standing and standing.next_due_ms is not None and standing.next_due_ms <= now_ms:
             due = self._sql.run(connection, "promote", queue, now_ms, PROMOTED_MOST)
             self._count(queue, "scheduled", "ready", due)
         taken: list[Raw] = []
         left = PAGE_BYTES
         while len(taken) < limit and left > 0:
-            page = self._page(connection, queue, min(PAGE_ROWS, limit - len(taken)), left)
+            if first is None:
+                page = self._page(connection, queue, min(PAGE_ROWS, limit - len(taken)), left)
+            else:
+                page, first = first(), None
+            self._count(queue, "ready", "running", len(page))
             taken.extend(page)
             left -= sum(raw[_SIZE] for raw in page)
             if len(page) < PAGE_ROWS:
@@ -256,9 +264,7 @@ class Verbs:
             may, suspect = may_claim(queue, suspects, self._ledger.total("running", queue))
         if may is May.NOTHING:
             return []
-        page = self._sql.take(connection, queue, suspect, limit, most_bytes)
-        self._count(queue, "ready", "running", len(page))
-        return page
+        return self._sql.take(connection, queue, suspect, limit, most_bytes)
 
     def _with_steps(self, connection: Any, taken: list[Raw]) -> list[Raw]:
         """Put in place of their count the steps that the jobs kept."""
@@ -322,10 +328,27 @@ class Verbs:
 
     def exchange(self, connection: Any, calls: Sequence[Exchange]) -> Sequence[tuple[Sequence[Outcome], Sequence[Raw]]]:
         """Settle for all calls, then claim for each in turn; return states, and jobs for `leased`."""
-        states = iter(self.settle(connection, [one for call in calls for one in call.settlements]))
+        settlements = [one for call in calls for one in call.settlements]
+        first = self._behind(connection, settlements, calls[0].claim)
+        states = iter(self.settle(connection, settlements))
         ended = [[next(states) for _ in call.settlements] for call in calls]
-        taken = [self._claim(connection, *call.claim) if call.claim else [] for call in calls]
+        taken: list[Sequence[Raw]] = []
+        for call in calls:
+            taken.append(self._claim(connection, *call.claim, first) if call.claim else [])
+            first = None
         return list(zip(ended, taken, strict=True))
+
+    def _behind(
+        self, connection: Any, settlements: Sequence[Settlement], claim: Claim | None
+    ) -> Callable[[], list[Raw]] | None:
+        """Have the first page of a claim taken with the statement that settles, where nothing speaks against it yet."""
+        standing = self._ledger.standings().get(claim.queue) if claim else None
+        if claim is None or standing is None or standing.paused or not settlements or self.closed:
+            return None
+        due = standing.next_due_ms is not None and standing.next_due_ms <= self._now_ms()
+        if due or self._ledger.total("suspects") or any(one.row.suspect or one.to.suspect for one in settlements):
+            return None
+        return self._sql.take_behind(connection, claim.queue, min(PAGE_ROWS, claim.limit), PAGE_BYTES)
 
     def flush(self, connection: Any, calls: Sequence[Flush]) -> Sequence[Requeued]:
         """Settle, then put back what runs in the queues of each call, fence it, count an interruption, as `decide`."""

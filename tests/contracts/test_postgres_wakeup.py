@@ -17,7 +17,7 @@ from hotreload.errors import LeaseLost, StoreOwned
 from hotreload.queue.job import Done, Interrupted, JobRow
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.postgres.connection import connect
-from hotreload.queue.postgres.wakeup import Announcer, Listener, topics_of
+from hotreload.queue.postgres.wakeup import NOTIFY, Announcer, Listener, topics_of
 
 from .pgbouncer import Bouncer
 from .postgres import Server
@@ -148,13 +148,13 @@ async def test_a_server_that_does_not_answer_is_left_and_listened_to_again(own_s
 def test_a_topic_is_told_at_once_then_held_back_for_a_moment_and_not_lost(dsn: str) -> None:
     now = [100.0]
     announcer = Announcer(hold_s=0.02, monotonic=lambda: now[0])
-    with connect(dsn) as connection:
-        heard = connection.notifies(timeout=0.2)
-        connection.execute("LISTEN hotreload")
+    with connect(dsn) as connection, connect(dsn) as other:
+        heard = other.notifies(timeout=0.2)
+        other.execute("LISTEN hotreload")
 
         def told(*topics: str) -> None:
-            if sql := announcer.sql(topics):
-                connection.execute(sql.encode())
+            if due := announcer.due(topics):
+                connection.ask(NOTIFY, [due])
             announcer.committed()
 
         told("a")

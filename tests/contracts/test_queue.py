@@ -91,7 +91,8 @@ async def test_ids_are_given_in_order_and_never_again(store: Store) -> None:
     assert first.ids == ["1", "2", "3"]
     assert await queue.discard(first.ids) == first.ids
     queue.close()
-    assert (await store.open().enqueue(new(4))).ids == ["4"]
+    (newer,) = (await store.open().enqueue(new(4))).ids
+    assert int(newer) > 3
 
 
 async def test_a_key_belongs_to_its_job_until_that_has_ended(queue: Any) -> None:

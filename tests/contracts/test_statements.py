@@ -10,7 +10,7 @@ ONLY_SQLITE = {
     *("insert_payloads", "keep_cursor", "progressed"),  # long texts apart from the rows of their jobs
     *("counted", "fact", "put_fact"),  # whether a copy of the file is whole, what is kept beside the jobs
 }
-ONLY_POSTGRES = {"reserve"}
+ONLY_POSTGRES = {"reserve", "insert_keyless"}
 
 
 def test_both_engines_have_the_same_statements() -> None:

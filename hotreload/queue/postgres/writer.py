@@ -25,7 +25,7 @@ from hotreload.queue.calls import AnyCall, Inbox, SyncCall, deliver
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.postgres.connection import Connection, Node, as_error, commit, rolled_back, run
 from hotreload.queue.postgres.statements import counting
-from hotreload.queue.postgres.wakeup import Announcer, topics_of
+from hotreload.queue.postgres.wakeup import NOTIFY, Announcer, topics_of
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ class Writer:
             sums = self._ledger.sums()
             told = self._topics()
             committing = True
-            rows = commit(connection, *([counting(sums)] if sums else []), *([told] if told else []))
+            rows = commit(connection, *([counting(sums)] if sums else []), *([(NOTIFY, [told])] if told else []))
             if sums:
                 self._ledger.wrote(rows[0])
         except BaseException as error:  # noqa: BLE001 - the thread must live, the callers must be told
@@ -267,12 +267,12 @@ class Writer:
         deliver(calls)
         return None
 
-    def _topics(self) -> str:
-        """Return the statement that tells other nodes what they may claim, "" where none is there."""
+    def _topics(self) -> list[str]:
+        """Return what other nodes are to be told, nothing where none is there."""
         if self._node.others:
-            return self._announcer.sql(topics_of(self._ledger.woken))
+            return self._announcer.due(topics_of(self._ledger.woken))
         self._announcer.forget()
-        return ""
+        return []
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -351,6 +351,7 @@ class Writer:
             self._apply(connection, [call])
             run(connection, "RELEASE hotreload_caller")
         except Exception as error:
+            connection.forget()
             if connection.closed or isinstance(error, _IN_THE_WAY):
                 raise
             run(connection, "ROLLBACK TO hotreload_caller; RELEASE hotreload_caller")

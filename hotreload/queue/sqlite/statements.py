@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -98,6 +98,11 @@ class SqliteStatements:
         if page:
             self.run(connection, "take", [raw[0] for raw in page])
         return page
+
+    def take_behind(
+        self, connection: apsw.Connection, queue: str, limit: int, most_bytes: int
+    ) -> Callable[[], list[Raw]]:
+        return lambda: self.take(connection, queue, 0, limit, most_bytes)
 
     def requeue(self, connection: apsw.Connection, queues: Sequence[str]) -> list[tuple[int, str, bool]]:
         found = self.rows(connection, "running_in", list(queues))
