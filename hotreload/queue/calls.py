@@ -1,7 +1,9 @@
 """What callers ask of an engine's writer thread: how it waits, and how the outcome goes back to a loop or a thread.
 
-callers ──inbox──→ urgent lane ─┐
-                   normal lane ─┴→ groups, for the writer to make a transaction of each
+    callers ──inbox──→ urgent lane ─┐
+                       normal lane ─┴→ groups, for the writer to make a transaction of each
+
+Whatever waits goes together. A call that is urgent goes before those that are not.
 """
 
 from __future__ import annotations
@@ -77,6 +79,24 @@ class SyncCall(Call[A, R]):
 
 
 AnyCall = Call[Any, Any]
+
+
+def by_verb(calls: Iterable[AnyCall]) -> Iterable[list[AnyCall]]:
+    """Return the calls of each verb, in the order of the first of them."""
+    found: dict[Verb[Any, Any], list[AnyCall]] = {}
+    for call in calls:
+        found.setdefault(call.verb, []).append(call)
+    return found.values()
+
+
+def perform(connection: Any, calls: Sequence[AnyCall]) -> None:
+    """Do calls of one verb, over the writer's connection and transaction."""
+    outcomes: Sequence[Any] = calls[0].verb(connection, [call.arg for call in calls])
+    for call, outcome in zip(calls, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            call.error = outcome
+        else:
+            call.result = outcome
 
 
 def deliver(calls: Iterable[AnyCall]) -> None:

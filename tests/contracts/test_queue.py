@@ -403,6 +403,17 @@ async def test_the_job_that_kills_its_process_is_parked_and_the_others_finish(st
     assert depth(queue) == (0, 0, 0, 1)
 
 
+@pytest.mark.parametrize("size", [1, 5_000, 100_000])
+async def test_a_cursor_is_progress_where_it_differs_however_long_it_is(store: Store, size: int) -> None:
+    queue = store.open()
+    await queue.enqueue(new(1))
+    for letter, suspects in (("a", []), ("b", []), ("b", ["1"])):
+        [row] = await claimed(queue)
+        await queue.checkpoint(row, letter * size)
+        queue = store.crash()
+        assert queue.recovered.suspects == suspects
+
+
 async def suspect_of(store: Store, *queues: str) -> Any:
     """Open a store in which the only job of each queue is a suspect."""
     queue = store.open()

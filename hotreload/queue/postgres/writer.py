@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 
 from hotreload.errors import StoreLost, StoreUnavailable
-from hotreload.queue.calls import AnyCall, Inbox, SyncCall, deliver
+from hotreload.queue.calls import AnyCall, Inbox, SyncCall, by_verb, deliver, perform
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.postgres.connection import Connection, Node, as_error, commit, rolled_back, run
 from hotreload.queue.postgres.statements import counting
@@ -334,12 +334,9 @@ class Writer:
             self._transact(list(calls))
 
     def _perform(self, connection: Connection, calls: Sequence[AnyCall], *, apart: bool) -> None:
-        by_verb: dict[Any, list[AnyCall]] = {}
-        for call in calls:
-            by_verb.setdefault(call.verb, []).append(call)
-        for together in by_verb.values():
+        for together in by_verb(calls):
             if not apart:
-                self._apply(connection, together)
+                perform(connection, together)
                 continue
             for call in together:
                 self._protected(connection, call)
@@ -348,7 +345,7 @@ class Writer:
         mark = self._ledger.mark()
         run(connection, "SAVEPOINT hotreload_caller")
         try:
-            self._apply(connection, [call])
+            perform(connection, [call])
             run(connection, "RELEASE hotreload_caller")
         except Exception as error:
             connection.forget()
@@ -357,15 +354,6 @@ class Writer:
             run(connection, "ROLLBACK TO hotreload_caller; RELEASE hotreload_caller")
             self._ledger.undo(mark)
             call.error = as_error(error, self._where)
-
-    @staticmethod
-    def _apply(connection: Connection, calls: Sequence[AnyCall]) -> None:
-        outcomes: Sequence[Any] = calls[0].verb(connection, [call.arg for call in calls])
-        for call, outcome in zip(calls, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                call.error = outcome
-            else:
-                call.result = outcome
 
 
 def _nothing(_connection: Connection, calls: Sequence[None]) -> Sequence[None]:

@@ -60,9 +60,7 @@ class SqliteStatements:
         long = {(str(row[0]), row[1]): row for row in rows if len(row[2]) > APART_CHARS}
         inline = [(*row[:2], "", row[3]) if len(row[2]) > APART_CHARS else row for row in rows] if long else rows
         held = self.held(connection, "checkpoint", inline)
-        for job_id, _, cursor, _ in (long[token] for token in long.keys() & held):
-            if self.run(connection, "keep_cursor", job_id, cursor):
-                self.run(connection, "progressed", job_id)
+        self.each(connection, "keep_cursors", [(row[0], row[2]) for token, row in long.items() if token in held])
         return held
 
     def reserve(self, connection: apsw.Connection, count: int) -> range:

@@ -80,12 +80,9 @@ UPDATE hotreload_jobs AS job SET cursor = new.column3, steps = steps + new.colum
     alone_crashes = iif(job.cursor IS new.column3 AND NOT new.column4, alone_crashes, 0)
 FROM ({values}) AS new WHERE job.id = new.column1
 
--- name: keep_cursor
-INSERT INTO hotreload_cursors VALUES (?, ?)
+-- name: keep_cursors
+INSERT INTO hotreload_cursors SELECT * FROM ({values}) WHERE column1 IS NOT NULL
 ON CONFLICT (job) DO UPDATE SET cursor = excluded.cursor WHERE cursor <> excluded.cursor
-
--- name: progressed
-UPDATE hotreload_jobs SET stalled_crashes = 0, alone_crashes = 0 WHERE id = ? AND stalled_crashes + alone_crashes > 0
 
 -- name: keep_steps
 INSERT OR REPLACE INTO hotreload_steps SELECT * FROM ({values}) WHERE column1 IS NOT NULL

@@ -14,12 +14,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import apsw
 
 from hotreload.errors import StoreLost, StoreUnavailable
-from hotreload.queue.calls import AnyCall, Inbox, R, SyncCall, Verb, deliver
+from hotreload.queue.calls import AnyCall, Inbox, R, SyncCall, by_verb, deliver, perform
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.sqlite.connection import REOPENED_AFTER, Database, as_error, run
 from hotreload.queue.sqlite.files import StoreFiles
@@ -279,19 +279,16 @@ class Writer:
 
     def _perform(self, connection: apsw.Connection, calls: Sequence[AnyCall]) -> None:
         if len(calls) == 1:  # no neighbour to protect: the transaction is the savepoint
-            self._apply(connection, calls)
+            perform(connection, calls)
             return
-        by_verb: dict[Verb[Any, Any], list[AnyCall]] = {}
-        for call in calls:
-            by_verb.setdefault(call.verb, []).append(call)
-        for together in by_verb.values():
+        for together in by_verb(calls):
             self._protected(connection, together)
 
     def _protected(self, connection: apsw.Connection, calls: Sequence[AnyCall]) -> None:
         mark = self._ledger.mark()
         run(connection, "SAVEPOINT hotreload_caller")
         try:
-            self._apply(connection, calls)
+            perform(connection, calls)
         except BaseException as error:
             if isinstance(error, REOPENED_AFTER) or not connection.in_transaction:
                 raise
@@ -304,15 +301,6 @@ class Writer:
                 calls[0].error = as_error(error, self._database.path)
         else:
             run(connection, "RELEASE hotreload_caller")
-
-    @staticmethod
-    def _apply(connection: apsw.Connection, calls: Sequence[AnyCall]) -> None:
-        outcomes = calls[0].verb(connection, [call.arg for call in calls])
-        for call, outcome in zip(calls, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                call.error = outcome
-            else:
-                call.result = outcome
 
 
 def _probe(connection: apsw.Connection, calls: Sequence[None]) -> Sequence[None]:

@@ -18,3 +18,9 @@ CREATE TRIGGER hotreload_cursors_removed AFTER DELETE ON hotreload_jobs WHEN old
 BEGIN
     DELETE FROM hotreload_cursors WHERE job = old.id;
 END;
+
+CREATE TRIGGER hotreload_cursors_progressed AFTER UPDATE ON hotreload_cursors
+BEGIN
+    UPDATE hotreload_jobs SET stalled_crashes = 0, alone_crashes = 0
+    WHERE id = new.job AND stalled_crashes + alone_crashes > 0;
+END;
