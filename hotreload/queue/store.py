@@ -76,14 +76,10 @@ _TEXTS: Final = 16
 
 
 class Reader(Protocol):
-    """A connection for reading, opened when first asked; calls from several threads take turns."""
+    """A connection for reading; calls from several threads take turns."""
 
     def read(self, query: Callable[[Any], R]) -> R:
         """Run a query on one view of the store and return its result; StoreUnavailable where it cannot be read."""
-        ...
-
-    def close(self) -> None:
-        """Close, and end what is read meanwhile; the next read opens it again."""
         ...
 
 
@@ -263,10 +259,10 @@ class Store:
         return list((await self.exchange(queue, limit, [])).rows)
 
     def _promising(self, queue: str) -> bool:
-        standing = self._ledger.standings().get(queue)
-        if self._verbs.closed or standing is None or standing.paused:
-            return False
-        return standing.ready > 0 or (standing.next_due_ms is not None and standing.next_due_ms <= self.now_ms())
+        standing = self._ledger.standing(queue)
+        due_ms = standing.next_due_ms
+        open_now = not (self._verbs.closed or standing.paused)
+        return open_now and (standing.ready > 0 or (due_ms is not None and due_ms <= self.now_ms()))
 
     def _unclaim(self, rows: Sequence[Raw]) -> None:
         if rows:
@@ -336,8 +332,8 @@ class Store:
 
     async def next_due_ms(self, queue: str) -> int | None:
         """Return when the next scheduled job becomes ready (Unix ms), None without one or while it is paused."""
-        standing = self._ledger.standings().get(queue)
-        return None if standing is None or standing.paused else standing.next_due_ms
+        standing = self._ledger.standing(queue)
+        return None if standing.paused else standing.next_due_ms
 
     def depths(self) -> list[QueueDepth]:
         """Return the depths of all queues, by name; cheap, from any thread.
@@ -349,8 +345,8 @@ class Store:
 
     def ready(self, queue: str) -> int:
         """Return how many jobs of `queue` could be claimed, as far as this process knows."""
-        standing = self._ledger.standings().get(queue)
-        return 0 if standing is None or standing.paused else standing.ready
+        standing = self._ledger.standing(queue)
+        return 0 if standing.paused else standing.ready
 
     def on_ready(self, listener: Callable[[str], None]) -> None:
         """Call `listener(queue)` when there is reason to claim again, or to ask again for `next_due_ms`.

@@ -89,8 +89,8 @@ class Statements(Protocol):
         """Put back as interrupted what this process runs, fenced; return id, queue, whether it has progress."""
         ...
 
-    def left_running(self, connection: Any, after: int, limit: int) -> list[Raw]:
-        """Return what the last owner ran, by id, without texts: the cursor stands for any progress."""
+    def left_running(self, connection: Any) -> list[Raw]:
+        """Return what the last owner ran, by id, without texts, which may be large: the cursor is any progress."""
         ...
 
     def finished_since(self, connection: Any, since_ms: int) -> list[tuple[int]]:

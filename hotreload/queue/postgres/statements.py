@@ -77,8 +77,8 @@ class PostgresStatements:
     def requeue(self, connection: Connection, queues: Sequence[str]) -> list[tuple[int, str, bool]]:
         return self.rows(connection, "requeue", list(queues), self._node)
 
-    def left_running(self, connection: Connection, after: int, limit: int) -> list[Raw]:
-        return self.rows(connection, "left_running", after, self._node, limit)
+    def left_running(self, connection: Connection) -> list[Raw]:
+        return self.rows(connection, "left_running", self._node)
 
     def checkpoint(self, connection: Connection, rows: Sequence[tuple[int, int, str, int]]) -> frozenset[Token]:
         """As `Statements.checkpoint`; a long cursor is out of the row by itself (TOAST)."""

@@ -161,7 +161,7 @@ SELECT 1 FROM hotreload_documents WHERE id = %s LIMIT 1
 SELECT id, queue, '', CASE WHEN cursor IS NOT NULL OR steps > 0 THEN 'null' END, lease_seq, attempts, max_attempts,
     interruptions, crashes, dedupe_key, priority, version, enqueued_at_ms, run_at_ms, stalled_crashes, alone_crashes,
     suspect
-FROM hotreload_jobs WHERE state = 'running' AND id > %s AND node = %s ORDER BY id LIMIT %s FOR UPDATE
+FROM hotreload_jobs WHERE state = 'running' AND node = %s ORDER BY id FOR UPDATE
 
 -- name: finished_since
 SELECT id FROM hotreload_jobs WHERE state = 'done' AND ended_at_ms >= %s AND node = %s ORDER BY id

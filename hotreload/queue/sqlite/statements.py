@@ -109,8 +109,8 @@ class SqliteStatements:
         self.run(connection, "requeue", list(queues))
         return found
 
-    def left_running(self, connection: apsw.Connection, after: int, limit: int) -> list[Raw]:
-        return self.rows(connection, "left_running", after, limit)
+    def left_running(self, connection: apsw.Connection) -> list[Raw]:
+        return self.rows(connection, "left_running")
 
     def finished_since(self, connection: apsw.Connection, since_ms: int) -> list[tuple[int]]:
         return self.rows(connection, "finished_since", since_ms)

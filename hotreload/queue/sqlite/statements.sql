@@ -188,7 +188,7 @@ SELECT json_group_array(json_array(id, queue, '', progress, lease_seq, attempts,
     dedupe_key, priority, version, enqueued_at_ms, run_at_ms, stalled_crashes, alone_crashes, suspect))
 FROM (
     SELECT *, iif(cursor IS NOT NULL OR steps > 0, 'null', NULL) AS progress
-    FROM hotreload_jobs INDEXED BY hotreload_jobs_running WHERE state = 'running' AND id > ? ORDER BY id LIMIT ?)
+    FROM hotreload_jobs INDEXED BY hotreload_jobs_running WHERE state = 'running' ORDER BY id)
 
 -- name: finished_since
 SELECT json_group_array(json_array(id)) FROM hotreload_jobs WHERE state = 'done' AND ended_at_ms >= ?
