@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -249,3 +251,15 @@ async def test_a_host_that_fails_with_a_stuck_thread_ends_all_the_same(short_pat
     report, jobs = await after(short_path)
     assert report is None  # a defect is no drain: the job crashed
     assert (jobs[0]["state"], jobs[0]["crashes"], jobs[0]["interruptions"]) == ("ready", 1, 0)
+
+
+def test_a_service_that_ends_before_one_that_was_begun_later_leaves_no_handler_behind() -> None:
+    code = (
+        "import os, signal\nfrom hotreload.drain.request import TerminationSignals\n"
+        "one, other = (TerminationSignals(print, chain=True) for _ in range(2))\n"
+        "one.install(); other.install(); one.release(last=False)\n"
+        "os.kill(os.getpid(), signal.SIGTERM); print(other.defaulted); other.release(last=False)\n"
+        "print(signal.getsignal(signal.SIGTERM).name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stdout.split()) == (0, ["SIGTERM", "15", "SIG_DFL"]), done.stderr
