@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from tests.process.running import HOTRELOAD, hotreload, started, wait_until
-from tests.process.serving import UNMEASURED, Running, put, serving
+from tests.process.serving import Running, put, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.deadline]
 TARGET = "tests.process.ending:service"
@@ -60,7 +60,7 @@ async def test_hooks_run_and_helpers_end_before_the_process_does(short_path: Pat
 
 async def test_a_hook_that_hangs_holds_the_process_no_longer_than_the_deadline(short_path: Path) -> None:
     put(short_path / "ov.conf", hotreload={"drain_deadline_s": DEADLINE_S})
-    async with serving(short_path, target=TARGET, before=UNMEASURED) as service:
+    async with serving(short_path, target=TARGET, measured=False) as service:
         await done(service, "hanging hook")
         helper = await done(service, "daemon")
         service.process.terminate()

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
+    made = Server(durable=True)  # a check asks about that
     with psycopg.connect(made.dsn, autocommit=True) as connection:
         connection.execute((ROOT / "examples/postgres/roles.sql").read_bytes())
     yield made

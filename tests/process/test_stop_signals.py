@@ -16,7 +16,7 @@ import pytest
 
 from tests.process.lives import read
 from tests.process.running import wait_until
-from tests.process.serving import UNMEASURED, Running, put, serving
+from tests.process.serving import Running, put, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.deadline]
 TARGET = "tests.process.odd_jobs:service"
@@ -25,7 +25,7 @@ TARGET = "tests.process.odd_jobs:service"
 @asynccontextmanager
 async def odd(folder: Path, deadline_s: float = 60.0, target: str = TARGET) -> AsyncIterator[Running]:
     put(folder / "ov.conf", history=str(folder / "history"), hotreload={"drain_deadline_s": deadline_s})
-    async with serving(folder, target=target, before=UNMEASURED) as service:
+    async with serving(folder, target=target, measured=False) as service:
         yield service
 
 
