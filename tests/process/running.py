@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[2]
 ROOT_KEY = "root-key-of-a-test-0123456789"
 HOTRELOAD = (sys.executable, "-m", "hotreload")
 POOL = "workers.semantic"
+UNMEASURED = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
+"""The environment of a process that is not measured: that takes a third of its time, and half of its start."""
 WAYS = ("in place", "rename", "signal", "http", "cli")
 
 

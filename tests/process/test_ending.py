@@ -14,7 +14,7 @@ import pytest
 from tests.process.running import HOTRELOAD, hotreload, started, wait_until
 from tests.process.serving import Running, put, serving
 
-pytestmark = [pytest.mark.anyio, pytest.mark.deadline]
+pytestmark = pytest.mark.anyio
 TARGET = "tests.process.ending:service"
 DEADLINE_S = 3.0
 
@@ -146,7 +146,7 @@ async def test_a_summary_and_the_fields_of_a_drain_are_in_the_log(short_path: Pa
     assert {key: drained[key] for key in ("finished", "checkpointed", "requeued", "lost")} == dict.fromkeys(
         ("finished", "checkpointed", "requeued", "lost"), 0
     )
-    assert drained["seconds"] < DEADLINE_S
+    assert 0 <= drained["seconds"] < DEADLINE_S
 
 
 async def test_the_level_of_the_log_is_live_and_a_bad_one_is_a_usage_error(short_path: Path) -> None:
