@@ -311,6 +311,8 @@ async def test_a_text_that_the_server_would_cut_is_refused(dsn: str) -> None:
         assert connection.ask("SELECT %s::text, %s::text[]", ["ä\n", ['"', "\\", None, ""]]).rows == [
             ("ä\n", ['"', "\\", None, ""])
         ]
+    with connect(f"{dsn}&client_encoding=latin1") as connection:
+        assert connection.ask("SELECT length(%s::text), %s::text", ["äö", "äö"]).rows == [(2, "äö")]
 
 
 async def test_a_statement_that_failed_stops_those_behind_it_in_the_trip(dsn: str) -> None:
