@@ -79,7 +79,7 @@ BUSY := tests/openviking/test_restarts.py
 
 test-openviking: .venv/.openviking ## types and tests of the adapter on stock OpenViking, and the tour
 	$(BIN)/basedpyright hotreload/openviking examples/openviking
-	$(COVERED) -n 2 --dist loadscope --ignore=$(BUSY) tests/openviking  # a module shares one server
+	$(COVERED) -n 3 --dist loadscope --ignore=$(BUSY) tests/openviking  # a module shares one server
 	$(COVERED) $(BUSY)
 	$(BIN)/coverage combine --append --quiet
 	$(BIN)/coverage report --fail-under=90

@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
+from types import NoneType
 from typing import Any, Final, assert_never
 
 from hotreload.errors import PayloadTooLarge
@@ -367,6 +368,11 @@ _ESCAPED: Final = re.compile(r"(?<!\\)(\\*+)(?:([\udc80-\udcff\0])|(?=udc[89a-f]
 def from_json(text: str | None) -> Any:
     """Return the value of a JSON text, None for none."""
     return None if text is None else _decode(text)[0]
+
+
+def as_stored(value: Any) -> Any:
+    """Return a JSON value as it is read back: a tuple as a list, the keys of a map as texts. TypeError, ValueError."""
+    return value if isinstance(value, (str, int, float, NoneType)) else from_json(to_json(value))
 
 
 def stored(value: Any, what: str, most: int) -> str:

@@ -65,6 +65,10 @@ class Statements(Protocol):
         """
         ...
 
+    def checkpoint(self, connection: Any, rows: Sequence[tuple[int, int, str, int]]) -> frozenset[Token]:
+        """As `held`: keep the cursors of claims, count so many more steps, note progress where there is any."""
+        ...
+
     def reserve(self, connection: Any, count: int) -> Iterable[int]:
         """Return so many new ids, none of which was or will be given another time."""
         ...
@@ -173,7 +177,7 @@ class Verbs:
         self._ledger = ledger
         self._now_ms = now_ms
         self.closed = False
-        """True once nothing may be claimed any more; set from any thread, what the writer does next keeps to it."""
+        """True once nothing may be claimed and upkeep is put off; set from any thread, what comes next keeps to it."""
 
     # --- enqueue ----------------------------------------------------------------------------------------------------
 
@@ -230,14 +234,8 @@ class Verbs:
 
     # --- claim ------------------------------------------------------------------------------------------------------
 
-    def claim(self, connection: Any, calls: Sequence[Claim]) -> Sequence[list[Raw]]:
-        """Take jobs for each call in turn; what is returned is for `leased`."""
-        return [self._claim(connection, *call) for call in calls]
-
-    def _claim(
-        self, connection: Any, queue: str, limit: int, first: Callable[[], list[Raw]] | None = None
-    ) -> list[Raw]:
-        """Take jobs; `first` returns the first page of them where it was taken before."""
+    def _claim(self, connection: Any, queue: str, limit: int, first: Callable[[], list[Raw]] | None) -> list[Raw]:
+        """Take jobs for `leased`; `first` returns the first page of them where it was taken before."""
         standing = self._ledger.standings().get(queue)
         if first is None and (self.closed or standing is None or standing.paused):
             return []
@@ -279,7 +277,7 @@ class Verbs:
         return taken
 
     def unclaim(self, connection: Any, calls: Sequence[Sequence[Raw]]) -> Sequence[None]:
-        """Put back what `claim` returned to a caller that had gone, as if it had not been claimed."""
+        """Put back what `exchange` claimed for a caller that had gone, as if it had not been claimed."""
         queues: dict[Token, str] = {(str(raw[0]), raw[_LEASE]): raw[1] for taken in calls for raw in taken}
         held = self._sql.held(connection, "unclaim", [(int(job_id), token) for job_id, token in queues])
         for token in held:
@@ -292,12 +290,14 @@ class Verbs:
         """Write cursors and steps; a fenced one changes nothing and gets its LeaseLost. A job keeps the last cursor."""
         steps = Counter(_token(call.row) for call in calls if call.step)
         cursors = {_token(call.row): call.cursor for call in calls}
-        new = [(int(job_id), seq, cursor, steps[job_id, seq]) for (job_id, seq), cursor in cursors.items()]
-        held = self._sql.held(connection, "checkpoint", new)
+        new = [(int(token[0]), token[1], cursor, steps.get(token, 0)) for token, cursor in cursors.items()]
+        held = self._sql.checkpoint(connection, new)
         kept = {(call.row.id, call.step[0]): call.step[1] for call in calls if call.step and _token(call.row) in held}
         if kept:
             rows = [(int(job_id), name, result) for (job_id, name), result in kept.items()]
             self._sql.each(connection, "keep_steps", rows)
+        if len(held) == len(cursors):
+            return [None] * len(calls)
         return [None if _token(call.row) in held else LeaseLost(*_token(call.row)) for call in calls]
 
     def settle(self, connection: Any, calls: Sequence[Settlement]) -> Sequence[Outcome]:
@@ -327,7 +327,7 @@ class Verbs:
         return held
 
     def exchange(self, connection: Any, calls: Sequence[Exchange]) -> Sequence[tuple[Sequence[Outcome], Sequence[Raw]]]:
-        """Settle for all calls, then claim for each in turn."""
+        """Settle for all calls, then claim for each in turn; return states, and jobs for `leased`."""
         settlements = [one for call in calls for one in call.settlements]
         first = self._behind(connection, settlements, calls[0].claim)
         states = iter(self.settle(connection, settlements))
@@ -526,6 +526,11 @@ class Retention:
     def keep(self, queue: str, keep_s: float) -> None:
         """Keep ended jobs of a queue for another time than the others; from any thread."""
         self._keeps[queue] = keep_s
+
+    @property
+    def suspended(self) -> bool:
+        """True in a drain: its flush waits for nothing."""
+        return self._verbs.closed
 
     @property
     def done(self) -> int:

@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 
 from hotreload.errors import LeaseLost
 from hotreload.lifecycle import Window
-from hotreload.queue.job import PAYLOAD_MOST, Enqueued, JobRow, storable
+from hotreload.queue.job import PAYLOAD_MOST, Enqueued, JobRow, as_stored, storable
 from hotreload.queue.store import Store
 from hotreload.workers.failures import StopHere
 from hotreload.workers.kind import Kind
@@ -141,7 +141,7 @@ class Job(AnyJob[P, S]):
         await self.keep(lambda progress: progress.at(cursor, places), within)
 
     async def step(self, name: str, run: Callable[[], T | Awaitable[T]]) -> T:
-        """Run `run` once and keep its result (a JSON value); on resume return what was kept.
+        """Run `run` once and keep its result (a JSON value); on resume return what was kept, equal to it.
 
         A failure keeps nothing: the step runs again at the next attempt.
         """
@@ -149,7 +149,7 @@ class Job(AnyJob[P, S]):
         if name in self._progress.steps:
             return self._progress.steps[name]
         made = run()
-        result: Any = await made if inspect.isawaitable(made) else made
+        result: Any = as_stored(await made if inspect.isawaitable(made) else made)
         await self.keep_step(name, result)
         return result
 
@@ -254,7 +254,7 @@ class SyncJob(AnyJob[P, S]):
         """As `Job.step`."""
         name = storable(name)
         if name not in self._progress.steps:
-            result = run()
+            result: Any = as_stored(run())
             self._desk.keep_step(name, result)
             self._progress.steps[name] = result
         return self._progress.steps[name]

@@ -71,7 +71,7 @@ async def prune_ms(queue: PostgresQueue) -> float:
 
     began = time.perf_counter()
     for _ in range(3):
-        await queue.engine.writer.run(prune, None)
+        await queue.engine.inbox.ask(prune, None)
     took_s = time.perf_counter() - began
     return took_s / 3 * 1000
 

@@ -19,8 +19,8 @@ from psycopg import sql
 from hotreload.errors import LeaseLost, NotOffered, StoreLost, StoreUnavailable
 from hotreload.queue.contract import DrainMark, Put, Recovered
 from hotreload.queue.engines import node_name
+from hotreload.queue.fleet import Ask, Grant
 from hotreload.queue.job import Done, JobState, NewJob
-from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.postgres.connection import DatabaseClock, connect
 from hotreload.queue.postgres.schema import Step, applied, migrate, steps
@@ -143,7 +143,7 @@ async def test_nodes_share_the_jobs_and_each_start_recovers_its_own(dsn: str) ->
     await until(second.depths)
     mine, other = await first.claim("a", 2), await second.claim("a", 9)
     assert [row.payload for row in mine + other] == [0, 1, 2, 3]
-    assert second.engine.writer.close(5)
+    assert second.engine.inbox.close(5)
     again = PostgresQueue.open(dsn, "two")
     assert again.recovered.crashed == [row.id for row in other]
     with pytest.raises(LeaseLost):
@@ -542,7 +542,7 @@ async def test_a_node_cut_in_its_drain_is_taken_over_as_interrupted_and_its_repo
     assert found is not None
     assert (found.interruptions, found.crashes, found.history) == (1, 0, [])
     assert [list(each.interrupted) for each in reports] == [[row.id]]
-    assert [document.id for document in await two.documents("drain")] == ["d"]
+    assert [document.id for document in two.documents("drain")] == ["d"]
     again = PostgresQueue.open(dsn, "one")
     left = (again.recovered.interrupted, again.recovered.crashed, again.recovered.drain)
     assert left == ([], [], None), "the next start of the node finds nothing more to count"

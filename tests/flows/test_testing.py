@@ -172,3 +172,32 @@ async def test_a_service_runs_in_a_test_and_is_reloaded() -> None:
         rejected = await live.reload({"factor": "x"})
         assert (rejected.outcome, service.snapshot().factor) == ("rejected", 3)
     assert BUILT[-1].ended
+
+
+stepped = Service("stepped", settings=Settings)
+
+
+@stepped.worker("steps", limit=1)
+async def steps(job: Job[str], conf: Settings) -> str:
+    """Show what a step gives; the first attempt ends after it."""
+    shown = repr(await job.step("made", lambda: {1: (2, 3), "now": True}))
+    if job.attempt == 1:
+        raise ValueError(shown)
+    return shown
+
+
+@stepped.worker("thread steps", limit=1)
+def thread_steps(job: SyncJob[str], conf: Settings) -> str:
+    """Do the same in a thread."""
+    shown = repr(job.step("made", lambda: {1: (2, 3), "now": True}))
+    if job.attempt == 1:
+        raise ValueError(shown)
+    return shown
+
+
+@pytest.mark.parametrize("worker", [steps, thread_steps])
+async def test_a_step_gives_at_once_what_it_gives_after_a_restart(worker: Any) -> None:
+    first = await run_job(stepped, worker, "x", settings=Settings())
+    again = await run_job(stepped, worker, "x", settings=Settings(), attempt=2, resume=first)
+    assert again.result == "{'1': [2, 3], 'now': True}"
+    assert str(first.reason) == f"ValueError: {again.result}"

@@ -14,6 +14,8 @@ from ov_forked import Forked
 from ov_home import ROOT_KEY, Home
 
 POLL_S = 0.05
+LEFT_ALONE = 4
+"""A process that is looked at is left alone that many times as long: it has work to do."""
 STOCK = (sys.executable, "-m", "openviking_cli.server_bootstrap")
 
 
@@ -24,11 +26,12 @@ async def wait_until(
     last: Any = None
     with anyio.move_on_after(deadline_s):
         while True:
+            began = anyio.current_time()
             answer = predicate()
             last = await answer if isinstance(answer, Awaitable) else answer
             if last:
                 return cast(Any, last)
-            await anyio.sleep(POLL_S)
+            await anyio.sleep(max(POLL_S, LEFT_ALONE * (anyio.current_time() - began)))
     raise AssertionError(f"{what}: not within {deadline_s} s, last answer {last!r}")
 
 

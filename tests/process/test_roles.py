@@ -13,8 +13,8 @@ import pytest
 
 from hotreload.errors import StoreUnavailable
 from hotreload.queue.contract import DrainMark
+from hotreload.queue.fleet import Ask
 from hotreload.queue.job import Done, Failed, JobState, NewJob
-from hotreload.queue.permits import Ask
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.postgres.schema import steps
 from tests.contracts.postgres import Server

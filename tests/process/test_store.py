@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from hotreload.cli.exits import Exit
+from hotreload.queue.fleet import Ask
 from hotreload.queue.job import Done, NewJob
-from hotreload.queue.permits import Ask
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.sqlite import SqliteQueue
 from hotreload.queue.sqlite.schema import steps

@@ -277,6 +277,8 @@ def plain(value: Any, most: int) -> Any:
         return {key: plain(inner, most) for key, inner in entries.items()}
     if isinstance(value, RootModel):
         return plain(value.root, most)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
     return min(value, most) if isinstance(value, int) else value
 
 

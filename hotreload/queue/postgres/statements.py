@@ -80,6 +80,10 @@ class PostgresStatements:
     def left_running(self, connection: Connection, after: int, limit: int) -> list[Raw]:
         return self.rows(connection, "left_running", after, self._node, limit)
 
+    def checkpoint(self, connection: Connection, rows: Sequence[tuple[int, int, str, int]]) -> frozenset[Token]:
+        """As `Statements.checkpoint`; a long cursor is out of the row by itself (TOAST)."""
+        return self.held(connection, "checkpoint", rows)
+
     def finished_since(self, connection: Connection, since_ms: int) -> list[tuple[int]]:
         return self.rows(connection, "finished_since", since_ms, self._node)
 
