@@ -132,8 +132,9 @@ bench-queue: .venv/.tests .venv/.peers ## how fast queue and pool are, beside ot
 	PYTHONPATH=.venv/peers $(BIN)/python -m tests.bench.queue $(ROUNDS)
 
 .PHONY: bench-openviking
-bench-openviking: .venv/.openviking ## how many messages a second pass through OpenViking's Semantic worker, beside stock's
+bench-openviking: .venv/.openviking ## messages a second through OpenViking's Semantic worker and the time of an import, beside stock's
 	$(BIN)/python -m tests.bench.openviking_messages $(ROUNDS)
+	$(BIN)/python -m tests.bench.openviking_import $(ROUNDS)
 
 .PHONY: bench-postgres
 bench-postgres: .venv/.tests .venv/.peers ## how fast the engine on PostgreSQL is, beside pgqueuer and procrastinate; with Debian's postgresql
