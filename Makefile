@@ -94,7 +94,8 @@ test-container: .venv/.tests ## the image and the manifests of the examples unde
 	$(BIN)/python -m pytest tests/container
 
 test-recovery-full: .venv/.openviking ## what the search for missing work is held to, at full counts: minutes
-	HOTRELOAD_FILES=100000 HOTRELOAD_DOCUMENTS=300 HOTRELOAD_OPENVIKING_KILLS=10 HOTRELOAD_FOLDERS=20000 \
+	HOTRELOAD_SUMMARIES=5000 HOTRELOAD_OTHERS=500 HOTRELOAD_FILES=100000 \
+	HOTRELOAD_DOCUMENTS=300 HOTRELOAD_OPENVIKING_KILLS=10 HOTRELOAD_FOLDERS=20000 \
 	  $(BIN)/python -m pytest tests/process/test_missing.py tests/openviking/test_missing.py
 
 lint: .venv/.tests ## ruff and the import contracts
@@ -131,8 +132,9 @@ bench-queue: .venv/.tests .venv/.peers ## how fast queue and pool are, beside ot
 	PYTHONPATH=.venv/peers $(BIN)/python -m tests.bench.queue $(ROUNDS)
 
 .PHONY: bench-openviking
-bench-openviking: .venv/.openviking ## how many messages a second pass through OpenViking's Semantic worker, beside stock's
+bench-openviking: .venv/.openviking ## messages a second through OpenViking's Semantic worker and the time of an import, beside stock's
 	$(BIN)/python -m tests.bench.openviking_messages $(ROUNDS)
+	$(BIN)/python -m tests.bench.openviking_import $(ROUNDS)
 
 .PHONY: bench-postgres
 bench-postgres: .venv/.tests .venv/.peers ## how fast the engine on PostgreSQL is, beside pgqueuer and procrastinate; with Debian's postgresql

@@ -23,7 +23,7 @@ SERVING_VERBS: Final = frozenset({"run", "openviking"})
 
 _heard = _taken = 0
 """How many SIGHUPs the handler counted, and how many of them were taken: each is written by one side only."""
-_callback: Callable[[], object] | None = None
+_callbacks: list[Callable[[], object]] = []
 _before: Any = None
 _since: Any = None
 _holds = False
@@ -49,18 +49,17 @@ def reset() -> int:
 
 
 def take(callback: Callable[[], object], *, polite: bool = False) -> int:
-    """Call `callback` for each SIGHUP from now on; return how many came before.
+    """Call `callback` for each SIGHUP from now on, beside those of other services; return how many came before.
 
     `callback` runs in the main thread between two bytecodes: hand it `loop.call_soon_threadsafe`. Installs the handler
     where `install` was not called: with `polite` only where SIGHUP has its default action. Outside the main thread
     nothing is heard.
     """
-    global _callback
     if threading.current_thread() is not threading.main_thread():
         return 0
     if polite and not _holds and signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
         return 0
-    _callback = callback
+    _callbacks.append(callback)
     install()
     return pending_count()
 
@@ -73,10 +72,17 @@ def take_back() -> None:
         signal.signal(signal.SIGHUP, _on_hangup)
 
 
-def release() -> None:
-    """Call nothing back any more, and put the handler of before back; a second call does nothing."""
-    global _callback, _holds, _since
-    _callback = _since = None
+def release(callback: Callable[[], object]) -> None:
+    """Call `callback` no more; with the last one put the handler of before back. A second call does nothing."""
+    if callback in _callbacks:
+        _callbacks.remove(callback)
+    if not _callbacks:
+        _put_back()
+
+
+def _put_back() -> None:
+    global _holds, _since
+    _since = None
     if _holds and signal.getsignal(signal.SIGHUP) is _on_hangup:
         signal.signal(signal.SIGHUP, _before if _before is not None else signal.SIG_DFL)
     _holds = False
@@ -85,8 +91,7 @@ def release() -> None:
 
 def ignore() -> None:
     """Ignore SIGHUP from now on: the last moments, when there is nothing left to reload."""
-    global _callback
-    _callback = None
+    _callbacks.clear()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     reset()
 
@@ -95,8 +100,7 @@ def _on_hangup(_number: int, _frame: FrameType | None) -> None:
     """Count before asking for the callback, as `take` sets it before it counts: no SIGHUP falls between the two."""
     global _heard
     _heard += 1
-    callback = _callback
-    if callback is not None:
+    for callback in [*_callbacks]:
         with suppress(RuntimeError):  # the loop is closed: there is nothing left to reload
             callback()
     if callable(_since):
@@ -109,7 +113,8 @@ def _as_a_child() -> None:
     if _holds:
         with suppress(ValueError):  # not in the main thread of an interpreter
             signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        release()
+        _callbacks.clear()
+        _put_back()
 
 
 os.register_at_fork(after_in_child=_as_a_child)

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn, cast
 import anyio
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from hotreload.config.document import MAX_BYTES
@@ -131,6 +131,8 @@ async def _read_bounded(request: Request, limit: int, within_s: float) -> bytes:
                     _refuse_size(limit)
     except TimeoutError as error:
         raise HTTPException(408, "the body did not come in time", headers={"Connection": "close"}) from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the body ended half-way", headers={"Connection": "close"}) from error
     return bytes(raw)
 
 

@@ -163,15 +163,34 @@ class Client:
     def _json(self, answer: httpx.Response, *, verdict: bool = False, kind: type = dict) -> dict[str, Any]:
         """Return the body; Failure for an answer that is an error (and no reload report, with `verdict`).
 
-        A body of another `kind` than expected is an error, too.
+        ServiceUnreachable for one of another kind, also later where a key is asked for that it does not have: some
+        other program answers there.
         """
         try:
             body: Any = _taken_out(answer.json())
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if isinstance(body, kind) and (answer.is_success or (verdict and "outcome" in body)):
-            return cast("dict[str, Any]", body)
+            named = isinstance(body, dict)
+            return cast("Any", _Answer(self.endpoint.shown, cast("Any", body)) if named else body)
+        if answer.is_success:
+            raise _stranger(self.endpoint.shown)
         raise _refusal(answer, cast("dict[str, Any]", body) if isinstance(body, dict) else {})
+
+
+class _Answer(dict[str, Any]):
+    """A document of a service; what it lacks says that it is none."""
+
+    def __init__(self, shown: str, body: Mapping[str, Any]) -> None:
+        super().__init__(body)
+        self._shown = shown
+
+    def __missing__(self, key: str) -> Any:
+        raise _stranger(self._shown)
+
+
+def _stranger(shown: str) -> ServiceUnreachable:
+    return ServiceUnreachable(f"{shown} does not answer as a hotreload service does; another program listens there")
 
 
 def _wait(timeout_s: float) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from hotreload.cli.client import Client
 from hotreload.cli.exits import Exit, Failure
-from hotreload.cli.options import PATH, finds_service, prints_json
+from hotreload.cli.options import DELAY, PATH, finds_service, prints_json
 from hotreload.cli.show import console, print_json, said, table
 from hotreload.client.find import Wanted, find
 
@@ -89,7 +89,7 @@ def show(job_id: str, wanted: Wanted, as_json: bool) -> int:
 @click.argument("payload", required=False)
 @click.option("--key", help="Nothing is added while a job that has not ended has this key.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Lower is claimed first.")
-@click.option("--delay", "delay_s", type=click.FloatRange(0), default=0.0, metavar="S", help="Not before S seconds.")
+@click.option("--delay", "delay_s", type=DELAY, default=0.0, metavar="S", help="Not before S seconds.")
 @click.option("--config", type=PATH, help="Its ov.conf, to add to the store of a service that is down.")
 @finds_service
 @prints_json
@@ -114,7 +114,8 @@ def add(
     text = sys.stdin.read() if payload == "-" else payload
     try:
         value = None if text is None else json.loads(text)
-    except ValueError as error:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"the payload is not JSON: {error}") from error
     if config is not None:
         added = _add_to_stopped(config, queue, value, key, priority, delay_s)

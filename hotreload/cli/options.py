@@ -14,6 +14,7 @@ import click
 
 from hotreload.admin.place import Places
 from hotreload.client.find import Wanted
+from hotreload.queue.job import DELAY_MOST_S
 
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,6 +33,7 @@ class _Seconds(click.FloatRange):
 
 
 SECONDS = _Seconds(0.1, 86_400)
+DELAY = _Seconds(0, DELAY_MOST_S)
 
 
 def finds_service(verb: Callable[..., Any]) -> Callable[..., Any]:

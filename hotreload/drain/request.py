@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -16,6 +16,8 @@ from hotreload.drain import forked
 
 log = logging.getLogger(__name__)
 TERMINATION = (signal.SIGTERM, signal.SIGINT)
+_installed: list[TerminationSignals] = []
+"""Those of all services of this process; one may end before another that was begun later and chains to it."""
 
 
 class TerminationSignals:
@@ -44,6 +46,7 @@ class TerminationSignals:
                 if not self._chain or signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._heard)
             self._kept_to_parent = forked.in_child(self._put_back)
+            _installed.append(self)
 
     def take_back(self) -> None:
         """Hear again the signals that other code took since; its handlers are called after ours. Main thread only.
@@ -65,7 +68,15 @@ class TerminationSignals:
             for number in self._before:
                 signal.signal(number, signal.SIG_IGN)
         self._put_back()
+        if self in _installed:
+            _installed.remove(self)
+        for later in _installed:
+            later.unchain(self._heard, self._before)
         self._before = {}
+
+    def unchain(self, heard: Callable[..., object], before: Mapping[int, Any]) -> None:
+        """Take the handlers of before of one that is released, where it is that of before here."""
+        self._before |= {number: before.get(number) for number, own in self._before.items() if own == heard}
 
     def _put_back(self) -> None:
         self._callback = _ignored  # a handler set later may have this one chained

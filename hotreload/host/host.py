@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -119,6 +119,7 @@ class Host:
         self._edges = Edges(self, started.name, started.options, started.start_up.notifier, handed)
         self._signals = TerminationSignals(self.drain.signalled, chain=guest)
         self._task_factory: Any = None
+        self._hangup: Callable[[], object] = lambda: None
         self._job_has_ended = anyio.Event()
         self._count_recovered()
         started.lifecycle.listen(self._entered)
@@ -209,8 +210,9 @@ class Host:
         tasks.start_soon(self.recovering.run, name="recovery")
         if self.fleet is not None:
             tasks.start_soon(self.fleet.run, name="fleet")
-        early.take(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self._hung_up), polite=self.guest)
-        self._hung_up()
+        self._hangup = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self._hung_up)
+        if early.take(self._hangup, polite=self.guest):
+            self._hung_up()
         tasks.start_soon(self._when_ready, name="ready")
         if self.work.serving is None:
             self._become_ready()
@@ -260,7 +262,7 @@ class Host:
 
     def release(self, *, last: bool) -> None:
         """Let go of signals and of what guards the deadline. With `last` the process ends next: `exit` lets go then."""
-        early.release() if self.guest else early.ignore()
+        early.release(self._hangup) if self.guest else early.ignore()
         self._signals.release(last=last)
         asyncio.get_running_loop().set_task_factory(self._task_factory)
         if not last:
@@ -380,9 +382,9 @@ class Host:
             await self.reloads.submit(Trigger(TriggerKind.FILE, path, now_ms())).wait()
 
     def _hung_up(self) -> None:
-        if early.reset():
-            self.work.hung_up()
-            self.reloads.submit(Trigger(TriggerKind.SIGNAL, "SIGHUP", now_ms()))
+        early.reset()
+        self.work.hung_up()
+        self.reloads.submit(Trigger(TriggerKind.SIGNAL, "SIGHUP", now_ms()))
 
     def _job_ended(self, end: JobEnd) -> None:
         self.metrics.observe_end(end)

@@ -356,16 +356,18 @@ class Service(Generic[S]):
         """
         return run(self._lifetime(options), options)
 
-    async def serve(self, config: Path | None = None, *, socket: Path | None = None) -> int:
+    async def serve(self, config: Path | str | None = None, *, socket: Path | str | None = None) -> int:
         """Run in an event loop of your own until a drain has ended; returns the exit code (see `hotreload run --help`).
 
         On the main thread SIGTERM and SIGINT ask for the drain and go on to the handlers of before; SIGHUP reloads
         where it has no handler. Cancelled, running jobs are interrupted and go back to the queue, and nothing is left.
         """
-        return await serve(self._lifetime(RunOptions(config=config, socket=socket), guest=True))
+        return await serve(self._lifetime(_options(config, socket), guest=True))
 
     @asynccontextmanager
-    async def running(self, config: Path | None = None, *, socket: Path | None = None) -> AsyncGenerator[Self]:
+    async def running(
+        self, config: Path | str | None = None, *, socket: Path | str | None = None
+    ) -> AsyncGenerator[Self]:
         """Run inside a process of yours: ready at the beginning of the block, durable and closed at its end.
 
         A start that fails raises: ConfigError, StoreOwned (another process runs this service on the same store),
@@ -375,7 +377,7 @@ class Service(Generic[S]):
         `snapshot` and `enqueue` go on to work. Left by a cancellation or an error, running jobs get no grace. The
         process is never ended, and logging, the event loop's child handling and excepthooks are left as they are.
         """
-        options, entered = RunOptions(config=config, socket=socket), False
+        options, entered = _options(config, socket), False
         try:
             async with self._lifetime(options, guest=True, closing=anyio.Event()):
                 entered = True
@@ -386,7 +388,7 @@ class Service(Generic[S]):
             raise
 
     def lifespan(
-        self, config: Path | None = None, *, socket: Path | None = None
+        self, config: Path | str | None = None, *, socket: Path | str | None = None
     ) -> Callable[[Any], AbstractAsyncContextManager[None]]:
         """Return the lifespan of an ASGI application that runs this service: FastAPI, Starlette, Litestar.
 
@@ -466,3 +468,7 @@ class Service(Generic[S]):
     def _work(self, started: Started) -> ServiceWork:
         """Return the work of one process of this service."""
         return compose(self._declared, started, self.version, self.schema())
+
+
+def _options(config: Path | str | None, socket: Path | str | None) -> RunOptions:
+    return RunOptions(config=None if config is None else Path(config), socket=None if socket is None else Path(socket))

@@ -152,7 +152,7 @@ async def test_killed_again_and_again_everything_is_there_after_the_last_start(
     chance = random.Random(11)
     names: list[str] = []
     for kill in range(KILLS):
-        server = await start(home, home.ours)
+        server = await start(home, home.ours, measured=False)
         try:
             await server.ready()
             model.set(latency_s=0.3)

@@ -6,7 +6,6 @@ HOTRELOAD_BUSY says how many processes keep the machine busy meanwhile.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from hotreload.systemd.listen import FIRST
 from tests.counts import counted
-from tests.process.running import ROOT
+from tests.process.running import ROOT, UNMEASURED
 
 BUSY = counted("BUSY", 4)
 CLIENTS = ROOT / "tests/systemd/clients.py"
@@ -27,8 +26,6 @@ os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.argv[2], sys.argv[2:])"""
 PAUSE_S, ANSWERS, EACH = 0.05, 5, 16
 WAIT_S = 600.0
-UNMEASURED = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
-"""Restarts are held up by nothing but the load: to measure what is covered takes half of a start."""
 
 
 @dataclass

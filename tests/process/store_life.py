@@ -325,7 +325,7 @@ def at_statements(folder: Path, lives: int, seed: int) -> str:
         check(path, history)
         finish(path, history)
     before = folder / "before.db"
-    life(before, left, rounds=10_000, kill_after_s=0.3)
+    life(before, left, rounds=10_000, stop_at=LEAST)
     whole, stop_at, killed = 1, 0, 0
     while stop_at < whole:
         stop_at += 1 if not lives else chance.randint(1, max(1, 2 * LEAST // lives))
@@ -338,6 +338,8 @@ def at_statements(folder: Path, lives: int, seed: int) -> str:
         history = [line for line in history if line[0] != "T"]
         check(path, history)
         finish(path, history)
+        for left_over in folder.glob(f"{path.name}*"):
+            left_over.unlink()
     _expect(whole >= LEAST, f"a whole life had {whole} statements")
     return f"{fresh - 1} kills before the first job, {killed} before {whole} statements of a life that calls everything"
 

@@ -33,9 +33,10 @@ def test_early_ones_are_remembered_later_ones_called_back_the_last_ignored() -> 
 def test_a_host_that_was_not_started_by_the_command_hears_them_and_puts_the_handler_of_before_back() -> None:
     done = run(
         "from hotreload import early\n"
-        "heard = []; print(early.take(lambda: heard.append(1))); hup(); print(len(heard), early.reset())\n"
-        "early.release(); early.release(); print(signal.getsignal(signal.SIGHUP).name)\n"
-        "early.take(lambda: heard.append(1)); hup(); print(len(heard))\n"
+        "heard = []; hear = lambda: heard.append(1)\n"
+        "print(early.take(hear)); hup(); print(len(heard), early.reset())\n"
+        "early.release(hear); early.release(hear); print(signal.getsignal(signal.SIGHUP).name)\n"
+        "early.take(hear); hup(); print(len(heard))\n"
     )
     assert (done.returncode, done.stdout.splitlines()) == (0, ["0", "1 1", "SIG_DFL", "2"])
 
@@ -44,17 +45,27 @@ def test_a_host_that_was_not_started_by_the_command_hears_them_and_puts_the_hand
 def test_a_guest_leaves_it_to_a_server_that_uses_it(before: str) -> None:
     done = run(
         f"from hotreload import early\nbefore = {before}\nsignal.signal(signal.SIGHUP, before)\n"
-        "print(early.take(lambda: print('ours'), polite=True)); hup(); early.release()\n"
+        "print(early.take(ours := lambda: print('ours'), polite=True)); hup(); early.release(ours)\n"
         "print(signal.getsignal(signal.SIGHUP) is before)\n"
     )
     assert done.returncode == 0
     assert done.stdout.split() == ["0", *(["theirs"] if "theirs" in before else []), "True"]
 
 
+def test_several_services_of_one_process_hear_them_until_each_ends() -> None:
+    done = run(
+        "from hotreload import early\n"
+        "one, other = lambda: print('one'), lambda: print('other')\n"
+        "early.take(one, polite=True); early.take(other, polite=True); hup()\n"
+        "early.release(one); hup(); early.release(other); print(signal.getsignal(signal.SIGHUP).name)\n"
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["one", "other", "other", "SIG_DFL"])
+
+
 def test_outside_the_main_thread_nothing_is_heard_and_nothing_fails() -> None:
     done = run(
         "import threading\nfrom hotreload import early\n"
-        "thread = threading.Thread(target=lambda: print(early.take(print), early.release()))\n"
+        "thread = threading.Thread(target=lambda: print(early.take(print), early.release(print)))\n"
         "thread.start(); thread.join(); print(signal.getsignal(signal.SIGHUP).name)\n"
     )
     assert (done.returncode, done.stdout.splitlines()) == (0, ["0 None", "SIG_DFL"])

@@ -161,6 +161,16 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
     assert refused.value.status_code == 408
 
 
+async def test_a_client_that_leaves_within_its_body_is_refused_without_a_traceback() -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    with pytest.raises(HTTPException) as refused:
+        await read_body(Request(scope, receive), {})
+    assert refused.value.status_code == 400
+
+
 async def test_if_match() -> None:
     control = FakeControl()
     async with client_of(control) as client:

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,8 @@ def test_every_verb_explains_itself_with_an_example(ask: Ask) -> None:
         ("run", "m:a", "--name", "../x"), ("status", "--name", "../x"), ("status", "--url", "localhost"),
         ("status", "--url", "http://x", "--key-file", "/nonexistent"), ("status", "--url", "http://h:abc"),
         ("status", "--url", "http://"), ("status", "--url", "ftp://h"), ("jobs", "retry"), ("jobs", "fly"),
+        ("jobs", "add", "q", "[NaN]"), ("jobs", "add", "q", "[1e999]"), ("jobs", "add", "q", "[" * 100_000),
+        ("jobs", "add", "q", "{}", "--delay", "nan"), ("jobs", "add", "q", "{}", "--delay", "inf"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_exit_2_and_its_first_line_says_what_is_wrong(ask: Ask, arguments: tuple[str, ...]) -> None:
@@ -462,6 +466,35 @@ def test_a_socket_nobody_listens_on(ask: Ask, short_path: Path) -> None:
     code, _, err = ask("status", "--socket", short_path / "dead.sock")
     assert code == Exit.UNREACHABLE
     assert "no process listens there" in err
+
+
+VERBS = [("status",), ("reload",), ("drain",), ("jobs", "list"), ("jobs", "show", "1"), ("reindex",), ("backup", "f")]
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "<html>", "[" * 100_000])
+@pytest.mark.parametrize("verb", VERBS)
+def test_another_program_that_answers_is_not_a_service(ask: Ask, verb: tuple[str, ...], body: str) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET
+
+        def log_request(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            code, _, err = ask(*verb, "--url", f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+    assert code in (Exit.UNREACHABLE, Exit.REFUSED_BY_STATE)
+    assert len(err.splitlines()) == 1
+    assert "another program listens there" in err or "over the control socket" in err
 
 
 def test_over_tcp_with_a_key_file(ask: Ask, running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

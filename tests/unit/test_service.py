@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +61,13 @@ def test_a_process_is_handed_no_resource() -> None:
 async def test_a_job_is_added_only_where_the_service_runs() -> None:
     with pytest.raises(RuntimeError, match="does not run in this process"):
         await declared().enqueue("work", 1)
+
+
+@pytest.mark.anyio
+async def test_a_path_may_be_a_text(short_path: Path) -> None:
+    conf = short_path / "ov.conf"
+    conf.write_text("{}")
+    service = Service("texts", settings=LiveSettings)
+    async with service.running(str(conf), socket=str(short_path / "s.sock")):
+        assert service.status()["config_file"] == str(conf)
+        assert (short_path / "s.sock").is_socket()

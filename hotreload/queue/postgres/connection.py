@@ -89,6 +89,7 @@ def connect(dsn: str) -> Connection:
     """Open a connection in which each statement is its own transaction until BEGIN; psycopg.Error where it cannot."""
     given = conninfo_to_dict(dsn)
     options = {name: value for name, value in _REACHED.items() if name not in given}
+    options["client_encoding"] = "utf8"
     # What is to be prepared the connection prepares itself, see `pipeline`: psycopg forgets all after a rollback.
     connection = Connection.connect(dsn, autocommit=True, prepare_threshold=None, **options)
     try:

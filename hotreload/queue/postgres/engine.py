@@ -24,7 +24,7 @@ from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.recovery import mark_of, recover, take_over
 from hotreload.queue.postgres.schema import migrate
 from hotreload.queue.postgres.statements import PostgresStatements
-from hotreload.queue.postgres.wakeup import JOBS, Listener, notify, topics_of
+from hotreload.queue.postgres.wakeup import JOBS, ROUNDS, Listener, notify, topics_of
 from hotreload.queue.postgres.writer import LOOK_S, Health, Writer
 from hotreload.queue.recovery import Documents
 from hotreload.queue.store import Store
@@ -208,9 +208,9 @@ class PostgresEngine:
                 log.warning("store.node_taken_over node=%s jobs=%d", name, jobs)
 
     def _told(self, topic: str | None, pid: int) -> None:
-        """Look at the queues where another process said that there is reason to; polling finds the same later."""
-        if topic is None:
-            self.writer.look()
+        """Look where another process said that there is reason to; polling finds the same later."""
+        if topic is None or topic == ROUNDS:
+            self.writer.look_around()
         elif topic.startswith(JOBS) and pid != self.node.backend_pid:
             self.writer.look(topic.removeprefix(JOBS))
 

@@ -16,6 +16,7 @@ from hotreload.queue.postgres.connection import Node as Owner
 from hotreload.queue.postgres.permits import Permits
 from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.schema import steps
+from hotreload.queue.postgres.wakeup import ROUNDS, notify
 
 KEY: Final = "fleet key"
 GONE_S: Final = 86_400
@@ -173,6 +174,7 @@ def _begun(connection: Connection, asked: Round) -> str | None:
     if other is None:
         told = (asked.id, asked.kind, asked.phase, asked.asked_by, list(asked.members), asked.left_s, asked.deadline_s)
         run(connection, _ASK, told)
+        notify(connection, [ROUNDS])
     return other
 
 

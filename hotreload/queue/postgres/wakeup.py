@@ -1,7 +1,8 @@
 """The wake-up between the processes on one database: NOTIFY in the transaction that gives a reason, LISTEN beside it.
 
-There is one channel. What is told is a topic: `jobs:QUEUE` where a claim may find something now, other words for other
-parts. A topic says only that it is worth to look; a process that misses one finds the same by polling.
+There is one channel. What is told is a topic: `jobs:QUEUE` where a claim may find something now, `rounds` where nodes
+are asked for something together, other words for other parts. A topic says only that it is worth to look; a process
+that misses one finds the same by polling.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 CHANNEL: Final = "hotreload"
 JOBS: Final = "jobs:"
+ROUNDS: Final = "rounds"
 HOLD_S: Final = 0.02
 """A topic is told at once, and then again after so long: each NOTIFY makes the commits of all processes take turns."""
 NAME_MOST: Final = 1_000

@@ -139,7 +139,7 @@ class Writer:
         self._look_s = look_s
         self._unresolved: Unresolved | None = None
         self._looked_at = float("-inf")
-        self._hints: SimpleQueue[str] = SimpleQueue()
+        self._hints: SimpleQueue[str | None] = SimpleQueue()
         self._refresh_at = math.inf
         self._announcer = Announcer()
         inbox.start(self._main)
@@ -147,6 +147,11 @@ class Writer:
     def look(self, queue: str = "") -> None:
         """Look at once what other processes changed, in `queue` or in all; from any thread, returns at once."""
         self._hints.put(queue)
+        self._inbox.wake()
+
+    def look_around(self) -> None:
+        """Look at once, as every `look_s`, at the other nodes and what they ask for; from any thread."""
+        self._hints.put(None)
         self._inbox.wake()
 
     def _main(self) -> None:
@@ -173,10 +178,10 @@ class Writer:
     def _maintain(self, *, idle: bool) -> None:
         if self._health.wait_s():
             return
+        self._take_hints()
         if self._health.trouble is not None or time.monotonic() - self._looked_at >= self._look_s:
             self._looked_at, self._refresh_at = time.monotonic(), math.inf
             self._look()
-        self._take_hints()
         if time.monotonic() >= self._refresh_at:
             self._refresh_at = math.inf
             self._look(lease=False)
@@ -189,7 +194,11 @@ class Writer:
     def _take_hints(self) -> None:
         """Wake those who wait for what others made ready: a claim finds it, the counters are read a moment later."""
         for _ in range(self._hints.qsize()):
-            known = self._ledger.hint(self._hints.get())
+            queue = self._hints.get()
+            if queue is None:
+                self._looked_at = float("-inf")
+                continue
+            known = self._ledger.hint(queue)
             self._refresh_at = min(self._refresh_at, time.monotonic() + (REFRESH_S if known else 0.0))
 
     def _look(self, *, lease: bool = True) -> None:
