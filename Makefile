@@ -79,7 +79,7 @@ BUSY := tests/openviking/test_restarts.py
 
 test-openviking: .venv/.openviking ## types and tests of the adapter on stock OpenViking, and the tour
 	$(BIN)/basedpyright hotreload/openviking examples/openviking
-	$(COVERED) -n 2 --dist loadscope --ignore=$(BUSY) tests/openviking  # a module shares one server
+	$(COVERED) -n 3 --dist loadscope --ignore=$(BUSY) tests/openviking  # a module shares one server
 	$(COVERED) $(BUSY)
 	$(BIN)/coverage combine --append --quiet
 	$(BIN)/coverage report --fail-under=90
@@ -94,7 +94,8 @@ test-container: .venv/.tests ## the image and the manifests of the examples unde
 	$(BIN)/python -m pytest tests/container
 
 test-recovery-full: .venv/.openviking ## what the search for missing work is held to, at full counts: minutes
-	HOTRELOAD_FILES=100000 HOTRELOAD_DOCUMENTS=300 HOTRELOAD_OPENVIKING_KILLS=10 HOTRELOAD_FOLDERS=20000 \
+	HOTRELOAD_SUMMARIES=5000 HOTRELOAD_OTHERS=500 HOTRELOAD_FILES=100000 \
+	HOTRELOAD_DOCUMENTS=300 HOTRELOAD_OPENVIKING_KILLS=10 HOTRELOAD_FOLDERS=20000 \
 	  $(BIN)/python -m pytest tests/process/test_missing.py tests/openviking/test_missing.py
 
 lint: .venv/.tests ## ruff and the import contracts

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hotreload.client import AsyncClient, Client, backup
+    from hotreload.client.client import AsyncClient, Client, backup
     from hotreload.config.fields import Effect, Live, Mark, Public, Refused, Restart, Secret
     from hotreload.config.settings import LiveSettings
     from hotreload.errors import (
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from hotreload.workers.job import Job, SyncJob
 
 _HOME = {
-    "AsyncClient": "client",
+    "AsyncClient": "client.client",
     "Backoff": "queue.job",
-    "Client": "client",
+    "Client": "client.client",
     "ConfigError": "errors",
     "ConfigInvalid": "errors",
     "ConfigUnreadable": "errors",
@@ -92,7 +92,7 @@ _HOME = {
     "SyncJob": "workers.job",
     "Transition": "reload.apply",
     "Worker": "service.handle",
-    "backup": "client",
+    "backup": "client.client",
 }
 
 __all__ = [

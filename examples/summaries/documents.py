@@ -15,7 +15,7 @@ import tokenize
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,12 +71,12 @@ def find(conf: Documents, tell: Tell = _log) -> Iterator[Document]:
 
     What cannot be listed or read is told and passed over; symbolic links to folders are not followed.
     """
-    found = _walk_all(conf, tell)
-    if not conf.limit:
-        yield from found
-        return
-    sample = heapq.nsmallest(conf.limit, ((hashlib.sha256(doc.id.encode()).digest(), doc.id, doc) for doc in found))
-    yield from (doc for _, _, doc in sorted(sample, key=lambda entry: entry[1]))
+    found: Iterable[tuple[str, str]] = _walk_all(conf, tell)
+    if conf.limit:
+        sample = heapq.nsmallest(conf.limit, ((hashlib.sha256(each[0].encode()).digest(), each) for each in found))
+        found = sorted(each for _, each in sample)
+    for name, path in found:
+        yield Document(id=name, source=Path(path))
 
 
 def locate(conf: Documents, document: str) -> Path | None:
@@ -97,12 +97,15 @@ def _roots() -> list[tuple[str, Path, tuple[str, ...]]]:
     return [("library/", library, ("site-packages", "dist-packages")), ("packages/", packages, ())]
 
 
-def _walk_all(conf: Documents, tell: Tell) -> Iterator[Document]:
+def _walk_all(conf: Documents, tell: Tell) -> Iterator[tuple[str, str]]:
+    """Yield id and path of every document: text, as installed packages may have a hundred thousand files."""
     for prefix, root, leave_out in [("", conf.path, ())] if conf.path is not None else _roots():
         yield from _walk(root, prefix, conf, leave_out, tell)
 
 
-def _walk(root: Path, prefix: str, conf: Documents, leave_out: tuple[str, ...], tell: Tell) -> Iterator[Document]:
+def _walk(
+    root: Path, prefix: str, conf: Documents, leave_out: tuple[str, ...], tell: Tell
+) -> Iterator[tuple[str, str]]:
     out = (*conf.exclude, *leave_out, "__pycache__", ".*")
 
     def not_listed(error: OSError) -> None:
@@ -110,25 +113,26 @@ def _walk(root: Path, prefix: str, conf: Documents, leave_out: tuple[str, ...], 
 
     for folder, folders, files in os.walk(root, onerror=not_listed):
         folders[:] = sorted(name for name in folders if not _matches(name, out))
+        below = "".join(f"{part}/" for part in Path(folder).relative_to(root).parts)
         for name in sorted(files):
-            path = Path(folder, name)
+            path = os.path.join(folder, name)
             if not _matches(name, conf.include) or name.startswith("."):
                 continue
             if reason := _unusable(path, conf):
-                tell(str(path), reason)
+                tell(path, reason)
             elif reason is None:
-                yield Document(id=prefix + path.relative_to(root).as_posix(), source=path)
+                yield f"{prefix}{below}{name}", path
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _unusable(path: Path, conf: Documents) -> str | None:
+def _unusable(path: str, conf: Documents) -> str | None:
     """Say why a file cannot be a document; "" where it is none by its kind or its size."""
     try:
-        found = path.stat()
-        str(path).encode()
+        found = os.stat(path)
+        path.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8"
     except OSError as error:

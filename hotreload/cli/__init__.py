@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 import click
 import httpx
 
-from hotreload import early, logs
+from hotreload import early
 from hotreload.admin.place import Places
 from hotreload.cli.exits import Exit, Failure
 from hotreload.cli.output import close_streams, open_streams
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     try:
         code = run_verb(arguments)
     except BaseException:
+        from hotreload import logs
+
         logs.configure()
         log.critical("hotreload ended by a defect", exc_info=True)
     finally:

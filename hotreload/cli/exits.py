@@ -8,8 +8,6 @@ from typing import IO, Any
 
 import click
 
-from hotreload.logs import as_error
-
 
 class Exit(IntEnum):
     """What the exit code tells a script."""
@@ -38,6 +36,8 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line, then the details, on standard error; in the journal as errors."""
+        from hotreload.logs import as_error  # it knows of secrets, which takes a third of the start of a client
+
         text = "\n".join([f"hotreload: {self.message}", *(f"  {detail}" for detail in self.details)])
         click.echo(as_error(text), file=file, err=True)
 

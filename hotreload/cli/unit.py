@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -47,11 +48,24 @@ def unit(target: str | None, openviking: bool, http: str | None, user: bool, as_
     else:
         service = aside(lambda: load_target(target))
         made = units.of_service(target, service.name, command, http=http, user=user, folder=_folder_of(target))
+    if not user:
+        _warn_of_closed_folders(Path(command[0]), Path(sys.executable).resolve(), made.name)
     if as_json:
         print_json({"unit": made.text()})
     else:
         click.echo(made.text(), nl=False)
     return Exit.DONE
+
+
+def _warn_of_closed_folders(script: Path, python: Path, name: str) -> None:
+    """Say it where the user that a system unit runs as cannot reach what it runs, as systemd does at the start only."""
+    for path in (script, python):
+        with suppress(OSError):
+            if (closed := units.closed_folder(path)) is not None:
+                hint = f"install it where {name} can read it, for example below /opt"
+                click.echo(
+                    f"hotreload: warning: the user {name} may not enter {closed}, where {path} is: {hint}", err=True
+                )
 
 
 def _folder_of(target: str) -> Path | None:

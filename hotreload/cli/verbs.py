@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,7 +23,9 @@ from hotreload.cli.store import store
 from hotreload.cli.target import OpenViking, load_target
 from hotreload.cli.unit import unit
 from hotreload.client.find import Wanted, find
-from hotreload.logs import LogFormat
+
+if TYPE_CHECKING:
+    from hotreload.logs import LogFormat
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 

@@ -35,7 +35,7 @@ def add_to_stopped(
     store = open_store(folder, own)
     store.payload_most = lambda: own.max_payload_bytes
     try:
-        kept = store.documents_sync(WORKERS, 1)
+        kept = store.documents(WORKERS, 1)
         versions: dict[str, int] = kept[0].body if kept else {}
         if queue not in versions:
             raise ValueError(f"no worker serves the queue {queue!r}; there is {', '.join(sorted(versions)) or 'none'}")

@@ -67,10 +67,12 @@ def put(tree: Any, keys: Keys, value: object) -> bool:
 
 
 def remove(tree: object, keys: Keys) -> None:
-    """Take out what stands at these keys; nothing where nothing does, and no entry of a list."""
-    above = get(tree, keys[:-1])
+    """Take out what stands at these keys; of a list only the last entry, or the others would move."""
+    above, key = get(tree, keys[:-1]), keys[-1]
     if isinstance(above, dict):
-        cast("dict[str | int, object]", above).pop(keys[-1], None)
+        cast("dict[str | int, object]", above).pop(key, None)
+    elif isinstance(above, list) and key == len(cast("list[object]", above)) - 1:
+        above.pop()
 
 
 def places_of(node: Node | None, key: str | int) -> tuple[Keys, ...]:
@@ -105,7 +107,7 @@ def assign(tree: Any, root: Node | None, path: Keys, value: object) -> bool:
     used = next(place for place in places if loc[len(loc) - len(place) :] == place)
     above = loc[: len(loc) - len(used)]
     for place in places:
-        if value is ABSENT or place != used:
+        if (value is ABSENT or place != used) and not isinstance(place[0], int):  # no entry of a list of sections
             remove(tree, (*above, *place))
     return value is ABSENT or put(tree, loc, value)
 

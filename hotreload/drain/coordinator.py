@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from hotreload.drain.deadline import Budget, Deadline
 from hotreload.drain.last_resort import LastResort
 from hotreload.drain.report import Course, DrainReport, drain_report
 from hotreload.drain.sentinel import Sentinel
-from hotreload.drain.stages import Drainable, grace, interrupt, quiesce
+from hotreload.drain.stages import Drainable, grace, interrupt, quiesce, rare_collections
 from hotreload.errors import StoreLost
 from hotreload.lifecycle import Flushed, Lifecycle, Phase, Window
 from hotreload.queue.contract import Put
@@ -77,6 +78,7 @@ class DrainCoordinator:
         self._marks: dict[str, float] = {}
         self._at_start = 0
         self._ending = threading.Lock()
+        self._lasting = ExitStack()
         self.failed = False
         self.id = drain_id or uuid.uuid4().hex
         self.reason: str | None = None
@@ -94,6 +96,7 @@ class DrainCoordinator:
         """Let go of what guards the deadline: nothing of it outlives this call. A second call does nothing."""
         self._last_resort.release()
         self._close_sentinel()
+        self._lasting.close()
 
     @property
     def left_s(self) -> float:
@@ -207,6 +210,7 @@ class DrainCoordinator:
         if not self._lifecycle.draining:
             self._at_start = self._running()
             self._enter(Phase.QUIESCING)
+            self._lasting.enter_context(rare_collections())
             quiesce(self._parts)
 
     async def _bounded(self, signals: int, ends: float, stage: Coroutine[Any, Any, object]) -> None:

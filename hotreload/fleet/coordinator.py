@@ -13,7 +13,7 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -86,10 +86,10 @@ class Fleet:
     # --- what the nodes say of themselves ------------------------------------------------------------------------
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Return a row for each node; `differs` where its configuration is not that of most."""
+        """Return a row for each node; `differs` where its configuration is not the most common one."""
         nodes = self._shared.nodes
-        common = _most_common([node.about.get("fingerprint") for node in nodes if node.alive])
-        return [_row(node, common, own=node.name == self._shared.name) for node in nodes]
+        odd = _odd([node.about.get("fingerprint") for node in nodes if node.alive])
+        return [_row(node, odd, own=node.name == self._shared.name) for node in nodes]
 
     def _about(self) -> dict[str, Any]:
         status = self._status()
@@ -253,15 +253,17 @@ def _answer(name: str, body: Mapping[str, Any] | None, *, gone: bool) -> dict[st
     return {"node": name, "outcome": "gone" if gone else "silent", "errors": [{"path": "", "message": why}]}
 
 
-def _row(node: Node, common: object, *, own: bool) -> dict[str, Any]:
-    differs = node.alive and common is not None and node.about.get("fingerprint") not in (None, common)
+def _row(node: Node, odd: Collection[object], *, own: bool) -> dict[str, Any]:
+    differs = node.alive and node.about.get("fingerprint") in odd
     seen = {"name": node.name, "alive": node.alive, "own": own, "differs": differs, "seen_at": iso(node.seen_at_ms)}
     return {**seen, **node.about}
 
 
-def _most_common(fingerprints: Sequence[object]) -> object:
+def _odd(fingerprints: Sequence[object]) -> Collection[object]:
+    """Return the fingerprints that differ from the most common one; all of them where several are as common."""
     counts = Counter(each for each in fingerprints if each is not None)
-    return max(counts, key=lambda each: (counts[each], str(each))) if counts else None
+    common = [each for each, count in counts.items() if count == max(counts.values())]
+    return counts.keys() - common if len(common) == 1 else counts.keys()
 
 
 def _from(folder: Path, value: object) -> object:

@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from hotreload import early
-from hotreload.drain.coordinator import DrainCoordinator
+
+if TYPE_CHECKING:
+    from hotreload.drain.coordinator import DrainCoordinator
 
 log = logging.getLogger(__name__)
 HOOKS_S: Final = 5.0

@@ -31,8 +31,8 @@ class Records:
     def __init__(self, store: Store | None, *, keep: Callable[[], int]) -> None:
         self._store = store
         self._keep = keep
-        reloads = store.documents_sync(RELOADS, keep()) if store is not None else ()
-        drains = store.documents_sync(DRAINS, 1) if store is not None else ()
+        reloads = store.documents(RELOADS, keep()) if store is not None else ()
+        drains = store.documents(DRAINS, 1) if store is not None else ()
         self._reloads: deque[dict[str, Any]] = deque(kept.body for kept in reloads)
         self._last_drain: dict[str, Any] | None = next((kept.body for kept in drains), None)
         self._behind = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hotreload-records")

@@ -41,7 +41,7 @@ class OpenVikingJobs:
         self._workers = workers
         self._store = store
         self._kept_as = PAUSED if store.fleet is None else f"{PAUSED} of {store.fleet.name}"
-        kept = store.documents_sync(self._kept_as)
+        kept = store.documents(self._kept_as)
         self._paused: frozenset[str] = frozenset(kept[0].body) if kept else frozenset()
 
     def paused(self, queue: str) -> bool:

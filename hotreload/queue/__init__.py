@@ -4,7 +4,7 @@ job, contract       what a job is, what a verdict makes of it, when a suspect ma
 fleet               what processes that share a store say to each other
 store               what callers use, and what each verb promises; what an engine gives
 verbs               what each verb does to the rows, many calls at a time · ledger: depths, and who is told of them
-reads               pages and look-ups, beside the writer · recovery: documents, and what the last owner left behind
-calls, engines      how a caller waits for the writer's thread; which engine keeps a store
+recovery            documents, and what the last owner left behind
+calls, engines      what waits for the writer's thread; which engine keeps a store
 sqlite/, postgres/  the engines: connection, writer, and their SQL in `statements.sql`
 """

@@ -1,11 +1,21 @@
-"""What a caller asks of an engine's writer thread, and how the outcome comes back: to an event loop or to a thread."""
+"""What callers ask of an engine's writer thread: how it waits, and how the outcome goes back to a loop or a thread.
+
+callers ──inbox──→ urgent lane ─┐
+                   normal lane ─┴→ groups, for the writer to make a transaction of each
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Generic, TypeVar, cast
+
+from hotreload.errors import StoreUnavailable
+
+GROUP_MOST: Final = 1_000
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -67,8 +77,6 @@ class SyncCall(Call[A, R]):
 
 
 AnyCall = Call[Any, Any]
-Put = Callable[[AnyCall], None]
-"""Puts a call before a writer."""
 
 
 def deliver(calls: Iterable[AnyCall]) -> None:
@@ -91,22 +99,117 @@ def _resolve(calls: Sequence[AnyCall]) -> None:
         call.resolve()
 
 
-async def ask(put: Put, verb: Verb[A, R], arg: A, abandoned: Callable[[R], None] | None) -> R:
-    """Hand a request to a writer by `put` and return its result; see `Writer.run` of each engine."""
-    call = Call(verb, arg)
-    call.loop = asyncio.get_running_loop()
-    call.future = future = call.loop.create_future()
-    call.abandoned = abandoned
-    put(call)
-    return await future
+class Inbox:
+    """What waits for the writer of a store, and its thread. Any thread may ask, until `close`.
 
+    `collect`, `group`, `idle`, `done` and `posted` are the writer's. `where` names the store in errors.
+    """
 
-def ask_sync(put: Put, verb: Verb[A, R], arg: A, timeout_s: float, who: str) -> R:
-    """As `ask`, without an event loop; TimeoutError where `who` did not answer in time: it may happen yet."""
-    call = SyncCall(verb, arg)
-    put(call)
-    if not call.settled.wait(timeout_s):
-        raise TimeoutError(f"{who} did not answer within {timeout_s:g} s")
-    if call.error is not None:
-        raise call.error
-    return cast("R", call.result)
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._inbox: SimpleQueue[tuple[AnyCall | None, bool]] = SimpleQueue()
+        self._urgent: deque[AnyCall] = deque()
+        self._normal: deque[AnyCall] = deque()
+        self._gate = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.closing = False
+        """True once further calls are refused."""
+        self.posted: list[AnyCall] = []
+        """Goes before all others: what is claimed again must not be what is given back."""
+
+    def start(self, main: Callable[[], None]) -> None:
+        """Start the writer's thread, which ends once all is `done`."""
+        self._thread = threading.Thread(target=main, name="hotreload-store", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> bool:
+        """Refuse further calls, do those that wait, end the thread; False where that took over `timeout_s`.
+
+        A second call only waits.
+        """
+        with self._gate:
+            self.closing = True
+            self.wake()
+        assert self._thread is not None
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def ask(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> asyncio.Future[R]:
+        """Do `verb` with `arg` in the next group; awaited, its result once that is durable.
+
+        Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
+        result. StoreUnavailable where the store could not be written or is closed.
+        """
+        call = Call(verb, arg)
+        call.loop = loop = asyncio.get_running_loop()
+        call.future = future = loop.create_future()
+        call.abandoned = abandoned
+        self._put(call)
+        return future
+
+    def ask_sync(self, verb: Verb[A, R], arg: A, *, timeout_s: float, urgent: bool = False) -> R:
+        """As `ask`, from any thread but the writer's; no event loop needed. `urgent` goes before all that waits.
+
+        TimeoutError after `timeout_s` seconds: it may happen yet.
+        """
+        call = SyncCall(verb, arg)
+        self._put(call, urgent=urgent)
+        if not call.settled.wait(timeout_s):
+            raise TimeoutError(f"{self._where} did not answer within {timeout_s:g} s")
+        if call.error is not None:
+            raise call.error
+        return cast("R", call.result)
+
+    def post(self, verb: Verb[A, R], arg: A) -> None:
+        """Do `verb` in a next group, or in a later one until the store can be written; no caller waits for it."""
+        call = SyncCall(verb, arg)
+        call.posted = True
+        if threading.current_thread() is self._thread:
+            self.posted.append(call)
+        else:
+            self._put(call)
+
+    def wake(self) -> None:
+        """Have the writer look what there is to do."""
+        self._inbox.put((None, False))
+
+    def _put(self, call: AnyCall, *, urgent: bool = False) -> None:
+        with self._gate:
+            if self.closing:
+                raise StoreUnavailable(f"{self._where}: the store is closed")
+            self._inbox.put((call, urgent))
+
+    @property
+    def waiting(self) -> int:
+        """How many calls came since `collect`."""
+        return self._inbox.qsize()
+
+    @property
+    def idle(self) -> bool:
+        """True where no call waits."""
+        return not (self._urgent or self._normal or self._inbox.qsize())
+
+    @property
+    def done(self) -> bool:
+        """True once it is closed and no call waits."""
+        return self.closing and self.idle
+
+    def collect(self, wait_s: float | None) -> None:
+        """Move what came into its lane; wait for it so long (None: until something comes) where nothing did."""
+        try:
+            if wait_s != 0:
+                self._file(*self._inbox.get(timeout=wait_s))
+        except Empty:
+            return
+        for _ in range(self._inbox.qsize()):
+            self._file(*self._inbox.get())
+
+    def _file(self, call: AnyCall | None, urgent: bool) -> None:
+        if call is not None:
+            (self._urgent if urgent else self._normal).append(call)
+
+    def group(self) -> list[AnyCall]:
+        """Take the calls that go together next; those whose callers are gone are dropped."""
+        lane = self._urgent or self._normal
+        calls = [lane.popleft() for _ in range(min(len(lane), GROUP_MOST))]
+        return [call for call in calls if not call.unwanted()]

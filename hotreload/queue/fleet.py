@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hotreload.queue.permits import Ask, Grant
-
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -37,6 +35,33 @@ class Round:
     members: Sequence[str]
     left_s: float
     deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a node asks for of one limit: `has` is in use or may be used meanwhile, `wants` includes it.
+
+    `value` is the limit as the node's configuration says. `keep_s` is how long its permits count after it has ended:
+    0 for a limit, the window of a rate.
+    """
+
+    name: str
+    value: int
+    has: int
+    wants: int
+    keep_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a node has of one limit: its `permits`, and how many of them it may use (fewer after the limit shrank).
+
+    `short` is True where others still hold what is its fair part.
+    """
+
+    permits: int
+    usable: int
+    short: bool
 
 
 class Fleet(Protocol):

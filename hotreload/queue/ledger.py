@@ -58,6 +58,10 @@ class Ledger:
         """Return every queue as of the last commit, those of other nodes as of the last look."""
         return self._standings
 
+    def standing(self, queue: str) -> Standing:
+        """Return one of them; one of a queue that is not known has no jobs."""
+        return self._standings.get(queue) or Standing(queue)
+
     def total(self, column: Column, queue: str | None = None) -> int:
         """Return the sum over all queues, or of one, the open transaction included; writer's thread only."""
         moved = sum(by for name, into, by in self._moves if into == column and queue in (None, name))

@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 from hotreload.queue.contract import DrainMark, Put, Recovered, Report
 from hotreload.queue.job import Interrupted, JobRow, JobState, after_crash, decide
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.verbs import Settlement, Statements, Verbs
-
-PAGE: Final = 1_000
 
 
 class Documents:
@@ -75,7 +73,7 @@ def put_back(
     as well. Run twice, the second finds nothing.
     """
     drain = documents.marked(connection, note)
-    rows = _left(connection, sql)
+    rows = [JobRow(str(raw[0]), *raw[1:16], suspect=bool(raw[16])) for raw in sql.left_running(connection)]
     only_suspect = sum(row.suspect for row in rows) == 1
     moves = [
         Settlement(
@@ -103,13 +101,3 @@ def put_back(
     if drain is not None and report is not None:
         documents.put(connection, [report(found)])
     return found
-
-
-def _left(connection: Any, sql: Statements) -> list[JobRow]:
-    """Return what ran, without payloads and cursors: all of them may not fit into memory."""
-    found: list[JobRow] = []
-    while True:
-        page = sql.left_running(connection, int(found[-1].id) if found else 0, PAGE)
-        found.extend(JobRow(str(raw[0]), *raw[1:16], suspect=bool(raw[16])) for raw in page)
-        if len(page) < PAGE:
-            return found

@@ -12,14 +12,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol
 
 from anyio import to_thread
 
 from hotreload.errors import QueueDraining, StoreLost, StoreUnavailable
-from hotreload.queue.calls import Verb
+from hotreload.queue.calls import A, Inbox, R, Verb
 from hotreload.queue.contract import (
     Added,
     Cancelled,
@@ -27,6 +28,7 @@ from hotreload.queue.contract import (
     DrainMark,
     Duplicate,
     Exchanged,
+    JobEvent,
     JobView,
     Put,
     PutBack,
@@ -35,9 +37,20 @@ from hotreload.queue.contract import (
     Requeued,
 )
 from hotreload.queue.fleet import Fleet
-from hotreload.queue.job import PAYLOAD_MOST, Backoff, Done, JobRow, JobState, NewJob, Verdict, decide, stored, to_json
+from hotreload.queue.job import (
+    PAYLOAD_MOST,
+    Backoff,
+    Done,
+    JobRow,
+    JobState,
+    NewJob,
+    Verdict,
+    decide,
+    from_json,
+    stored,
+    to_json,
+)
 from hotreload.queue.ledger import Ledger
-from hotreload.queue.reads import Reads
 from hotreload.queue.recovery import Documents
 from hotreload.queue.verbs import (
     Checkpoint,
@@ -46,39 +59,27 @@ from hotreload.queue.verbs import (
     Flush,
     NewJobs,
     Raw,
+    Retention,
     Settlement,
     Statements,
     Verbs,
     leased,
+    number,
     numbers,
 )
 
 log = logging.getLogger(__name__)
+NAMED: Final = 1_000
+"""Dead jobs told by name."""
+_TEXTS: Final = 16
+"""Where the JSON texts of a row begin."""
 
-A = TypeVar("A")
-R = TypeVar("R")
 
+class Reader(Protocol):
+    """A connection for reading; calls from several threads take turns."""
 
-class Writer(Protocol):
-    """The thread that does every write, many callers to a transaction."""
-
-    async def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> R:
-        """Do `verb` with `arg` in the next group; its result once that is durable.
-
-        Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
-        result. StoreUnavailable where the store could not be written or is closed.
-        """
-        ...
-
-    def run_sync(self, verb: Verb[A, R], arg: A, *, timeout_s: float, urgent: bool = False) -> R:
-        """As `run`, from any other thread; no event loop needed. `urgent` goes before all that waits.
-
-        TimeoutError after `timeout_s` seconds: it may happen yet.
-        """
-        ...
-
-    def post(self, verb: Verb[A, R], arg: A) -> None:
-        """Do `verb` in a next group, or in a later one until the store can be written; no caller waits for it."""
+    def read(self, query: Callable[[Any], R]) -> R:
+        """Run a query on one view of the store and return its result; StoreUnavailable where it cannot be read."""
         ...
 
 
@@ -103,16 +104,6 @@ class Health(Protocol):
         ...
 
 
-class Upkeep(Protocol):
-    """What the writer does while no caller waits; nothing from the moment it is `suspended`."""
-
-    suspended: bool
-
-    def keep_done(self, queue: str, keep_s: float) -> None:
-        """Keep ended jobs of a queue for another time than the others; from any thread."""
-        ...
-
-
 class Engine(Protocol):
     """An open store of one engine: its parts, and what it does in a way of its own.
 
@@ -120,22 +111,21 @@ class Engine(Protocol):
     that share the store, None where no other one can.
     """
 
+    inbox: Inbox
     ledger: Ledger
     verbs: Verbs
     documents: Documents
-    reads: Reads
     recovered: Recovered
+    retention: Retention
 
     @property
     def owner(self) -> str: ...
     @property
     def sql(self) -> Statements: ...
     @property
-    def writer(self) -> Writer: ...
+    def reader(self) -> Reader: ...
     @property
     def health(self) -> Health: ...
-    @property
-    def upkeep(self) -> Upkeep: ...
     @property
     def fleet(self) -> Fleet | None: ...
 
@@ -152,7 +142,7 @@ class Engine(Protocol):
         ...
 
     def insist(self, verb: Verb[A, R], arg: A, timeout_s: float) -> R:
-        """As `Writer.run_sync`, and again after an outage that is over within `timeout_s`."""
+        """As `Inbox.ask_sync`, and again after an outage that is over within `timeout_s`."""
         ...
 
     def release(self, connection: Any) -> None:
@@ -190,8 +180,8 @@ class Store:
     ) -> None:
         self.engine = engine
         """What keeps it: the parts of the open store."""
-        self._writer, self._verbs, self._documents = engine.writer, engine.verbs, engine.documents
-        self._ledger, self._reads, self._health = engine.ledger, engine.reads, engine.health
+        self._inbox, self._verbs, self._documents = engine.inbox, engine.verbs, engine.documents
+        self._ledger, self._sql, self._health = engine.ledger, engine.sql, engine.health
         self.now_ms = now_ms
         """The store's clock, Unix ms: what is due and what is old is said on it. From any thread."""
         self._jitter = jitter
@@ -245,14 +235,14 @@ class Store:
         duplicate and left out; with `unless_done_since_ms` also one that was done at that time or later. QueueDraining
         after `refuse_new`; TypeError or ValueError for a payload that is not JSON.
         """
-        return await self._writer.run(self._verbs.enqueue, self._new_jobs(jobs, unless_done_since_ms))
+        return await self._inbox.ask(self._verbs.enqueue, self._new_jobs(jobs, unless_done_since_ms))
 
     def enqueue_sync(
         self, jobs: Sequence[NewJob], *, unless_done_since_ms: int | None = None, timeout_s: float = 30.0
     ) -> Added:
         """As `enqueue`, from any thread; TimeoutError after `timeout_s`: it may happen yet."""
         new = self._new_jobs(jobs, unless_done_since_ms)
-        return self._writer.run_sync(self._verbs.enqueue, new, timeout_s=timeout_s)
+        return self._inbox.ask_sync(self._verbs.enqueue, new, timeout_s=timeout_s)
 
     def _new_jobs(self, jobs: Sequence[NewJob], unless_done_since_ms: int | None) -> NewJobs:
         if self._draining:
@@ -266,21 +256,18 @@ class Store:
 
         At once, without the writer, where nothing is ready. Cancelled, what it took goes back.
         """
-        if limit <= 0 or not self._promising(queue):
-            return []
-        rows = await self._writer.run(self._verbs.claim, Claim(queue, limit), abandoned=self._unclaim)
-        return [leased(row) for row in rows]
+        return list((await self.exchange(queue, limit, [])).rows)
 
     def _promising(self, queue: str) -> bool:
-        standing = self._ledger.standings().get(queue)
-        if self._verbs.closed or standing is None or standing.paused:
-            return False
-        return standing.ready > 0 or (standing.next_due_ms is not None and standing.next_due_ms <= self.now_ms())
+        standing = self._ledger.standing(queue)
+        due_ms = standing.next_due_ms
+        open_now = not (self._verbs.closed or standing.paused)
+        return open_now and (standing.ready > 0 or (due_ms is not None and due_ms <= self.now_ms()))
 
     def _unclaim(self, rows: Sequence[Raw]) -> None:
         if rows:
             try:
-                self._writer.post(self._verbs.unclaim, rows)
+                self._inbox.post(self._verbs.unclaim, rows)
             except StoreUnavailable:  # closed: the next open puts them back
                 return
 
@@ -303,7 +290,7 @@ class Store:
         kept = None if step is None else (step[0], stored(step[1], f"the result of step {step[0]!r}", most))
         progress = Checkpoint(row, stored(cursor, "the cursor", most), kept)
         verb = self._verbs.checkpoint if within is None else partial(self._checkpoint_within, within)
-        await self._writer.run(verb, progress)
+        await self._inbox.ask(verb, progress)
 
     def _checkpoint_within(
         self,
@@ -321,7 +308,7 @@ class Store:
 
         TypeError or ValueError for a result that is not a JSON value; the claim stands then.
         """
-        return await self._writer.run(self._verbs.settle, self._settlement(row, verdict, self.payload_most()))
+        return await self._inbox.ask(self._verbs.settle, self._settlement(row, verdict, self.payload_most()))
 
     def _settlement(self, row: JobRow, verdict: Verdict, most: int = sys.maxsize) -> Settlement:
         """Decide on a verdict. The limit of a result may have shrunk since the job ended, which was checked then."""
@@ -338,15 +325,15 @@ class Store:
         if claim is None and not ended:
             return Exchanged([], [])
         call = Exchange([self._settlement(*one) for one in ended], claim)
-        states, rows = await self._writer.run(
+        states, rows = await self._inbox.ask(
             self._verbs.exchange, call, abandoned=lambda given: self._unclaim(given[1])
         )
         return Exchanged(states, [leased(row) for row in rows])
 
     async def next_due_ms(self, queue: str) -> int | None:
         """Return when the next scheduled job becomes ready (Unix ms), None without one or while it is paused."""
-        standing = self._ledger.standings().get(queue)
-        return None if standing is None or standing.paused else standing.next_due_ms
+        standing = self._ledger.standing(queue)
+        return None if standing.paused else standing.next_due_ms
 
     def depths(self) -> list[QueueDepth]:
         """Return the depths of all queues, by name; cheap, from any thread.
@@ -358,8 +345,8 @@ class Store:
 
     def ready(self, queue: str) -> int:
         """Return how many jobs of `queue` could be claimed, as far as this process knows."""
-        standing = self._ledger.standings().get(queue)
-        return 0 if standing is None or standing.paused else standing.ready
+        standing = self._ledger.standing(queue)
+        return 0 if standing.paused else standing.ready
 
     def on_ready(self, listener: Callable[[str], None]) -> None:
         """Call `listener(queue)` when there is reason to claim again, or to ask again for `next_due_ms`.
@@ -375,38 +362,53 @@ class Store:
         self, *, queue: str | None = None, state: JobState | None = None, limit: int = 50, before: str | None = None
     ) -> Sequence[JobView]:
         """Return a page of jobs, newest first; the next page is the one before the last id of this."""
-        return await to_thread.run_sync(self._reads.page, queue, state, limit, before)
+        below = None if before is None else number(before)
+        found = await self._read(lambda connection: self._sql.page(connection, queue, state, limit, below))
+        return [_view(row) for row in found]
 
     async def job(self, job_id: str) -> JobView | None:
-        """Return one job with payload, cursor, result and traceback; None where there is none."""
-        return await to_thread.run_sync(self._reads.job, job_id)
+        """Return one job with everything, the results of steps in its cursor; None where there is none of that id."""
+        asked = number(job_id)
+
+        def found(connection: Any) -> JobView | None:
+            rows = self._sql.rows(connection, "job", asked)
+            if not rows:
+                return None
+            steps = {name: from_json(result) for _, name, result in self._sql.rows(connection, "steps", [asked])}
+            history = [JobEvent(*event) for event in self._sql.rows(connection, "history", asked)]
+            return replace(_view(rows[0], steps), history=history)
+
+        return await self._read(found)
+
+    async def _read(self, query: Callable[[Any], R]) -> R:
+        return await to_thread.run_sync(self.engine.reader.read, query)
 
     async def retry(self, ids: Sequence[str]) -> list[str]:
         """Make dead jobs ready with all their attempts, from their last checkpoint; return those made ready.
 
         One whose key belongs to an active job by now is passed over.
         """
-        return await self._writer.run(self._verbs.retry, tuple(ids))
+        return await self._inbox.ask(self._verbs.retry, tuple(ids))
 
     async def discard(self, ids: Sequence[str]) -> list[str]:
         """Remove jobs that do not run; return those removed."""
-        return await self._writer.run(self._verbs.discard, tuple(ids))
+        return await self._inbox.ask(self._verbs.discard, tuple(ids))
 
     async def cancel(self, ids: Sequence[str]) -> Cancelled:
         """Remove the waiting ones of these jobs, and end the running ones as `cancelled`, fenced; pass over others."""
-        return await self._writer.run(self._verbs.cancel, tuple(ids))
+        return await self._inbox.ask(self._verbs.cancel, tuple(ids))
 
     def keep_done(self, queue: str, keep_s: float) -> None:
         """Keep ended jobs of `queue` for so many seconds from now on, instead of the store's own time."""
-        self.engine.upkeep.keep_done(queue, keep_s)
+        self.engine.retention.keep(queue, keep_s)
 
     async def pause(self, queue: str) -> None:
         """Claim nothing more from `queue`, over restarts too, until `resume`; what runs goes on."""
-        await self._writer.run(self._verbs.pause, (queue, True))
+        await self._inbox.ask(self._verbs.pause, (queue, True))
 
     async def resume(self, queue: str) -> None:
         """End a pause; the listeners of `on_ready` are called."""
-        await self._writer.run(self._verbs.pause, (queue, False))
+        await self._inbox.ask(self._verbs.pause, (queue, False))
 
     async def write(self, function: Callable[[Any], R]) -> R:
         """Run `function(connection)` in the writer's thread, in its group's transaction and a savepoint of its own.
@@ -416,7 +418,7 @@ class Store:
         neighbour in its group failed, or the connection was lost before the commit; nothing of the call before is
         there then, but what it did outside is.
         """
-        return await self._writer.run(partial(self._written, function), None)
+        return await self._inbox.ask(partial(self._written, function), None)
 
     def _written(self, function: Callable[[Any], R], connection: Any, _calls: Sequence[None]) -> Sequence[R]:
         return [self.engine.guarded(connection, function)]
@@ -439,37 +441,50 @@ class Store:
 
     async def put_document(self, kind: str, document_id: str, body: Any, *, keep: int = 50) -> None:
         """Keep a JSON value under a kind and an id (replacing an older one), and the newest `keep` of its kind."""
-        await self._writer.run(self._documents.put, Put(kind, document_id, to_json(body), keep))
+        await self._inbox.ask(self._documents.put, Put(kind, document_id, to_json(body), keep))
 
     def put_document_sync(
         self, kind: str, document_id: str, body: Any, *, keep: int = 50, timeout_s: float = 1.0
     ) -> None:
         """As `put_document`, from any thread and before all that waits; TimeoutError after `timeout_s`."""
         put = Put(kind, document_id, to_json(body), keep)
-        self._writer.run_sync(self._documents.put, put, timeout_s=timeout_s, urgent=True)
+        self._inbox.ask_sync(self._documents.put, put, timeout_s=timeout_s, urgent=True)
 
-    async def documents(self, kind: str, *, newest: int = 50) -> Sequence[Document]:
-        """Return up to `newest` documents of a kind, the one put last first."""
-        return await to_thread.run_sync(self.documents_sync, kind, newest)
-
-    def documents_sync(self, kind: str, newest: int = 50) -> Sequence[Document]:
-        """As `documents`, from any thread."""
-        return self._reads.documents(kind, newest)
+    def documents(self, kind: str, newest: int = 50) -> Sequence[Document]:
+        """Return up to `newest` documents of a kind, the one put last first; from any thread."""
+        rows = self.engine.reader.read(lambda connection: self._sql.rows(connection, "documents", kind, newest))
+        return [Document(*row[:3], body=from_json(row[3])) for row in rows]
 
     def duplicates(self, queue: str, keys: Sequence[str], since_ms: int) -> Mapping[str, Duplicate]:
         """Return the keys that have an active or dead job, or one done at `since_ms` or later; from any thread."""
-        return self._reads.duplicates(queue, keys, since_ms)
+        asked = list(keys)
+
+        def found(connection: Any) -> Mapping[str, Duplicate]:
+            ended = self._sql.rows(connection, "held_of", queue, since_ms, asked)
+            active = self._sql.rows(connection, "active_of", queue, asked)
+            return {key: Duplicate(str(job_id), JobState(state)) for key, job_id, state in [*ended, *active]}
+
+        return self.engine.reader.read(found)
 
     def pending(self, ranges: Sequence[tuple[int, int]]) -> tuple[int, int, Mapping[str, str]]:
         """Return of the jobs in these ranges of ids: how many are unfinished, how many there are, the dead and why.
 
-        From any thread.
+        Of the dead up to a thousand are named. From any thread.
         """
-        return self._reads.pending(ranges)
+
+        def found(connection: Any) -> tuple[int, int, Mapping[str, str]]:
+            states: dict[str, int] = dict(self._sql.in_ranges(connection, "states_in", ranges))
+            dead = dict(self._sql.in_ranges(connection, "dead_in", ranges, NAMED)) if states.get("dead") else {}
+            unfinished = sum(states.get(state, 0) for state in ("ready", "scheduled", "running"))
+            return unfinished, sum(states.values()), dead
+
+        return self.engine.reader.read(found)
 
     def queues_of(self, ids: Sequence[str]) -> Mapping[str, int]:
         """Return how many of these jobs each queue has; from any thread."""
-        return self._reads.queues_of(ids) if ids else {}
+        asked = numbers(ids)
+        read = self.engine.reader.read
+        return dict(read(lambda connection: self._sql.rows(connection, "queues_of", asked))) if asked else {}
 
     # --- the end of a process: from any thread, the event loop may be blocked ---------------------------------------
 
@@ -479,7 +494,6 @@ class Store:
         Jobs may still be added. Upkeep is put off, so that a flush waits for nothing.
         """
         self._verbs.closed = True
-        self.engine.upkeep.suspended = True
 
     def refuse_new(self) -> None:
         """Refuse `enqueue` as well, with QueueDraining; a second call changes nothing."""
@@ -494,7 +508,7 @@ class Store:
         """
         self._marked = True
         call = drain or DrainMark()
-        self._writer.run_sync(self._documents.mark_draining, call, timeout_s=timeout_s, urgent=True)
+        self._inbox.ask_sync(self._documents.mark_draining, call, timeout_s=timeout_s, urgent=True)
 
     def requeue_running(
         self, queues: Sequence[str], timeout_s: float, *, ended: Sequence[tuple[JobRow, Verdict]] = ()
@@ -537,8 +551,13 @@ class Store:
         done: list[PutBack] = []
         for call in calls:
             [requeued] = self._verbs.flush(connection, [call.flush])
-            found = self.engine.sql.rows(connection, "states", numbers(call.asked))
-            done.append(PutBack(requeued, {str(job_id): JobState(state) for job_id, state in found}))
+            back = frozenset(requeued.ids)
+            states = {job_id: JobState.READY for job_id in call.asked if job_id in back}
+            others = numbers([job_id for job_id in call.asked if job_id not in back])
+            if others:
+                found = self._sql.rows(connection, "states", others)
+                states.update((str(job_id), JobState(state)) for job_id, state in found)
+            done.append(PutBack(requeued, states))
             self._documents.unmark_draining(connection, [None])
             self.engine.release(connection)
             if call.report is not None:
@@ -557,10 +576,21 @@ class Store:
             if not crashed and any(standing.running for standing in self._ledger.standings().values()):
                 self.requeue_running(list(self._ledger.standings()), timeout_s)
             if self._marked or crashed:
-                self._writer.run_sync(self._documents.unmark_draining, None, timeout_s=timeout_s, urgent=True)
+                self._inbox.ask_sync(self._documents.unmark_draining, None, timeout_s=timeout_s, urgent=True)
                 self._marked = False
             if not crashed:
                 self.engine.leave(timeout_s)
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("store.close_left_running error=%s", error)
         return self.engine.close(timeout_s)
+
+
+def _view(row: Sequence[Any], steps: Mapping[str, Any] | None = None) -> JobView:
+    shown = list(row)
+    shown[0], shown[2], shown[10] = str(shown[0]), JobState(shown[2]), bool(shown[10])
+    for place in range(_TEXTS, len(shown) - 1):
+        shown[place] = from_json(shown[place])
+    if steps:
+        cursor = shown[_TEXTS + 1]
+        shown[_TEXTS + 1] = {**(cursor if isinstance(cursor, dict) else {}), "steps": steps}
+    return JobView(*shown)

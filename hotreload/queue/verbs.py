@@ -65,6 +65,10 @@ class Statements(Protocol):
         """
         ...
 
+    def checkpoint(self, connection: Any, rows: Sequence[tuple[int, int, str, int]]) -> frozenset[Token]:
+        """As `held`: keep the cursors of claims, count so many more steps, note progress where there is any."""
+        ...
+
     def reserve(self, connection: Any, count: int) -> Iterable[int]:
         """Return so many new ids, none of which was or will be given another time."""
         ...
@@ -77,12 +81,16 @@ class Statements(Protocol):
         """Claim ready jobs in their order (or the one `suspect`, where it is not 0), at least one of any size."""
         ...
 
+    def take_behind(self, connection: Any, queue: str, limit: int, most_bytes: int) -> Callable[[], list[Raw]]:
+        """Claim as `take` once the next `held` is done, which must come; return what returns the jobs from then on."""
+        ...
+
     def requeue(self, connection: Any, queues: Sequence[str]) -> list[tuple[int, str, bool]]:
         """Put back as interrupted what this process runs, fenced; return id, queue, whether it has progress."""
         ...
 
-    def left_running(self, connection: Any, after: int, limit: int) -> list[Raw]:
-        """Return what the last owner ran, by id, without texts: the cursor stands for any progress."""
+    def left_running(self, connection: Any) -> list[Raw]:
+        """Return what the last owner ran, by id, without texts, which may be large: the cursor is any progress."""
         ...
 
     def finished_since(self, connection: Any, since_ms: int) -> list[tuple[int]]:
@@ -169,7 +177,7 @@ class Verbs:
         self._ledger = ledger
         self._now_ms = now_ms
         self.closed = False
-        """True once nothing may be claimed any more; set from any thread, what the writer does next keeps to it."""
+        """True once nothing may be claimed and upkeep is put off; set from any thread, what comes next keeps to it."""
 
     # --- enqueue ----------------------------------------------------------------------------------------------------
 
@@ -226,22 +234,23 @@ class Verbs:
 
     # --- claim ------------------------------------------------------------------------------------------------------
 
-    def claim(self, connection: Any, calls: Sequence[Claim]) -> Sequence[list[Raw]]:
-        """Take jobs for each call in turn; what is returned is for `leased`."""
-        return [self._claim(connection, *call) for call in calls]
-
-    def _claim(self, connection: Any, queue: str, limit: int) -> list[Raw]:
+    def _claim(self, connection: Any, queue: str, limit: int, first: Callable[[], list[Raw]] | None) -> list[Raw]:
+        """Take jobs for `leased`; `first` returns the first page of them where it was taken before."""
         standing = self._ledger.standings().get(queue)
-        if self.closed or standing is None or standing.paused:
+        if first is None and (self.closed or standing is None or standing.paused):
             return []
         now_ms = self._now_ms()
-        if standing.next_due_ms is not None and standing.next_due_ms <= now_ms:
+        if first is None and standing and standing.next_due_ms is not None and standing.next_due_ms <= now_ms:
             due = self._sql.run(connection, "promote", queue, now_ms, PROMOTED_MOST)
             self._count(queue, "scheduled", "ready", due)
         taken: list[Raw] = []
         left = PAGE_BYTES
         while len(taken) < limit and left > 0:
-            page = self._page(connection, queue, min(PAGE_ROWS, limit - len(taken)), left)
+            if first is None:
+                page = self._page(connection, queue, min(PAGE_ROWS, limit - len(taken)), left)
+            else:
+                page, first = first(), None
+            self._count(queue, "ready", "running", len(page))
             taken.extend(page)
             left -= sum(raw[_SIZE] for raw in page)
             if len(page) < PAGE_ROWS:
@@ -255,9 +264,7 @@ class Verbs:
             may, suspect = may_claim(queue, suspects, self._ledger.total("running", queue))
         if may is May.NOTHING:
             return []
-        page = self._sql.take(connection, queue, suspect, limit, most_bytes)
-        self._count(queue, "ready", "running", len(page))
-        return page
+        return self._sql.take(connection, queue, suspect, limit, most_bytes)
 
     def _with_steps(self, connection: Any, taken: list[Raw]) -> list[Raw]:
         """Put in place of their count the steps that the jobs kept."""
@@ -270,7 +277,7 @@ class Verbs:
         return taken
 
     def unclaim(self, connection: Any, calls: Sequence[Sequence[Raw]]) -> Sequence[None]:
-        """Put back what `claim` returned to a caller that had gone, as if it had not been claimed."""
+        """Put back what `exchange` claimed for a caller that had gone, as if it had not been claimed."""
         queues: dict[Token, str] = {(str(raw[0]), raw[_LEASE]): raw[1] for taken in calls for raw in taken}
         held = self._sql.held(connection, "unclaim", [(int(job_id), token) for job_id, token in queues])
         for token in held:
@@ -283,12 +290,14 @@ class Verbs:
         """Write cursors and steps; a fenced one changes nothing and gets its LeaseLost. A job keeps the last cursor."""
         steps = Counter(_token(call.row) for call in calls if call.step)
         cursors = {_token(call.row): call.cursor for call in calls}
-        new = [(int(job_id), seq, cursor, steps[job_id, seq]) for (job_id, seq), cursor in cursors.items()]
-        held = self._sql.held(connection, "checkpoint", new)
+        new = [(int(token[0]), token[1], cursor, steps.get(token, 0)) for token, cursor in cursors.items()]
+        held = self._sql.checkpoint(connection, new)
         kept = {(call.row.id, call.step[0]): call.step[1] for call in calls if call.step and _token(call.row) in held}
         if kept:
             rows = [(int(job_id), name, result) for (job_id, name), result in kept.items()]
             self._sql.each(connection, "keep_steps", rows)
+        if len(held) == len(cursors):
+            return [None] * len(calls)
         return [None if _token(call.row) in held else LeaseLost(*_token(call.row)) for call in calls]
 
     def settle(self, connection: Any, calls: Sequence[Settlement]) -> Sequence[Outcome]:
@@ -318,11 +327,28 @@ class Verbs:
         return held
 
     def exchange(self, connection: Any, calls: Sequence[Exchange]) -> Sequence[tuple[Sequence[Outcome], Sequence[Raw]]]:
-        """Settle for all calls, then claim for each in turn."""
-        states = iter(self.settle(connection, [one for call in calls for one in call.settlements]))
+        """Settle for all calls, then claim for each in turn; return states, and jobs for `leased`."""
+        settlements = [one for call in calls for one in call.settlements]
+        first = self._behind(connection, settlements, calls[0].claim)
+        states = iter(self.settle(connection, settlements))
         ended = [[next(states) for _ in call.settlements] for call in calls]
-        taken = [self._claim(connection, *call.claim) if call.claim else [] for call in calls]
+        taken: list[Sequence[Raw]] = []
+        for call in calls:
+            taken.append(self._claim(connection, *call.claim, first) if call.claim else [])
+            first = None
         return list(zip(ended, taken, strict=True))
+
+    def _behind(
+        self, connection: Any, settlements: Sequence[Settlement], claim: Claim | None
+    ) -> Callable[[], list[Raw]] | None:
+        """Have the first page of a claim taken with the statement that settles, where nothing speaks against it yet."""
+        standing = self._ledger.standings().get(claim.queue) if claim else None
+        if claim is None or standing is None or standing.paused or not settlements or self.closed:
+            return None
+        due = standing.next_due_ms is not None and standing.next_due_ms <= self._now_ms()
+        if due or self._ledger.total("suspects") or any(one.row.suspect or one.to.suspect for one in settlements):
+            return None
+        return self._sql.take_behind(connection, claim.queue, min(PAGE_ROWS, claim.limit), PAGE_BYTES)
 
     def flush(self, connection: Any, calls: Sequence[Flush]) -> Sequence[Requeued]:
         """Settle, then put back what runs in the queues of each call, fence it, count an interruption, as `decide`."""
@@ -500,6 +526,11 @@ class Retention:
     def keep(self, queue: str, keep_s: float) -> None:
         """Keep ended jobs of a queue for another time than the others; from any thread."""
         self._keeps[queue] = keep_s
+
+    @property
+    def suspended(self) -> bool:
+        """True in a drain: its flush waits for nothing."""
+        return self._verbs.closed
 
     @property
     def done(self) -> int:

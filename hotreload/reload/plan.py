@@ -113,9 +113,9 @@ def differences(
 ) -> list[Difference]:
     """Compare the leaves of two configurations; the result is sorted by path.
 
-    A section that appears, vanishes or turns into something else is one difference, under its own path, and so is a
-    list of sections that gets longer or shorter: neither can change by halves. `missing` stands for a key that a side
-    does not have; None where that is the same as null.
+    A section that appears, vanishes or turns into something else (a list of sections) is one difference, under its own
+    path, and so is a list of sections that gets longer or shorter: neither can change by halves. `missing` stands for a
+    key that a side does not have; None where that is the same as null.
     """
     tops = {each[0] for each, value in running.items() if not same(value, candidate.get(each, ABSENT))}
     tops |= {each[0] for each in candidate.keys() - running.keys()}
@@ -141,7 +141,7 @@ def _nested(leaves: Mapping[Keys, object]) -> _Inside:
 
 def _compare(old: object, new: object, keys: Keys, missing: object) -> Iterator[Difference]:
     if isinstance(old, _Inside) and isinstance(new, _Inside):
-        if (old.is_list or new.is_list) and len(old) != len(new):
+        if (old.is_list or new.is_list) and old.keys() != new.keys():
             yield Difference(keys, _whole(old), _whole(new))
             return
         for key in dict.fromkeys((*old, *new)):

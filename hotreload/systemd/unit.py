@@ -10,6 +10,7 @@ Sources: systemd.service(5), systemd.exec(5), sd_notify(3); every line was run o
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,15 @@ def installed_command(executable: str, scripts: Sequence[str]) -> list[str]:
         if script.is_absolute() and os.access(script, os.X_OK):
             return [str(script)]
     return [executable, "-m", "hotreload"]
+
+
+def closed_folder(path: Path) -> Path | None:
+    """Return the first folder on the way to a file that only its owner and group may enter (`/root`), None without one.
+
+    OSError where a folder cannot be looked at.
+    """
+    folders = reversed(path.parents)
+    return next((each for each in folders if not each.stat().st_mode & stat.S_IXOTH), None)
 
 
 def _words(words: Sequence[str]) -> str:

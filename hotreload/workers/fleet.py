@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import anyio
 
 from hotreload.errors import StoreUnavailable
-from hotreload.queue.permits import Ask, Grant
+from hotreload.queue.fleet import Ask, Grant
 from hotreload.workers.limits import MINUTE_S, Rate, SharedLimit
 
 log = logging.getLogger(__name__)

@@ -49,8 +49,8 @@ def flush(
 
 def _flushed(back: PutBack, held: Sequence[Held]) -> Flushed:
     """Say where each job is: the store knows; memory only tells whose code still runs."""
-    requeued = dict.fromkeys(back.requeued.ids)
-    had = [job_id for part in held for job_id in sorted(part.had, key=int)]
+    requeued = frozenset(back.requeued.ids)
+    had = [job_id for part in held for job_id in sorted(part.had - requeued, key=int)]
     again = [job_id for job_id in had if back.states.get(job_id) in (JobState.READY, JobState.SCHEDULED)]
     left = [entry for part in held for entry in part.left if entry.row.id in requeued]
     gone = {job_id for job_id in had if job_id not in back.states}
@@ -58,7 +58,7 @@ def _flushed(back: PutBack, held: Sequence[Held]) -> Flushed:
         finished=[job_id for job_id in had if back.states.get(job_id) is JobState.DONE],
         failed=[job_id for job_id in had if back.states.get(job_id) is JobState.DEAD],
         checkpointed=back.requeued.checkpointed,
-        requeued=list(dict.fromkeys([*requeued, *again])),
+        requeued=[*back.requeued.ids, *again],
         abandoned=[entry.row.id for entry in left],
         stuck=[entry.stuck() for entry in left],
         lost=len(gone.difference(*(part.settled for part in held))),  # what was settled may have been removed since

@@ -32,8 +32,9 @@ class Progress:
         What was kept of loops inside an item that is passed by now is dropped.
         """
         positions = {**self.positions, **places}
-        left = {loop: at for loop, at in positions.items() if not _passed(loop, positions)}
-        return Progress(self.version, cursor, left, self.steps)
+        if positions:
+            positions = {loop: at for loop, at in positions.items() if not _passed(loop, positions)}
+        return Progress(self.version, cursor, positions, self.steps)
 
     def to_json(self, cursor: Any) -> dict[str, Any]:
         """Return it as a JSON value, with the cursor as one and without the steps: each of those is kept by itself."""

@@ -16,6 +16,7 @@ import anyio
 
 from hotreload.config.settings import HotreloadSettings
 from hotreload.config.store import Snapshot
+from hotreload.drain.stages import rare_collections
 from hotreload.queue.job import NewJob
 from hotreload.queue.sqlite import SqliteQueue
 from hotreload.workers.execution import Execution
@@ -123,11 +124,12 @@ async def keep_and_cancel(queue: SqliteQueue) -> float:
     async with pool_of(queue, keeps, count) as pool:
         await all_begun.wait()
         began = time.perf_counter()
-        pool.quiesce()
-        go.set()
-        await all_kept.wait()
-        await pool.interrupt()
-        flushed = await anyio.to_thread.run_sync(pool.flush, 30.0)
+        with rare_collections():  # as the drain of a service does it
+            pool.quiesce()
+            go.set()
+            await all_kept.wait()
+            await pool.interrupt()
+            flushed = await anyio.to_thread.run_sync(pool.flush, 30.0)
         took_ms = (time.perf_counter() - began) * 1_000
     assert len(flushed.checkpointed) == count
     return took_ms
@@ -138,9 +140,10 @@ async def cancel(queue: SqliteQueue) -> float:
 
     async def drain(pool: Pool) -> float:
         began = time.perf_counter()
-        pool.quiesce()
-        await pool.interrupt()
-        await anyio.to_thread.run_sync(pool.flush, 30.0)
+        with rare_collections():
+            pool.quiesce()
+            await pool.interrupt()
+            await anyio.to_thread.run_sync(pool.flush, 30.0)
         return (time.perf_counter() - began) * 1_000
 
     return await _with_sleepers(queue, 10_000, drain)

@@ -3,13 +3,14 @@
     python -m tests.bench.postgres [ROUNDS]        pgqueuer and procrastinate where they are installed
 
 Each measurement has a fresh database; every commit is on the disk (fsync, synchronous_commit on). The peers are used as
-their pages say: pgqueuer with asyncpg, procrastinate with psycopg's pool.
+their pages say: pgqueuer with asyncpg, procrastinate with psycopg's pool. All make each job of the same mapping.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import logging
 import statistics
 import sys
@@ -27,7 +28,6 @@ from tests.bench.pool import noop_jobs, pool_of
 from tests.bench.queue import PAYLOAD, per_s
 from tests.contracts.postgres import Server
 
-BYTES = b'{"uri": "viking://resources/a/b", "n": 1}'
 ONE, BATCH, CYCLES, POOL_10, POOL_100, DISPATCH = (
     "enqueue, 1 caller, jobs/s",
     "enqueue, batches of 1,000, jobs/s",
@@ -39,6 +39,16 @@ ONE, BATCH, CYCLES, POOL_10, POOL_100, DISPATCH = (
 CLAIM = "claim of 1 with {:,} pending, median, ms"
 SINGLES, BATCHES, JOBS, DISPATCHES = 300, 10, 3_000, 60
 Round = Callable[[str], Awaitable[float]]
+
+
+def jobs(count: int) -> list[NewJob]:
+    """Make so many jobs for us."""
+    return [NewJob("a", PAYLOAD) for _ in range(count)]
+
+
+def texts(count: int) -> list[bytes]:
+    """Make the payloads of so many jobs for pgqueuer, which takes bytes."""
+    return [json.dumps(PAYLOAD).encode() for _ in range(count)]
 
 
 def ours(measure: Callable[[PostgresQueue], Awaitable[float]]) -> Round:
@@ -66,7 +76,7 @@ async def enqueue_batches(queue: PostgresQueue) -> float:
     """1,000 jobs a call, one call after the other; jobs/s."""
     began = time.perf_counter()
     for _ in range(BATCHES):
-        await queue.enqueue([NewJob("a", PAYLOAD)] * 1_000)
+        await queue.enqueue(jobs(1_000))
     return per_s(BATCHES * 1_000, began)
 
 
@@ -75,7 +85,7 @@ async def cycles(queue: PostgresQueue) -> float:
     began = time.perf_counter()
     ended: list[tuple[JobRow, Verdict]] = []
     for _ in range(JOBS // 100):
-        await queue.enqueue([NewJob("a", PAYLOAD)] * 100)
+        await queue.enqueue(jobs(100))
         ended = [(row, Done()) for row in (await queue.exchange("a", 100, ended)).rows]
     await queue.exchange("a", 0, ended)
     return per_s(JOBS, began)
@@ -119,7 +129,7 @@ def claim_with(pending: int) -> Round:
                 "INSERT INTO hotreload_jobs (id, queue, state, priority, run_at_ms, max_attempts, version, "
                 "enqueued_at_ms, payload) SELECT nextval('hotreload_job_ids'), 'a', 'ready', 0, n, 25, 1, n, %s "
                 "FROM generate_series(1, %s) AS n",
-                (BYTES.decode(), pending),
+                (json.dumps(PAYLOAD), pending),
             )
             connection.execute("INSERT INTO hotreload_queues (name, ready) VALUES ('a', %s)", (pending,))
             connection.execute("VACUUM ANALYZE hotreload_jobs")
@@ -159,7 +169,7 @@ async def pgqueuer_one(dsn: str) -> float:
     async with _pgqueuer(dsn) as queries:
         began = time.perf_counter()
         for _ in range(SINGLES):
-            await queries.enqueue("a", BYTES, 0)
+            await queries.enqueue("a", *texts(1), 0)
         return per_s(SINGLES, began)
 
 
@@ -168,7 +178,7 @@ async def pgqueuer_batches(dsn: str) -> float:
     async with _pgqueuer(dsn) as queries:
         began = time.perf_counter()
         for _ in range(BATCHES):
-            await queries.enqueue(["a"] * 1_000, [BYTES] * 1_000, [0] * 1_000)
+            await queries.enqueue(["a"] * 1_000, texts(1_000), [0] * 1_000)
         return per_s(BATCHES * 1_000, began)
 
 
@@ -180,7 +190,7 @@ async def pgqueuer_cycles(dsn: str) -> float:
         manager = uuid4()
         began = time.perf_counter()
         for _ in range(JOBS // 100):
-            await queries.enqueue(["a"] * 100, [BYTES] * 100, [0] * 100)
+            await queries.enqueue(["a"] * 100, texts(100), [0] * 100)
             jobs = await queries.dequeue(100, {"a": parameters}, manager, None, timedelta(seconds=30))
             assert len(jobs) == 100
             await queries.log_jobs([(job, "successful", None) for job in jobs])
@@ -200,7 +210,7 @@ def pgqueuer_pool(limit: int) -> Round:
 
             manager.entrypoint("a")(noop)
             for _ in range(JOBS // 1_000):
-                await queries.enqueue(["a"] * 1_000, [BYTES] * 1_000, [0] * 1_000)
+                await queries.enqueue(["a"] * 1_000, texts(1_000), [0] * 1_000)
             began = time.perf_counter()
             await manager.run(batch_size=limit, max_concurrent_tasks=2 * limit, mode=modes.drain)
             return per_s(JOBS, began)
@@ -221,7 +231,7 @@ async def pgqueuer_dispatch(dsn: str) -> float:
             await manager.run()
 
         try:
-            return await _dispatched(serve, lambda: queries.enqueue("a", BYTES, 0))
+            return await _dispatched(serve, lambda: queries.enqueue("a", *texts(1), 0))
         finally:
             manager.shutdown.set()
 
@@ -419,7 +429,7 @@ def shown(figures: Figures) -> None:
 def main(rounds: int, only: str = "") -> None:
     """Measure `rounds` times what has `only` in its name, and print it."""
     logging.disable(logging.WARNING)
-    server = Server()
+    server = Server(durable=True)
     try:
         shown(measured(server, rounds, only))
     finally:

@@ -71,7 +71,7 @@ async def prune_ms(queue: PostgresQueue) -> float:
 
     began = time.perf_counter()
     for _ in range(3):
-        await queue.engine.writer.run(prune, None)
+        await queue.engine.inbox.ask(prune, None)
     took_s = time.perf_counter() - began
     return took_s / 3 * 1000
 
@@ -85,7 +85,7 @@ MEASURES: dict[str, Callable[[PostgresQueue], Awaitable[float]]] = {
 
 def main(done: int, rounds: int) -> None:
     """Measure and print."""
-    server = Server()
+    server = Server(durable=True)
     queues: dict[int, PostgresQueue] = {}
     try:
         for count in (FEW, done):

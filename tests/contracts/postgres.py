@@ -25,9 +25,13 @@ def binaries() -> Path | None:
 
 
 class Server:
-    """One server and its data, from the constructor to `remove`; `dsn` is the address of its database."""
+    """One server and its data, from the constructor to `remove`; `dsn` is the address of its database.
 
-    def __init__(self) -> None:
+    What a client was told is on the disk only where the server is `durable`: processes are killed here, the power stays
+    on, and a commit takes 0.1 ms instead of 4.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
         bin_folder = binaries()
         assert bin_folder is not None, "no initdb: install Debian's postgresql"
         self._bin = bin_folder
@@ -38,6 +42,7 @@ class Server:
         self._run("initdb", "-D", str(self._data), "-U", "tests", "-A", "trust", "-E", "UTF8", "--no-sync")
         with (self._data / "postgresql.conf").open("a") as conf:
             conf.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\nmax_connections = 200\n")
+            conf.write("" if durable else "fsync = off\n")
         self.start()
 
     @property

@@ -63,7 +63,7 @@ class Sqlite:
     def abandon(self, queue: SqliteQueue) -> None:
         """See `Engine`."""
         queue.engine.reader.close()
-        assert queue.engine.writer.close(5)
+        assert queue.engine.inbox.close(5)
         queue.engine.files.release()
 
     def has_table(self, connection: apsw.Connection, name: str) -> bool:
@@ -96,7 +96,7 @@ class Postgres:
     def abandon(self, queue: PostgresQueue) -> None:
         """See `Engine`."""
         queue.engine.listener.close()
-        assert queue.engine.writer.close(5)
+        assert queue.engine.inbox.close(5)
 
     def has_table(self, connection: psycopg.Connection, name: str) -> bool:
         """See `Engine`."""

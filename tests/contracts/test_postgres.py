@@ -19,8 +19,8 @@ from psycopg import sql
 from hotreload.errors import LeaseLost, NotOffered, StoreLost, StoreUnavailable
 from hotreload.queue.contract import DrainMark, Put, Recovered
 from hotreload.queue.engines import node_name
+from hotreload.queue.fleet import Ask, Grant
 from hotreload.queue.job import Done, JobState, NewJob
-from hotreload.queue.permits import Ask, Grant
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.postgres.connection import DatabaseClock, connect
 from hotreload.queue.postgres.schema import Step, applied, migrate, steps
@@ -143,7 +143,7 @@ async def test_nodes_share_the_jobs_and_each_start_recovers_its_own(dsn: str) ->
     await until(second.depths)
     mine, other = await first.claim("a", 2), await second.claim("a", 9)
     assert [row.payload for row in mine + other] == [0, 1, 2, 3]
-    assert second.engine.writer.close(5)
+    assert second.engine.inbox.close(5)
     again = PostgresQueue.open(dsn, "two")
     assert again.recovered.crashed == [row.id for row in other]
     with pytest.raises(LeaseLost):
@@ -265,6 +265,80 @@ async def test_old_results_are_removed(dsn: str) -> None:
     while await queue.jobs():
         assert time.monotonic() < deadline
     assert queue.close()
+
+
+async def test_claims_and_verdicts_read_no_more_of_the_table_than_they_change(dsn: str) -> None:
+    queue = PostgresQueue.open(dsn)
+    pid = queue.engine.node.backend_pid  # pyright: ignore[reportAttributeAccessIssue]
+    ended: list[Any] = []
+    for _ in range(30):
+        await queue.enqueue(new(*range(10)))
+        rows = (await queue.exchange("a", 10, ended)).rows
+        await queue.checkpoint(rows[0], 7)
+        ended = [(row, Done()) for row in rows]
+    await queue.exchange("a", 0, ended)
+    assert queue.close()
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+    read = (
+        "SELECT seq_tup_read, (SELECT idx_tup_read FROM pg_stat_user_indexes AS running "
+        "WHERE running.relid = jobs.relid AND indexrelname = 'hotreload_jobs_running') "
+        "FROM pg_stat_user_tables AS jobs WHERE relname = 'hotreload_jobs' AND schemaname = current_schema()"
+    )
+    with connect(dsn) as connection:
+        await until(lambda: connection.execute(asked, (pid,)).fetchone() == (0,))  # it has told what it read by then
+        assert connection.execute(read).fetchone() == (0, 0)
+
+
+async def test_a_function_that_removes_what_was_prepared_fails_no_later_call(dsn: str) -> None:
+    queue = PostgresQueue.open(dsn)
+    row = await one_of(queue)
+    await queue.write(lambda connection: connection.execute("DEALLOCATE ALL"))
+    added = await queue.enqueue(new(2))
+    await queue.write(lambda connection: connection.execute("DEALLOCATE ALL"))
+    assert await queue.settle(row, Done()) is JobState.DONE
+    assert [(job.id, job.state) for job in await queue.jobs()] == [
+        (added.ids[0], JobState.READY),
+        (row.id, JobState.DONE),
+    ]
+    assert queue.trouble is None
+    assert queue.close()
+
+
+async def test_a_text_that_the_server_would_cut_is_refused(dsn: str) -> None:
+    with connect(dsn) as connection:
+        with pytest.raises(psycopg.DataError, match="NUL"):
+            connection.ask("SELECT %s::text", ["a\0b"])
+        assert connection.ask("SELECT %s::text, %s::text[]", ["ä\n", ['"', "\\", None, ""]]).rows == [
+            ("ä\n", ['"', "\\", None, ""])
+        ]
+    with connect(f"{dsn}&client_encoding=latin1") as connection:
+        assert connection.ask("SELECT length(%s::text), %s::text", ["äö", "äö"]).rows == [(2, "äö")]
+
+
+async def test_a_statement_that_failed_stops_those_behind_it_in_the_trip(dsn: str) -> None:
+    with connect(dsn) as connection:
+        connection.ask("CREATE TABLE made (x bigint)")
+        connection.later("BEGIN")
+        connection.later("INSERT INTO made VALUES (%s)", [1])
+        connection.later("SELECT 1 / count(*) FROM made WHERE x = %s", [2], refused=StoreLost("not mine"))
+        connection.later("COMMIT")
+        with pytest.raises(StoreLost, match="not mine"):
+            connection.answers()
+        connection.rollback()
+        assert connection.ask("SELECT count(*) FROM made").rows == [(0,)]
+        large = ["x" * 3_000_000, "y"]
+        connection.later("SELECT %s::text", large[:1])
+        assert connection.ask("SELECT %s::text || %s::text", large).rows == [("".join(large),)], "more than a buffer"
+
+
+async def test_the_ids_of_two_nodes_differ_and_rise_with_time(dsn: str) -> None:
+    one, two = PostgresQueue.open(dsn, "one"), PostgresQueue.open(dsn, "two")
+    given = [int(job_id) for queue in (one, two, one, two) for job_id in (await queue.enqueue(new(*range(70)))).ids]
+    assert len(set(given)) == 280
+    assert given[:70] == sorted(given[:70])
+    assert given[:70] + given[140:210] == sorted(given[:70] + given[140:210])
+    assert one.close()
+    assert two.close()
 
 
 async def test_an_address_that_is_none_and_a_copy_are_refused_without_the_password(dsn: str) -> None:
@@ -468,7 +542,7 @@ async def test_a_node_cut_in_its_drain_is_taken_over_as_interrupted_and_its_repo
     assert found is not None
     assert (found.interruptions, found.crashes, found.history) == (1, 0, [])
     assert [list(each.interrupted) for each in reports] == [[row.id]]
-    assert [document.id for document in await two.documents("drain")] == ["d"]
+    assert [document.id for document in two.documents("drain")] == ["d"]
     again = PostgresQueue.open(dsn, "one")
     left = (again.recovered.interrupted, again.recovered.crashed, again.recovered.drain)
     assert left == ([], [], None), "the next start of the node finds nothing more to count"

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import anyio
@@ -14,10 +15,11 @@ import psycopg
 import pytest
 
 from hotreload.errors import LeaseLost, StoreOwned
+from hotreload.queue.fleet import Round
 from hotreload.queue.job import Done, Interrupted, JobRow
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.postgres.connection import connect
-from hotreload.queue.postgres.wakeup import Announcer, Listener, topics_of
+from hotreload.queue.postgres.wakeup import NOTIFY, Announcer, Listener, topics_of
 
 from .pgbouncer import Bouncer
 from .postgres import Server
@@ -99,6 +101,19 @@ async def test_the_end_of_a_pause_on_one_node_wakes_the_others(dsn: str) -> None
         assert len(await other.claim("a", 9)) == 1
 
 
+async def test_what_nodes_are_asked_for_together_is_heard_at_once_by_all(dsn: str) -> None:
+    with two_nodes(dsn, look_s=NEVER_S, ttl_s=NEVER_S) as (one, other):
+        await listens(one, other)
+        heard: SimpleQueue[tuple[str, str]] = SimpleQueue()
+        for queue in (one, other):
+            queue.fleet.on_round(lambda asked, name=queue.fleet.name: heard.put((name, asked.id)))
+        asked = Round("r", "reload", "check", "one", ["one", "two"], 30.0)
+        assert await one.fleet.ask(asked) is None
+        with anyio.fail_after(20):
+            told = {await anyio.to_thread.run_sync(lambda: heard.get(timeout=20)) for _ in range(2)}
+        assert told == {("one", "r"), ("two", "r")}
+
+
 async def test_a_node_listens_again_after_its_connection_was_cut_and_missed_nothing(own_server: Server) -> None:
     with two_nodes(own_server.schema("cut"), look_s=NEVER_S, ttl_s=NEVER_S) as (one, other):
         await listens(one, other)
@@ -148,13 +163,13 @@ async def test_a_server_that_does_not_answer_is_left_and_listened_to_again(own_s
 def test_a_topic_is_told_at_once_then_held_back_for_a_moment_and_not_lost(dsn: str) -> None:
     now = [100.0]
     announcer = Announcer(hold_s=0.02, monotonic=lambda: now[0])
-    with connect(dsn) as connection:
-        heard = connection.notifies(timeout=0.2)
-        connection.execute("LISTEN hotreload")
+    with connect(dsn) as connection, connect(dsn) as other:
+        heard = other.notifies(timeout=0.2)
+        other.execute("LISTEN hotreload")
 
         def told(*topics: str) -> None:
-            if sql := announcer.sql(topics):
-                connection.execute(sql.encode())
+            if due := announcer.due(topics):
+                connection.ask(NOTIFY, [due])
             announcer.committed()
 
         told("a")

@@ -42,7 +42,7 @@ async def test_the_last_flush_is_one_transaction_over_all_queues_and_the_report(
     assert back.states == {**states, **dict.fromkeys((runs, again, other), JobState.READY)}
     queue = store.crash(now_ms=now_ms)  # nothing was written behind: all of it is there
     assert (queue.recovered.interrupted, queue.recovered.crashed, queue.recovered.drain) == ([], [], None)
-    assert queue.documents_sync("drain")[0].body == {"requeued": back.requeued.ids}
+    assert queue.documents("drain")[0].body == {"requeued": back.requeued.ids}
     assert queue.close()
 
 
@@ -67,7 +67,7 @@ async def test_a_flush_that_fails_changes_nothing_and_is_reported_by_the_next_op
     queue = store.crash(now_ms=now_ms, report_cut=made)
     assert queue.recovered.interrupted == [first.id, second.id]
     assert (heard[0].drain and heard[0].drain.reason) == "SIGTERM"
-    assert [kept.id for kept in queue.documents_sync("drain")] == ["d1"]
+    assert [kept.id for kept in queue.documents("drain")] == ["d1"]
     assert queue.close()
 
 

@@ -24,6 +24,8 @@ from tests.counts import counted
 from .stores import HandClock, counters_agree
 
 QUEUES = ("a", "b")
+CURSORS = (0, 1, *(letter * 5_000 for letter in "ab"), "a" * 70_000)
+"""Long ones are kept apart from the rows of their jobs, the longest is read by itself too."""
 VERDICTS: st.SearchStrategy[Verdict] = st.sampled_from(
     [Done(1), Failed("x"), Failed("x", for_good=True), Failed("x", delay_s=0), Interrupted(), Interrupted(2.0)]
 )
@@ -158,8 +160,8 @@ class QueueMachine(RuleBasedStateMachine):
             job.state, job.row = JobState.RUNNING, row
 
     @precondition(lambda self: self.model.running())
-    @rule(data=st.data(), cursor=st.integers(0, 3))
-    def checkpoint(self, data: st.DataObject, cursor: int) -> None:
+    @rule(data=st.data(), cursor=st.sampled_from(CURSORS))
+    def checkpoint(self, data: st.DataObject, cursor: int | str) -> None:
         job = data.draw(st.sampled_from(self.model.running()))
         assert job.row is not None
         self.call(self.queue.checkpoint(job.row, cursor))
@@ -256,7 +258,7 @@ class QueueMachine(RuleBasedStateMachine):
     def restart(self, data: st.DataObject, crashed: bool) -> None:
         if crashed:
             self.queue.engine.reader.close()
-            assert self.queue.engine.writer.close(5)
+            assert self.queue.engine.inbox.close(5)
             self.queue.engine.files.release()
         else:
             assert self.queue.close()

@@ -16,7 +16,7 @@ import anyio
 import apsw
 import pytest
 
-from hotreload.errors import StoreUnavailable
+from hotreload.errors import LeaseLost, StoreUnavailable
 from hotreload.queue.job import Done, Failed, JobState
 from hotreload.queue.sqlite import SqliteQueue
 from hotreload.queue.sqlite.connection import connect
@@ -348,6 +348,8 @@ async def test_a_store_of_the_first_release_goes_on_where_it_was_killed(store: S
     connection.execute(Path(__file__).with_name("store_0_1.sql").read_text("utf-8")).fetchall()
     large = "x" * 100_000
     connection.execute("UPDATE hotreload_jobs SET payload = ? WHERE id IN (2, 4)", (json.dumps(large),))
+    progress = json.dumps({"version": 1, "cursor": large, "positions": {}})
+    connection.execute("UPDATE hotreload_jobs SET cursor = ? WHERE id = 4", (progress,))
     connection.close()
     store.clock.now_ms = 1_700_000_000_000
     queue = store.open()
@@ -356,30 +358,57 @@ async def test_a_store_of_the_first_release_goes_on_where_it_was_killed(store: S
     [row, next_row, _] = await claimed(queue)
     assert row.cursor == {"version": 1, "cursor": {"at": 7}, "positions": {"items": 3}}
     assert row.steps == {"first": '[1,{"size":12}]', "second": "[1,null]"}
-    assert next_row.payload == large
+    assert (next_row.payload, next_row.cursor) == (large, json.loads(progress))
     dead = await queue.job("2")
     assert dead is not None
     assert (dead.payload, dead.reason, dead.traceback) == (large, "ValueError: no", "Traceback ...")
     assert (await queue.enqueue(new(1, dedupe_key="k2"))).ids == ["8"]
     assert (await queue.enqueue(new(1, dedupe_key="k4"))).duplicates == ["k4"]
-    assert [document.id for document in queue.documents_sync("reload")] == ["r1"]
+    assert [document.id for document in queue.documents("reload")] == ["r1"]
     assert [one.paused for one in queue.depths()] == [False, True]
 
 
-async def test_a_large_payload_is_written_once(queue: SqliteQueue, store: Store) -> None:
-    """Each move of a job writes its row again; the payload is not part of it, and goes with the job."""
-    large = "x" * 1_000_000
-    await queue.enqueue(new(*[large] * 10))
+@pytest.mark.parametrize("size", [5_000, 700_000])
+async def test_long_texts_are_written_once(queue: SqliteQueue, store: Store, size: int) -> None:
+    """Each move of a job writes its row again; its payload and cursor are not part of it, and go with the job."""
+
+    async def apart(table: str) -> int:
+        return await queue.read(lambda connection: connection.execute(f"SELECT count(*) FROM hotreload_{table}").get)
+
+    long = "x" * size
+    await queue.enqueue(new(*[long] * 10))
+    rows = await claimed(queue)
+    for row in rows:
+        await queue.checkpoint(row, long)
     wal = store.path.with_name("queue.db-wal")
     before = wal.stat().st_size
     for _ in range(5):
-        rows = await claimed(queue)
         queue.requeue_running(["a"], 5)
-        assert [row.payload for row in rows] == [large] * 10
-    assert wal.stat().st_size - before < 1_000_000
+        rows = await claimed(queue)
+        assert [(row.payload, row.cursor) for row in rows] == [(long, long)] * 10
+        await queue.checkpoint(rows[0], long, step=("s", 1))
+    assert wal.stat().st_size - before < 10 * 25 * 4_096  # five pages for each move
+    assert (await apart("payloads"), await apart("cursors")) == (10, 10)
+    await queue.checkpoint(rows[0], 1)
+    shown = await queue.job(rows[1].id)
+    assert shown is not None
+    assert (shown.payload, shown.cursor) == (long, long)
+    assert (await apart("payloads"), await apart("cursors")) == (10, 9)
     await queue.cancel([row.id for row in rows])
     await queue.discard([row.id for row in rows])
-    assert await queue.read(lambda c: c.execute("SELECT count(*) FROM hotreload_payloads").get) == 0
+    assert (await apart("payloads"), await apart("cursors")) == (0, 0)
+
+
+async def test_a_long_cursor_that_is_fenced_changes_nothing(queue: SqliteQueue) -> None:
+    await queue.enqueue(new(1, 2))
+    first, second = await claimed(queue)
+    queue.requeue_running(["a"], 5)
+    [again, _] = await claimed(queue)
+    late = [queue.checkpoint(row, "x" * 5_000) for row in (first, second)]
+    found = await asyncio.gather(queue.checkpoint(again, "y" * 5_000), *late, return_exceptions=True)
+    assert [type(one) for one in found] == [type(None), LeaseLost, LeaseLost]
+    queue.requeue_running(["a"], 5)
+    assert [row.cursor for row in await claimed(queue)] == ["y" * 5_000, None]
 
 
 async def test_the_cost_of_a_step_does_not_depend_on_how_many_there_are(queue: SqliteQueue) -> None:

@@ -6,10 +6,11 @@ from hotreload.queue.postgres import statements as postgres
 from hotreload.queue.sqlite import statements as sqlite
 
 ONLY_SQLITE = {
-    *("keep_apart", "inserted", "next", "large", "fenced", "running_in"),  # many rows as one text, large ones apart
+    *("inserted", "next", "large", "fenced", "running_in"),  # many rows as one text, large ones one by one
+    *("insert_payloads", "keep_cursor", "progressed"),  # long texts apart from the rows of their jobs
     *("counted", "fact", "put_fact"),  # whether a copy of the file is whole, what is kept beside the jobs
 }
-ONLY_POSTGRES = {"reserve"}
+ONLY_POSTGRES = {"reserve", "insert_keyless"}
 
 
 def test_both_engines_have_the_same_statements() -> None:

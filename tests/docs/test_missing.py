@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import anyio
 import pytest
 
-from tests.docs.typed import commands, section
+from tests.docs.typed import commands, put_command, section
 from tests.process.running import ROOT, started
 
 pytestmark = pytest.mark.anyio
@@ -27,11 +26,7 @@ def home(folder: Path) -> Path:
     """Make a folder as `make run` leaves it: the command, and a configuration of fewer documents."""
     (folder / ".run").mkdir(mode=0o700)
     (folder / ".run/ov.conf").write_text(json.dumps(SETTINGS))
-    command = folder / ".venv/bin/hotreload"
-    command.parent.mkdir(parents=True)
-    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m hotreload "$@"\n')
-    command.chmod(0o755)
-    return command
+    return put_command(folder)
 
 
 async def test_the_section_works_as_typed(short_path: Path) -> None:

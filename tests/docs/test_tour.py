@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import stat
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -85,10 +87,17 @@ async def test_see_it_run_as_typed(short_path: Path) -> None:
         code, said = await type_in(folder, count)
         before = int(said)
         assert (code, before > 0) == (0, True)
+        conf = folder / ".run/ov.conf"
+        assert (stat.S_IMODE(conf.stat().st_mode), stat.S_IMODE(conf.parent.stat().st_mode)) == (0o600, 0o700)
+        key = json.loads(conf.read_text())["hotreload"]["root_key"]
+        assert len(key) >= 32
         await ctrl_c(make)
-        await spoken.line("drained (")
+        await spoken.line("drained (SIGINT)")
+        await spoken.line("hotreload status --watch --socket .run/hotreload.sock")
+    (folder / "examples/summaries/ov.conf").touch()
     async with made(folder):
         await wait_until(lambda: summarised(folder) > before, 30, "it goes on")
+    assert json.loads(conf.read_text())["hotreload"]["root_key"] == key
 
 
 async def test_the_tour_of_summaries_as_typed(short_path: Path) -> None:

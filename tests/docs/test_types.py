@@ -1,9 +1,11 @@
-"""The code that the pages show is what type checkers accept: mypy --strict and basedpyright, over every block."""
+"""What the pages show, mypy --strict and basedpyright accept; what a user types wrongly, they find."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -94,19 +96,37 @@ def program(page: str) -> str:
     return "\n\n".join(parts)
 
 
+SAMPLE = ROOT / "tests/typed/handles.py"
 CHECKERS = {
-    "mypy": ["--strict"],
-    "basedpyright": ["--level", "error", "--pythonpath", sys.executable],
+    "mypy": ["--strict", "--output", "json"],
+    "basedpyright": ["--outputjson", "--level", "error", "--pythonpath", sys.executable],
 }
 
 
+def found(checker: str, said: str) -> list[tuple[str, int, str]]:
+    """Return file, line and text of each error."""
+    if checker == "mypy":
+        told = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        return [(each["file"], each["line"], each["message"]) for each in told if each["severity"] == "error"]
+    return [
+        (Path(each["file"]).name, each["range"]["start"]["line"] + 1, each["message"])
+        for each in json.loads(said)["generalDiagnostics"]
+    ]
+
+
 @pytest.mark.parametrize("checker", CHECKERS)
-def test_the_code_of_the_pages_is_typed(tmp_path: Path, checker: str) -> None:
-    for number, page in enumerate(PAGES):
-        (tmp_path / f"page_{number}.py").write_text(program(page))
+def test_the_code_of_the_pages_is_typed_and_each_wrong_line_of_a_sample_is_found(tmp_path: Path, checker: str) -> None:
+    """One run of each checker over both: it takes longest to read what they import."""
+    names = [f"page_{number}.py" for number in range(len(PAGES))]
+    for name, page in zip(names, PAGES, strict=True):
+        (tmp_path / name).write_text(program(page))
+    shutil.copy(SAMPLE, tmp_path)
     settings = f'[tool.basedpyright]\nextraPaths = ["{ROOT}"]\nreportUnusedFunction = false\n'
     (tmp_path / "pyproject.toml").write_text(settings)
-    command = [sys.executable, "-m", checker, *CHECKERS[checker], *(f"page_{n}.py" for n in range(len(PAGES)))]
+    command = [sys.executable, "-m", checker, *CHECKERS[checker], *names, SAMPLE.name]
     where = {**os.environ, "MYPYPATH": str(ROOT), "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}
     done = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = {number for number, line in enumerate(SAMPLE.read_text().splitlines(), 1) if line.endswith("# wrong")}
+    errors = found(checker, done.stdout)
+    assert [error for error in errors if error[0] != SAMPLE.name] == [], done.stderr
+    assert {line for _, line, _ in errors} == wrong

@@ -20,14 +20,21 @@ def tree(folder: Path) -> Path:
     for name in ("Makefile", "README.md", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    command = folder / ".venv/bin/hotreload"
-    command.parent.mkdir(parents=True)
-    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m hotreload "$@"\n')
-    command.chmod(0o755)
+    put_command(folder)
     (folder / ".venv/bin/python").symlink_to(sys.executable)
     for stamp in (".made", ".runs"):
         (folder / ".venv" / stamp).touch()
     return folder
+
+
+def put_command(folder: Path) -> Path:
+    """Put the command where a page has it; what it covers is not measured, which takes as long as it takes itself."""
+    command = folder / ".venv/bin/hotreload"
+    command.parent.mkdir(parents=True)
+    python = f'PYTHONPATH={ROOT} exec {sys.executable} -m hotreload "$@"'
+    command.write_text(f"#!/bin/sh\nunset COVERAGE_PROCESS_CONFIG\n{python}\n")
+    command.chmod(0o755)
+    return command
 
 
 def section(text: str, heading: str) -> str:

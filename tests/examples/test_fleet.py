@@ -29,7 +29,7 @@ async def test_the_guide_works_as_typed(short_path: Path) -> None:
     assert install == ".venv/bin/pip install -e '.[postgres]'"
     assert start == f".venv/bin/python -m examples.fleet {folder}"
     arguments = (sys.executable, *start.split()[1:])
-    async with started(*arguments, cwd=clone, environ={"PYTHONPATH": str(ROOT)}) as (process, spoken):
+    async with started(*arguments, cwd=clone, environ={"PYTHONPATH": str(ROOT)}, measured=False) as (process, spoken):
         try:
             await spoken.line("node two: pid", 60)
             await follow(clone, spoken, *lines)

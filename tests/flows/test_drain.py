@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import functools
+import gc
 import io
 import sys
 import threading
@@ -19,6 +20,7 @@ from hotreload.drain.coordinator import DrainCoordinator
 from hotreload.drain.deadline import Budget, Deadline
 from hotreload.drain.last_resort import LastResort
 from hotreload.drain.report import DrainReport
+from hotreload.drain.stages import COLLECT_AFTER, rare_collections
 from hotreload.host import records
 from hotreload.lifecycle import Flushed, Lifecycle, Phase
 from hotreload.queue.contract import Put
@@ -154,6 +156,23 @@ async def test_what_is_left_after_the_grace_is_interrupted_and_requeued() -> Non
     assert report.requeued == ["a"]
     assert report.abandoned == []
     assert report.elapsed_s < 1
+
+
+async def test_garbage_collections_are_rare_from_the_quiesce_until_the_coordinator_is_released() -> None:
+    before, during = gc.get_threshold(), list[int]()
+    work, second = Work(jobs=["a"]), Drain(Work(jobs=["b"]), grace_s=0.05)
+
+    def finish() -> None:
+        during.append(gc.get_threshold()[0])
+        work.end("a")
+
+    await drained(Drain(work), finish)
+    assert during == [COLLECT_AFTER]
+    assert gc.get_threshold() == before
+    with rare_collections():
+        await drained(second)  # inside of another drain of the process
+        assert gc.get_threshold()[0] == COLLECT_AFTER
+    assert gc.get_threshold() == before
 
 
 async def test_jobs_that_only_wait_for_others_get_no_grace() -> None:

@@ -10,10 +10,12 @@ from typing import Any, cast
 
 import anyio
 import httpx
-from ov_forked import Forked
+from ov_forked import MEASURED, Forked
 from ov_home import ROOT_KEY, Home
 
 POLL_S = 0.05
+LEFT_ALONE = 2
+"""A process that is looked at is left alone that many times as long: it has work to do."""
 STOCK = (sys.executable, "-m", "openviking_cli.server_bootstrap")
 
 
@@ -24,11 +26,12 @@ async def wait_until(
     last: Any = None
     with anyio.move_on_after(deadline_s):
         while True:
+            began = anyio.current_time()
             answer = predicate()
             last = await answer if isinstance(answer, Awaitable) else answer
             if last:
                 return cast(Any, last)
-            await anyio.sleep(POLL_S)
+            await anyio.sleep(max(POLL_S, LEFT_ALONE * (anyio.current_time() - began)))
     raise AssertionError(f"{what}: not within {deadline_s} s, last answer {last!r}")
 
 
@@ -180,10 +183,13 @@ async def running(
     *,
     arguments: tuple[str, ...] = (),
     env: Mapping[str, str] | None = None,
-    cold: bool = False,
+    measured: bool = False,
 ) -> AsyncIterator[Server]:
-    """Start a server in a home and yield it once it answers; it is killed at the end if it is still there."""
-    server = await start(home, command, arguments=arguments, env=env, cold=cold)
+    """Start a server in a home and yield it once it answers; it is killed at the end if it is still there.
+
+    To be `measured` it must end by itself: what is killed writes down nothing.
+    """
+    server = await start(home, command, arguments=arguments, env=env, measured=measured)
     try:
         await server.ready()
         yield server
@@ -198,13 +204,19 @@ async def start(
     arguments: tuple[str, ...] = (),
     env: Mapping[str, str] | None = None,
     cold: bool = False,
+    measured: bool = True,
 ) -> Server:
-    """Start a server process, `arguments` after `--`; it may not answer yet. `cold` starts it from nothing."""
+    """Start a server process, `arguments` after `--`; it may not answer yet.
+
+    `cold` starts it from nothing.
+    """
     home.starts += 1
     log = home.folder / f"server-{home.starts}.log"
     log.touch()
     full = [*command, "--config", str(home.conf), *(("--", *arguments) if arguments else ())]
     environment = home.environment() | dict(env or {})
+    if not measured:
+        environment.pop(MEASURED, None)
     if home.warm is not None and not cold:
         order = {"command": full, "cwd": str(home.folder), "env": environment, "log": str(log), "errors": str(log)}
         return Server(home, await Forked.start(home.warm, order), log)

@@ -18,11 +18,11 @@ from ov_process import Server, running, wait_until
 
 from tests.counts import counted, patience_s
 
-DOCUMENTS = counted("CAMPAIGN_DOCUMENTS", 20, least=8)
+DOCUMENTS = counted("CAMPAIGN_DOCUMENTS", 12, least=8)
 RELOADS = counted("CAMPAIGN_RELOADS", 10, least=5)
 STOPS = (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, None)
 MOST = 12
-WHOLE_S = patience_s(60, DOCUMENTS, 20)
+WHOLE_S = patience_s(60, DOCUMENTS, 12)
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(6 * WHOLE_S)]
 
 

@@ -42,7 +42,7 @@ async def gone_after(server: Server, deadline_s: float) -> float:
 @pytest.mark.parametrize("deadline_s", [3, 10])
 async def test_is_gone_inside_the_deadline_and_loses_nothing(model: Any, home: Home, deadline_s: int) -> None:
     home.write({"vlm": {"max_concurrent": 6}, "hotreload": {"drain_deadline_s": deadline_s}})
-    async with running(home, home.ours) as server:
+    async with running(home, home.ours, measured=True) as server:
         names = await hung_import(model, server)
         took_s = await gone_after(server, deadline_s)
         assert took_s <= deadline_s + LATE_S
@@ -50,7 +50,7 @@ async def test_is_gone_inside_the_deadline_and_loses_nothing(model: Any, home: H
         assert "listening" in server.log
     model.set(hang=False)
     assert unacknowledged(home)
-    async with running(home, home.ours) as server:
+    async with running(home, home.ours, measured=True) as server:
         drain = (await server.status())["last_drain"]
         assert (drain["phase"], drain["lost"], drain["abandoned"]) == ("stopped", 0, [])
         assert len([message for message in drain["requeued"] if message.startswith("Semantic/")]) == 6
@@ -86,7 +86,7 @@ async def search(server: Server) -> None:
 
 async def test_running_calls_may_finish_in_the_grace(model: Any, home: Home) -> None:
     home.write({"vlm": {"max_concurrent": 6}, "hotreload": {"drain_deadline_s": 10}})
-    async with running(home, home.ours) as server:
+    async with running(home, home.ours, measured=True) as server:
         model.set(latency_s=1.0)
         await server.add_documents(8)
         await wait_until(lambda: model.gauges.running == 6, 20, "six calls")
@@ -114,7 +114,7 @@ def unacknowledged(home: Home) -> int:
 
 async def test_openvikings_own_readiness_is_refused_from_the_first_moment_on(model: Any, home: Home) -> None:
     home.write({"vlm": {"max_concurrent": 6}, "hotreload": {"drain_deadline_s": 20}})
-    async with running(home, home.ours) as server:
+    async with running(home, home.ours, measured=True) as server:
         await hung_import(model, server)
         assert not await refused(server)
         server.signal(signal.SIGTERM)
@@ -132,7 +132,7 @@ async def refused(server: Server) -> bool:
 async def test_a_request_that_waits_is_answered_and_its_task_goes_on(model: Any, home: Home) -> None:
     home.write({"hotreload": {"drain_deadline_s": 4}})
     answers: list[httpx.Response] = []
-    async with running(home, home.ours) as server:
+    async with running(home, home.ours, measured=True) as server:
         await server.finished(await server.add_documents(1, "warm"), 30)
         model.set(hang=True, latency_s=0)
         sent = await server.http.post(

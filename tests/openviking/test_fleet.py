@@ -59,7 +59,7 @@ async def servers(tmp_path: Path, model: Any, warm: Path, own_server: Postgres) 
     async with AsyncExitStack() as stack:
         for name, home in made.homes.items():
             made.save(name, 4)
-            made.running[name] = await stack.enter_async_context(running(home, home.ours))
+            made.running[name] = await stack.enter_async_context(running(home, home.ours, measured=True))
             if name == "a":
                 await made.pause("pause")
         yield made

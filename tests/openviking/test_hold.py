@@ -18,7 +18,7 @@ from ov_process import Server, running, wait_until
 
 from tests.counts import counted, patience_s
 
-DOCUMENTS = counted("OUTAGE_DOCUMENTS", 12, least=8)
+DOCUMENTS = counted("OUTAGE_DOCUMENTS", 8, least=8)
 OUTAGE_S = counted("OUTAGE_S", 1)
 DENIED_S = counted("DENIED_S", 3)
 WHOLE_S = patience_s(60, DOCUMENTS, 3)
@@ -215,7 +215,7 @@ async def test_what_is_held_is_in_the_queue_after_a_stop_and_a_start_before_the_
     async with another_model() as (_, url):
         pass
     home.write(vlm(url) | {"hotreload": {"drain_deadline_s": 10}})
-    async with running(home, home.ours) as server:
+    async with running(home, home.ours, measured=True) as server:
         names = await server.add_documents(DOCUMENTS, "stopped")
         await wait_until(lambda: degraded(server), 20, "held")
         server.signal(stop)

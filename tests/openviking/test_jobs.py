@@ -23,7 +23,7 @@ async def queue(server: Server, name: str) -> dict[str, Any]:
 
 async def test_a_paused_queue_makes_no_model_call_and_stays_paused_over_a_restart(model: Any, home: Home) -> None:
     home.write(UNWATCHED)
-    async with running(home, home.ours) as server:
+    async with running(home, home.ours, measured=True) as server:
         answer = await server.admin("POST", "jobs/pause", {"queue": "semantic"})
         assert answer.raise_for_status().json() == {"queue": "semantic", "paused": True}
         assert (await server.admin("POST", "jobs/pause", {"queue": "wrong"})).status_code == 404

@@ -60,7 +60,7 @@ async def test_a_bad_file_at_the_start_is_78_and_says_why(home: Home, text: str 
 
 async def test_last_known_good_stands_in_for_a_broken_file(home: Home) -> None:
     home.write({"vlm": {"max_concurrent": 7}})
-    async with running(home, home.ours) as server:
+    async with running(home, home.ours, measured=True) as server:
         server.signal(signal.SIGTERM)
         assert await server.ended(20) == 0
     home.write_text("{ broken")
@@ -93,7 +93,7 @@ def heard(receiver: socket.socket) -> list[str]:
 
 
 async def test_systemd_is_told(home: Home, tmp_path: Path, notifications: socket.socket) -> None:
-    async with running(home, home.ours, env={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as server:
+    async with running(home, home.ours, env={"NOTIFY_SOCKET": str(tmp_path / "notify")}, measured=True) as server:
         words: list[str] = []
 
         def told(word: str) -> bool:
@@ -126,7 +126,7 @@ async def test_an_unknown_release_runs_with_its_feature_off(home: Home) -> None:
     )
     command = tuple("another_release" if word == "hotreload" else word for word in home.ours)
     home.write({"hotreload": {"drain_deadline_s": 5, "watch": False}})
-    async with running(home, command) as server:
+    async with running(home, command, measured=True) as server:
         assert "openviking.feature_off limits: off" in server.log
         assert "limits: off" in (await server.status())["degraded"]
         home.write({"vlm": {"max_concurrent": 9}, "hotreload": {"drain_deadline_s": 5, "watch": False}})
@@ -139,7 +139,7 @@ async def test_an_unknown_release_runs_with_its_feature_off(home: Home) -> None:
 
 
 async def test_a_remote_restart_comes_back_hooked(home: Home, tmp_path: Path, notifications: socket.socket) -> None:
-    async with running(home, home.ours, env={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as server:
+    async with running(home, home.ours, env={"NOTIFY_SOCKET": str(tmp_path / "notify")}, measured=True) as server:
         before = (await server.status())["started_at"]
         source = {"source": "file"}
         shown = await server.http.get("/api/v1/admin/configuration", params=source, headers=server.root)
@@ -158,7 +158,7 @@ async def test_a_remote_restart_comes_back_hooked(home: Home, tmp_path: Path, no
             except Exception:  # noqa: BLE001 - the socket is going away and coming back
                 return False
 
-        await wait_until(back, 60, "the server is back")
+        await wait_until(back, 120, "the server is back")
         await server.ready()
         await wait_until(lambda: words.extend(heard(notifications)) or "READY=1" in words[-1], 10, "READY again")
         assert [each for each in words if "RELOADING=1" in each]

@@ -76,14 +76,14 @@ async def at_most_and_soon(server: Server, number: int) -> None:
     """See as many imports worked on as the limit allows, and never one more."""
     seen: list[int] = []
 
-    async def full_ten_times() -> bool:
+    async def full_five_times() -> bool:
         figures = await pool(server, "add_resource")
         assert figures["limit"] == number
         assert figures["running"] <= number
         seen.append(figures["running"])
-        return seen.count(number) >= 10
+        return seen.count(number) >= 5
 
-    await wait_until(full_ten_times, 20, f"{number} imports at a time")
+    await wait_until(full_five_times, 20, f"{number} imports at a time")
 
 
 async def no_more_than(server: Server, number: int) -> bool:

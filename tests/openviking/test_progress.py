@@ -46,7 +46,7 @@ async def test_a_stop_repeats_only_the_calls_in_flight(
     model: Any, home: Home, stop: Signals, figures: Callable[[str], None]
 ) -> None:
     home.write({"vlm": {"max_concurrent": LIMIT}, "hotreload": {"drain_deadline_s": 3}})
-    async with running(home, home.ours) as server:
+    async with running(home, home.ours, measured=True) as server:
         model.set(latency_s=0.05)
         await add_folder(server)
         await wait_until(lambda: model.gauges.answered >= FILES * 2 // 3, 30, "most of the calls")

@@ -3,7 +3,6 @@
 import json
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -39,21 +38,7 @@ async def by_post(server: Server, number: int) -> None:
     assert answer.json()["result"]["outcome"] == "applied"
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a change is applied, and what the report says of it; with the watch off nothing else can have done it."""
-
-    change: Callable[[Server, int], Awaitable[None]]
-    kind: str
-    watched: bool
-
-
-WAYS = [
-    Way(by_signal, "signal", watched=False),
-    Way(by_edit_in_place, "file", watched=True),
-    Way(by_rename, "file", watched=True),
-    Way(by_post, "http", watched=False),
-]
+Change = Callable[[Server, int], Awaitable[None]]
 
 
 async def peak_is_exactly(model: Any, number: int) -> None:
@@ -66,20 +51,34 @@ async def peak_is_exactly(model: Any, number: int) -> None:
     assert model.gauges.peak == number
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.change.__name__)
-async def test_each_way_resizes_a_running_import(shared_model: Any, server: Server, way: Way) -> None:
-    server.home.write(limit(4) | ({} if way.watched else UNWATCHED))
+@pytest.mark.parametrize(
+    ("grow", "shrink", "kinds", "watched"),
+    [
+        pytest.param(by_signal, by_post, ("signal", "http"), UNWATCHED, id="asked"),
+        pytest.param(by_edit_in_place, by_rename, ("file", "file"), {}, id="saved"),
+    ],
+)
+async def test_each_way_resizes_a_running_import(
+    shared_model: Any,
+    server: Server,
+    grow: Change,
+    shrink: Change,
+    kinds: tuple[str, str],
+    watched: dict[str, Any],
+    request: pytest.FixtureRequest,
+) -> None:
+    server.home.write(limit(4) | watched)  # with the watch off nothing but what is tried can have done it
     (await server.admin("POST", "config/reload")).raise_for_status()
     cut = shared_model.gauges.cut
     shared_model.set(latency_s=1.0)  # a slow machine's server must be able to begin twelve calls in that time
-    names = await server.add_documents(DOCUMENTS, way.change.__name__.replace("_", "-"))
+    names = await server.add_documents(DOCUMENTS, request.node.callspec.id)
     await peak_is_exactly(shared_model, 4)
-    for number in (12, 2):
+    for number, change, kind in zip((12, 2), (grow, shrink), kinds, strict=True):
         before = await server.status()
-        await way.change(server, number)
+        await change(server, number)
         reload = (await server.generation(before["generation"] + 1))["last_reload"]
-        assert (reload["outcome"], reload["trigger"]["kind"]) == ("applied", way.kind)
-        assert [(change["path"], change["new"]) for change in reload["changes"]] == [("vlm.max_concurrent", number)]
+        assert (reload["outcome"], reload["trigger"]["kind"]) == ("applied", kind)
+        assert [(each["path"], each["new"]) for each in reload["changes"]] == [("vlm.max_concurrent", number)]
         await peak_is_exactly(shared_model, number)
     assert await server.unfinished(names)
     shared_model.set(latency_s=0.0)

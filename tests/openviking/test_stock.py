@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 
 async def test_stock_imports_documents_and_dies_by_sighup(model: Any, home: Home) -> None:
-    async with running(home, cold=True) as server:
+    async with running(home) as server:
         names = await server.add_documents(3)
         await server.finished(names, 60)
         assert model.gauges.cut == 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 from conftest import EXAMPLES, load_example
+from ov_forked import UNMEASURED
 from ov_home import REPOSITORY
 
 pytestmark = pytest.mark.timeout(240)
@@ -14,8 +15,8 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.mark.anyio
 async def test_the_tour_goes_through() -> None:
-    command = [sys.executable, str(EXAMPLES / "tour.py"), "--documents", "60"]
-    result = await anyio.run_process(command, check=False, cwd=REPOSITORY)
+    command = [sys.executable, str(EXAMPLES / "tour.py"), "--documents", "30"]
+    result = await anyio.run_process(command, check=False, cwd=REPOSITORY, env=UNMEASURED)
     told = result.stdout.decode()
     assert result.returncode == 0, told + result.stderr.decode()
     peaks = re.findall(r"max_concurrent +(\d+): generation \d+; calls at a time at the endpoint: (\d+), cut: 0", told)
@@ -25,7 +26,7 @@ async def test_the_tour_goes_through() -> None:
     assert "lost: 0" in told
     whole = re.search(r"documents without L0 or L1: 0 of (\d+)", told)
     assert whole, told
-    assert int(whole[1]) >= 72
+    assert int(whole[1]) >= 42
 
 
 def test_a_claim_that_does_not_hold_ends_it_with_1() -> None:

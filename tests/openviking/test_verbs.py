@@ -66,7 +66,7 @@ async def test_a_target_is_one_thing(idle_home: Home, verb: str) -> None:
 
 async def test_status_metrics_and_a_followed_drain(model: Any, home: Home) -> None:
     home.write({"vlm": {"max_concurrent": 3}, "hotreload": {"drain_deadline_s": 4}})
-    async with running(home, home.ours) as server:
+    async with running(home, home.ours, measured=True) as server:
         model.set(hang=True)
         await server.add_documents(6)
         await wait_until(lambda: model.gauges.hanging == 3, 20, "three hung calls")

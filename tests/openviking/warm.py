@@ -2,6 +2,7 @@
 
 Three vendors' libraries are most of its time. Everything else, this library and OpenViking included, each
 server imports itself, as `python -m MODULE` would; tests about the first moments of a process start it that way.
+It is not measured itself; what it forks is, where `env` says so.
 
     python warm.py ADDRESS
 
@@ -20,6 +21,8 @@ import socket
 import sys
 import time
 from typing import Any, NoReturn
+
+import coverage
 
 ORDER_BYTES = 1 << 17
 
@@ -70,6 +73,7 @@ def become(order: dict[str, Any]) -> NoReturn:
         os.dup2(nothing.fileno(), 0)
         os.dup2(log.fileno(), 1)
         os.dup2(errors.fileno(), 2)
+    coverage.process_startup()
     sys.orig_argv = list(order["command"])
     sys.argv = [module, *arguments]
     sys.path[0] = order["cwd"]

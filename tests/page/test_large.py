@@ -9,9 +9,9 @@ from typing import Any
 
 import apsw
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
-from tests.page.browser import browser, needs_chromium, visit
+from tests.page.browser import needs_chromium, visit
 from tests.page.test_page import KEY, VIEWS, Served, served
 
 pytestmark = [pytest.mark.anyio, needs_chromium]
@@ -67,11 +67,12 @@ async def listed(service: Served, path: str) -> Any:
     return answer.json()
 
 
-async def test_every_view_works_with_a_million_jobs_and_ten_thousand_reloads(short_path: Path) -> None:
+async def test_every_view_works_with_a_million_jobs_and_ten_thousand_reloads(
+    short_path: Path, chromium: Browser
+) -> None:
     await filled(short_path)
     async with (
         served(short_path) as service,
-        browser() as chromium,
         visit(chromium, f"{service.url}/admin/") as visited,
     ):
         page = visited.page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 from anyio.abc import Process
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from tests.contracts.postgres import Server
 from tests.process.running import HOTRELOAD, Spoken, started, wait_until
 
-from .browser import Visit, browser, needs_chromium, visit
+from .browser import Visit, needs_chromium, visit
 from .hostile import MARKUP
 
 pytestmark = [pytest.mark.anyio, needs_chromium]
@@ -95,14 +95,16 @@ async def served(
 
 
 @asynccontextmanager
-async def signed_in(service: Served, **options: Any) -> AsyncIterator[Visit]:
-    async with browser() as started_browser, visit(started_browser, f"{service.url}/admin/", **options) as visited:
+async def signed_in(service: Served, chromium: Browser, **options: Any) -> AsyncIterator[Visit]:
+    async with visit(chromium, f"{service.url}/admin/", **options) as visited:
         await visited.sign_in(KEY)
         yield visited
 
 
-async def test_a_limit_changed_by_sighup_appears_without_reloading_the_page(short_path: Path) -> None:
-    async with served(short_path) as service, signed_in(service) as visited:
+async def test_a_limit_changed_by_sighup_appears_without_reloading_the_page(
+    short_path: Path, chromium: Browser
+) -> None:
+    async with served(short_path) as service, signed_in(service, chromium) as visited:
         page = visited.page
         await expect(page.locator("[data-pool='workers.work'] .legend")).to_contain_text("0 running of 2")
         service.save(limit=7)
@@ -119,8 +121,10 @@ async def test_a_limit_changed_by_sighup_appears_without_reloading_the_page(shor
         assert visited.foreign(service.url) == visited.errors == []
 
 
-async def test_a_pasted_file_is_compared_with_what_runs_and_nothing_is_applied(short_path: Path) -> None:
-    async with served(short_path) as service, signed_in(service) as visited:
+async def test_a_pasted_file_is_compared_with_what_runs_and_nothing_is_applied(
+    short_path: Path, chromium: Browser
+) -> None:
+    async with served(short_path) as service, signed_in(service, chromium) as visited:
         page = visited.page
         await visited.view("check", "Check a file")
         draft = {**service.settings, "limit": 9, "workspace": "/elsewhere"}
@@ -138,8 +142,8 @@ async def test_a_pasted_file_is_compared_with_what_runs_and_nothing_is_applied(s
         assert (status["generation"], status["pending_restart"]) == (1, [])
 
 
-async def test_a_dead_job_is_retried(short_path: Path) -> None:
-    async with served(short_path) as service, signed_in(service) as visited:
+async def test_a_dead_job_is_retried(short_path: Path, chromium: Browser) -> None:
+    async with served(short_path) as service, signed_in(service, chromium) as visited:
         page = visited.page
         job = await service.add({"fail": True, "text": "no such thing"}, key="k1")
         await service.state(job, "dead", within_s=40)
@@ -160,12 +164,12 @@ def line_of(service: Served, key: str) -> int:
     return next(n for n, line in enumerate(service.conf.read_text().splitlines(), 1) if f'"{key}"' in line)
 
 
-async def test_a_drain_is_followed_to_its_end_and_found_after_the_restart(short_path: Path) -> None:
-    async with served(short_path) as service, browser() as started_browser:
+async def test_a_drain_is_followed_to_its_end_and_found_after_the_restart(short_path: Path, chromium: Browser) -> None:
+    async with served(short_path) as service:
         port = int(service.url.rpartition(":")[2])
         job = await service.add({"wait": True, "text": "long"})
         await service.state(job, "running")
-        async with visit(started_browser, f"{service.url}/admin/") as visited:
+        async with visit(chromium, f"{service.url}/admin/") as visited:
             page = visited.page
             await visited.sign_in(KEY)
             await visited.view("drain", "Drain")
@@ -186,23 +190,24 @@ async def test_a_drain_is_followed_to_its_end_and_found_after_the_restart(short_
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_every_view_is_accessible_in_light_and_dark_and_on_a_telephone(short_path: Path, scheme: Any) -> None:
+async def test_every_view_is_accessible_in_light_and_dark_and_on_a_telephone(
+    short_path: Path, chromium: Browser, scheme: Any
+) -> None:
     async with served(short_path) as service:
         await service.add({"text": "plain"})
-        async with browser() as started_browser:
-            size = {"width": 360, "height": 740}
-            async with visit(started_browser, f"{service.url}/admin/", color_scheme=scheme, viewport=size) as visited:
-                assert await visited.violations() == []
-                await visited.sign_in(KEY)
-                for name, heading in VIEWS.items():
-                    await visited.view(name, heading)
-                    assert await visited.violations() == [], name
-                    wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
-                    assert not await visited.page.evaluate(wide), f"{name} scrolls sideways"
+        size = {"width": 360, "height": 740}
+        async with visit(chromium, f"{service.url}/admin/", color_scheme=scheme, viewport=size) as visited:
+            assert await visited.violations() == []
+            await visited.sign_in(KEY)
+            for name, heading in VIEWS.items():
+                await visited.view(name, heading)
+                assert await visited.violations() == [], name
+                wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+                assert not await visited.page.evaluate(wide), f"{name} scrolls sideways"
 
 
-async def test_every_view_is_reached_by_keyboard(short_path: Path) -> None:
-    async with served(short_path) as service, signed_in(service) as visited:
+async def test_every_view_is_reached_by_keyboard(short_path: Path, chromium: Browser) -> None:
+    async with served(short_path) as service, signed_in(service, chromium) as visited:
         page = visited.page
         for name, heading in list(VIEWS.items())[1:]:
             await page.focus(f"nav a[href='#/{name}']")
@@ -211,14 +216,14 @@ async def test_every_view_is_reached_by_keyboard(short_path: Path) -> None:
             assert await page.evaluate("document.activeElement.id") == "main"
 
 
-async def test_texts_of_users_are_never_markup_and_secrets_never_shown(short_path: Path) -> None:
+async def test_texts_of_users_are_never_markup_and_secrets_never_shown(short_path: Path, chromium: Browser) -> None:
     async with served(short_path) as service:
         await service.add({"fail": True, "text": MARKUP}, key=MARKUP)
         waiting = await service.add({"wait": True, "text": MARKUP}, key=MARKUP + "2")
         await service.state(waiting, "running")
         service.save(greeting=MARKUP, **{MARKUP: 1})
         assert (await service.http.post("/admin/config/reload")).json()["outcome"] == "applied"
-        async with signed_in(service) as visited:
+        async with signed_in(service, chromium) as visited:
             page = visited.page
             shown = ""
             for name, heading in VIEWS.items():
@@ -236,8 +241,10 @@ async def test_texts_of_users_are_never_markup_and_secrets_never_shown(short_pat
             assert visited.errors == []
 
 
-async def test_a_session_ends_when_the_key_is_rotated_or_the_person_signs_out(short_path: Path) -> None:
-    async with served(short_path) as service, signed_in(service) as visited:
+async def test_a_session_ends_when_the_key_is_rotated_or_the_person_signs_out(
+    short_path: Path, chromium: Browser
+) -> None:
+    async with served(short_path) as service, signed_in(service, chromium) as visited:
         page = visited.page
         [cookie] = [one for one in await page.context.cookies() if one["name"] == "hotreload_session"]
         assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/admin")
@@ -252,10 +259,10 @@ async def test_a_session_ends_when_the_key_is_rotated_or_the_person_signs_out(sh
         await page.wait_for_selector("#key")
 
 
-async def test_a_planted_session_is_not_taken(short_path: Path) -> None:
+async def test_a_planted_session_is_not_taken(short_path: Path, chromium: Browser) -> None:
     """Fixation: what another hand put into the cookie never becomes a session, before or after the sign-in."""
-    async with served(short_path) as service, browser() as started_browser:
-        async with visit(started_browser, f"{service.url}/admin/") as visited:
+    async with served(short_path) as service:
+        async with visit(chromium, f"{service.url}/admin/") as visited:
             planted = {"name": "hotreload_session", "value": "cGxhbnRlZA==", "url": f"{service.url}/admin"}
             await visited.page.context.add_cookies([planted])  # pyright: ignore[reportArgumentType]
             await visited.page.reload()
@@ -267,8 +274,8 @@ async def test_a_planted_session_is_not_taken(short_path: Path) -> None:
         ).status_code == 401
 
 
-async def test_another_site_can_neither_ask_nor_frame(short_path: Path) -> None:
-    async with served(short_path) as service, signed_in(service) as visited:
+async def test_another_site_can_neither_ask_nor_frame(short_path: Path, chromium: Browser) -> None:
+    async with served(short_path) as service, signed_in(service, chromium) as visited:
         page = visited.page
         context = page.context
         foreign = await context.new_page()
@@ -283,14 +290,16 @@ async def test_another_site_can_neither_ask_nor_frame(short_path: Path) -> None:
         assert (await service.http.get("/admin/status")).json()["phase"] == "running"
 
 
-async def test_the_page_works_through_the_tunnel_without_a_key_and_only_with_its_secret(short_path: Path) -> None:
-    async with served(short_path) as service, browser() as started_browser:
+async def test_the_page_works_through_the_tunnel_without_a_key_and_only_with_its_secret(
+    short_path: Path, chromium: Browser
+) -> None:
+    async with served(short_path) as service:
         await service.add({"text": "plain"})
         tunnel = (*HOTRELOAD, "page", "--no-open", "--socket", str(short_path / "run" / "s"))
         async with started(*tunnel, environ={"PYTHONUNBUFFERED": "1"}) as (process, spoken):
             url = await spoken.line("http://127.0.0.1:")
             base = url.removesuffix("/admin/")
-            async with visit(started_browser, url) as visited:
+            async with visit(chromium, url) as visited:
                 await visited.page.wait_for_selector("nav a")
                 await visited.page.click("text=Pause work")
                 await expect(visited.page.locator("text=Resume work")).to_be_visible()
@@ -309,22 +318,20 @@ async def test_the_page_works_through_the_tunnel_without_a_key_and_only_with_its
         assert status["queues"][0]["paused"]
 
 
-@pytest.fixture
-def database() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.remove()
-
-
 async def test_nodes_on_one_store_are_seen_one_that_differs_and_one_that_is_gone(
-    short_path: Path, database: Server
+    short_path: Path, own_server: Server, chromium: Browser
 ) -> None:
-    own = {"root_key": KEY, "watch": False, "store": database.dsn, "node_ttl_s": 5}
+    own = {"root_key": KEY, "watch": False, "store": own_server.dsn, "node_ttl_s": 5}
     folders = [short_path / name for name in "abc"]
     for folder in folders:
         folder.mkdir()
         (folder / "ov.conf").write_text(json.dumps({"hotreload": own, "limit": 2}))
-    async with served(folders[0]) as first, served(folders[1]) as second, served(folders[2]), signed_in(first) as seen:
+    async with (
+        served(folders[0]) as first,
+        served(folders[1]) as second,
+        served(folders[2]),
+        signed_in(first, chromium) as seen,
+    ):
         await seen.view("nodes", "Nodes")
         rows = seen.page.locator("main table tbody tr")
         await expect(rows).to_have_count(3)

@@ -6,7 +6,6 @@ HOTRELOAD_BUSY says how many processes keep the machine busy meanwhile.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from hotreload.systemd.listen import FIRST
 from tests.counts import counted
-from tests.process.running import ROOT
+from tests.process.running import ROOT, UNMEASURED
 
 BUSY = counted("BUSY", 4)
 CLIENTS = ROOT / "tests/systemd/clients.py"
@@ -38,7 +37,7 @@ class Manager:
     name: str
     notify: Path
     told: socket.socket
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    environ: Mapping[str, str] = field(default_factory=lambda: UNMEASURED)
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the service and wait until it is ready."""
@@ -76,7 +75,7 @@ def busy_machine() -> Iterator[None]:
     """Have processes compete for the processors."""
     with ExitStack() as stack:
         for _ in range(BUSY):
-            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"], env=UNMEASURED))
             stack.callback(process.kill)
         yield
 
@@ -85,7 +84,8 @@ def busy_machine() -> Iterator[None]:
 def clients(port: int, path: str) -> Iterator[Callable[[], dict[str, int]]]:
     """Have 32 clients ask all the time; gives what was counted so far, once each was answered again."""
     command = [sys.executable, str(CLIENTS), str(port), path, str(PAUSE_S), str(ANSWERS), str(EACH)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=UNMEASURED) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         asked, answered = process.stdin, process.stdout

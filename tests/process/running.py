@@ -23,11 +23,14 @@ from anyio.streams.text import TextReceiveStream
 from examples.summaries.documents import Document, find, in_pieces, read
 from examples.summaries.model import PROMPT_CHARS
 from examples.summaries.settings import Documents
+from tests.process.forked import Forked, can_fork, run_forked
 
 ROOT = Path(__file__).parents[2]
 ROOT_KEY = "root-key-of-a-test-0123456789"
 HOTRELOAD = (sys.executable, "-m", "hotreload")
 POOL = "workers.semantic"
+UNMEASURED = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
+"""The environment of a process that is not measured: that takes a third of its time, and half of its start."""
 WAYS = ("in place", "rename", "signal", "http", "cli")
 
 
@@ -93,17 +96,29 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def started(
-    *command: str, cwd: Path = ROOT, environ: Mapping[str, str] | None = None
+    *command: str,
+    cwd: Path = ROOT,
+    environ: Mapping[str, str] | None = None,
+    executed: bool = False,
+    measured: bool = True,
 ) -> AsyncIterator[tuple[Process, Spoken]]:
     """Start a process, hear both its outputs in one, and end it at the end by its own handle.
 
-    What it wrote is heard to its end: a pipe left open is complained about by whatever is collected later.
+    It is forked from an interpreter that has imported everything where that is the same, unless it is to be `executed`.
+    What it wrote is heard to its end: a pipe left open is complained about by whatever is collected later. A process
+    whose last instants count is not `measured`: to write down what was covered takes longer than they last.
     """
     spoken = Spoken()
     environ = {"PYTHONFAULTHANDLER": "1", **os.environ, **(environ or {})}  # one that dies of a fault says where
-    process = await anyio.open_process(
-        command, cwd=cwd, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=environ
-    )
+    if not measured:
+        environ.pop("COVERAGE_PROCESS_CONFIG", None)
+    process: Process
+    if executed or not can_fork(command, environ):
+        process = await anyio.open_process(
+            command, cwd=cwd, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=environ
+        )
+    else:
+        process = await Forked.start(command, cwd=cwd, environ=environ)
     assert process.stdout is not None
     async with anyio.create_task_group() as hearing:
         hearing.start_soon(spoken.read, process.stdout)
@@ -118,6 +133,8 @@ async def started(
                 with anyio.move_on_after(5):
                     await spoken.end()
             hearing.cancel_scope.cancel()
+            if isinstance(process, Forked):
+                await process.aclose()
 
 
 @dataclass
@@ -140,7 +157,8 @@ class Endpoint:
 async def endpoint(latency_s: float = 0.0) -> AsyncIterator[Endpoint]:
     """Start a model endpoint."""
     script = str(ROOT / "examples/openviking/endpoint.py")
-    async with started(sys.executable, script, "--port", "0", "--latency", str(latency_s)) as (_, spoken):
+    command = (sys.executable, script, "--port", "0", "--latency", str(latency_s))
+    async with started(*command, measured=False) as (_, spoken):  # nothing of this library is in it
         url: str = json.loads(await spoken.line('"url"'))["url"]
         async with httpx.AsyncClient(base_url=url, timeout=10) as http:
             yield Endpoint(http, url)
@@ -304,9 +322,9 @@ class Summaries:
         return await hotreload(*arguments, "--socket", str(self.home.socket))
 
 
-async def hotreload(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
-    """Run the command to its end."""
-    return await anyio.run_process([*HOTRELOAD, *arguments], check=False, cwd=cwd)
+async def hotreload(*arguments: str, environ: Mapping[str, str] = os.environ) -> subprocess.CompletedProcess[bytes]:
+    """Run the command to its end; it is forked, see `started`."""
+    return await run_forked([*HOTRELOAD, *arguments], cwd=ROOT, environ=environ)
 
 
 @asynccontextmanager

@@ -300,7 +300,7 @@ def _agree(home: Home, chosen: Sequence[Any]) -> bool:
 def _found(home: Home) -> dict[str, Any]:
     """Do what the next start does, and return the drain's report and who crashed."""
     queue = home.open()
-    kept = queue.documents_sync("drain", 1)
+    kept = queue.documents("drain", 1)
     queue.close()
     return {"report": kept[0].body if kept else None, "crashed": list(queue.recovered.crashed)}
 

@@ -117,10 +117,6 @@ def put(path: Path, **conf: Any) -> None:
     new.replace(path)
 
 
-UNMEASURED = ("env", "-u", "COVERAGE_PROCESS_CONFIG")
-"""Put before a service whose last instants count: to write down what was covered takes longer than they last."""
-
-
 @asynccontextmanager
 async def serving(
     folder: Path,
@@ -129,6 +125,8 @@ async def serving(
     environ: Mapping[str, str] | None = None,
     before: tuple[str, ...] = (),
     target: str = TARGET,
+    executed: bool = False,
+    measured: bool = True,
 ) -> AsyncIterator[Running]:
     """Start the sample service on `conf` (made where it is missing) and follow its reloads until the end.
 
@@ -141,7 +139,10 @@ async def serving(
         put(conf)
     socket = folder / "run" / "s.sock"
     command = (*before, *HOTRELOAD, "run", target, "--config", str(conf), "--socket", str(socket), *options)
-    async with started(*command, environ=environ) as (process, spoken), anyio.create_task_group() as tasks:
+    async with (
+        started(*command, environ=environ, executed=executed, measured=measured) as (process, spoken),
+        anyio.create_task_group() as tasks,
+    ):
         await spoken.line("listening on")
         transport = httpx.AsyncHTTPTransport(uds=str(socket))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:

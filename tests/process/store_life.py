@@ -28,7 +28,7 @@ from hotreload.errors import LeaseLost, StoreUnavailable
 from hotreload.queue.job import Done, Failed, Interrupted, JobRow, JobState, NewJob
 from hotreload.queue.sqlite import SqliteQueue
 from hotreload.queue.sqlite.connection import connect
-from hotreload.queue.verbs import Claim
+from hotreload.queue.verbs import Claim, Exchange
 from tests.contracts.stores import counters_agree
 
 STEPS = 3
@@ -81,7 +81,7 @@ async def disturb(queue: SqliteQueue, clock: Clock) -> None:
 def tend_now(queue: SqliteQueue, clock: Clock) -> None:
     """Have the writer do its upkeep, as after a quiet time."""
     clock.let_an_hour_pass()
-    queue.engine.writer.nudge()
+    queue.engine.inbox.wake()
 
 
 async def every_verb(queue: SqliteQueue, clock: Clock, tell: Tell) -> None:
@@ -94,8 +94,9 @@ async def every_verb(queue: SqliteQueue, clock: Clock, tell: Tell) -> None:
     for row in done.rows:
         tell(f"K {row.id} {row.lease_seq}")
         await queue.settle(row, Interrupted(0.001))
-    writer, verbs = queue.engine.writer, queue.engine.verbs
-    writer.post(verbs.unclaim, await writer.run(verbs.claim, Claim("b", 1)))
+    inbox, verbs = queue.engine.inbox, queue.engine.verbs
+    _, taken = await inbox.ask(verbs.exchange, Exchange([], Claim("b", 1)))
+    inbox.post(verbs.unclaim, taken)
     for verb in (queue.retry, queue.discard):
         [failing] = await _claim(queue, "b", 1, tell)
         tell(f"f {failing.id}")
@@ -324,7 +325,7 @@ def at_statements(folder: Path, lives: int, seed: int) -> str:
         check(path, history)
         finish(path, history)
     before = folder / "before.db"
-    life(before, left, rounds=10_000, kill_after_s=0.3)
+    life(before, left, rounds=10_000, stop_at=LEAST)
     whole, stop_at, killed = 1, 0, 0
     while stop_at < whole:
         stop_at += 1 if not lives else chance.randint(1, max(1, 2 * LEAST // lives))
@@ -337,6 +338,8 @@ def at_statements(folder: Path, lives: int, seed: int) -> str:
         history = [line for line in history if line[0] != "T"]
         check(path, history)
         finish(path, history)
+        for left_over in folder.glob(f"{path.name}*"):
+            left_over.unlink()
     _expect(whole >= LEAST, f"a whole life had {whole} statements")
     return f"{fresh - 1} kills before the first job, {killed} before {whole} statements of a life that calls everything"
 

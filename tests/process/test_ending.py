@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from tests.process.running import HOTRELOAD, hotreload, started, wait_until
-from tests.process.serving import UNMEASURED, Running, put, serving
+from tests.process.serving import Running, put, serving
 
-pytestmark = [pytest.mark.anyio, pytest.mark.deadline]
+pytestmark = pytest.mark.anyio
 TARGET = "tests.process.ending:service"
 DEADLINE_S = 3.0
 
@@ -60,7 +60,7 @@ async def test_hooks_run_and_helpers_end_before_the_process_does(short_path: Pat
 
 async def test_a_hook_that_hangs_holds_the_process_no_longer_than_the_deadline(short_path: Path) -> None:
     put(short_path / "ov.conf", hotreload={"drain_deadline_s": DEADLINE_S})
-    async with serving(short_path, target=TARGET, before=UNMEASURED) as service:
+    async with serving(short_path, target=TARGET, measured=False) as service:
         await done(service, "hanging hook")
         helper = await done(service, "daemon")
         service.process.terminate()
@@ -146,7 +146,7 @@ async def test_a_summary_and_the_fields_of_a_drain_are_in_the_log(short_path: Pa
     assert {key: drained[key] for key in ("finished", "checkpointed", "requeued", "lost")} == dict.fromkeys(
         ("finished", "checkpointed", "requeued", "lost"), 0
     )
-    assert drained["seconds"] < DEADLINE_S
+    assert 0 <= drained["seconds"] < DEADLINE_S
 
 
 async def test_the_level_of_the_log_is_live_and_a_bad_one_is_a_usage_error(short_path: Path) -> None:

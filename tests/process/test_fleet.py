@@ -135,6 +135,9 @@ async def test_a_node_whose_configuration_differs_is_marked(server: Server, shor
         await nodes.see(lambda rows: [row["differs"] for row in rows].count(True) == 1, "one differs")
         shown = (await nodes.running["a"].verb("status", "--all")).stdout.decode()
         assert f"another configuration: {nodes.named('b')}" in " ".join(shown.split())
+        nodes.save("c", value=8)
+        assert (await nodes.running["c"].reload())["outcome"] == "applied"
+        await nodes.see(lambda rows: all(row["differs"] for row in rows), "none is like another, so all are marked")
         nodes.save("a", "c", value=7)
         done = await nodes.running["c"].verb("reload", "--all", "--json")
         verdict = json.loads(done.stdout)

@@ -21,9 +21,7 @@ TARGET = "tests.process.leaving_behind:service"
 async def run_until_idle(folder: Path, **environ: str) -> tuple[int, str]:
     """Run the service until it is idle; returns its exit code and what it said."""
     where = ("--config", str(folder / "ov.conf"), "--socket", str(folder / "s"))
-    done = await anyio.run_process(
-        [*HOTRELOAD, "run", TARGET, *where, "--until-idle"], env={**os.environ, **environ}, check=False
-    )
+    done = await hotreload("run", TARGET, *where, "--until-idle", environ={**os.environ, **environ})
     return done.returncode, (done.stdout + done.stderr).decode()
 
 

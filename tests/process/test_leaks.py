@@ -64,7 +64,7 @@ async def _at_rest(service: Running) -> bool:
 
 async def test_reloads_leave_nothing_behind(short_path: Path, figures: Callable[[str], None]) -> None:
     put(short_path / "ov.conf")
-    async with serving(short_path, target="tests.process.faulty:service") as service:
+    async with serving(short_path, target="tests.process.faulty:service", executed=True) as service:
         first: tuple[dict[str, int], int] | None = None
         for value in range(1, RELOADS + 1):
             job = {"queue": "work", "payload": value}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,9 +29,9 @@ from tests.contracts.proxy import FailingProxy
 from tests.counts import counted, patience_s
 
 from .fleet_node import FAILS_EVERY, STEPS, TTL_S
+from .running import ROOT, UNMEASURED
 from .wall_clock import WallClock
 
-ROOT = Path(__file__).parents[2]
 HOUR_S = 3_600
 SOON_MS = 60_000
 STOP_LEAST_S = 0.5 * TTL_S
@@ -47,13 +47,6 @@ WHEN (new.state = 'done') EXECUTE FUNCTION witness()
 """
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.remove()
-
-
 class Broken(AssertionError):
     """The history holds what must not happen."""
 
@@ -63,7 +56,8 @@ class Fleet:
 
     def __init__(self, server: Server, folder: Path, *, step_s: float, unfenced: str = "") -> None:
         self.server = server
-        self.address = server.schema("campaign")
+        server.start()  # whatever a test before did to it
+        self.address = server.schema(folder.name.replace("-", "_").lower())
         self.folder = folder
         self._step_s = step_s
         self._unfenced = unfenced
@@ -85,7 +79,7 @@ class Fleet:
         address, history = self.proxies[name].dsn(self.address), str(self.folder / name)
         fenced = "no" if name == self._unfenced else "yes"
         command = [sys.executable, "-m", "tests.process.fleet_node", address, name, history, str(self._step_s), fenced]
-        environment = os.environ | self.clocks[name].environment
+        environment = UNMEASURED | self.clocks[name].environment
         with (self.folder / f"{name}.log").open("ab") as log:
             self.nodes[name] = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log

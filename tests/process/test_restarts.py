@@ -16,7 +16,7 @@ from tests.counts import counted, patience_s
 from tests.process.manager import Manager, bound, losses, restart_under_load
 from tests.process.running import HOTRELOAD
 
-USUAL = 2
+USUAL = 1
 RESTARTS = counted("BUSY_RESTARTS", USUAL)
 
 

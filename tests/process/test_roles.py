@@ -13,8 +13,8 @@ import pytest
 
 from hotreload.errors import StoreUnavailable
 from hotreload.queue.contract import DrainMark
+from hotreload.queue.fleet import Ask
 from hotreload.queue.job import Done, Failed, JobState, NewJob
-from hotreload.queue.permits import Ask
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.postgres.schema import steps
 from tests.contracts.postgres import Server
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
+    made = Server(durable=True)  # `store check` says what is unsound
     with psycopg.connect(made.dsn, autocommit=True) as connection:
         connection.execute((ROOT / "examples/postgres/roles.sql").read_bytes())
     yield made

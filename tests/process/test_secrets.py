@@ -16,7 +16,7 @@ from urllib.parse import quote
 import anyio
 import pytest
 
-from tests.process.running import HOTRELOAD, ROOT, wait_until
+from tests.process.running import ROOT, hotreload, wait_until
 from tests.process.serving import Running, serving, text
 
 pytestmark = pytest.mark.anyio
@@ -231,9 +231,8 @@ async def checked(conf: Path, environ: dict[str, str]) -> str:
 
 async def ended(conf: Path, environ: dict[str, str], *verb: str) -> tuple[int, str]:
     """Run a command on a file to its end; returns its exit code and both outputs."""
-    command = [*HOTRELOAD, *verb, "--config", str(conf)]
     with anyio.fail_after(60):
-        done = await anyio.run_process(command, check=False, cwd=ROOT, env={**environ, "PATH": "/usr/bin:/bin"})
+        done = await hotreload(*verb, "--config", str(conf), environ={**environ, "PATH": "/usr/bin:/bin"})
     return done.returncode, said(done)
 
 

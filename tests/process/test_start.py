@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.process.running import HOTRELOAD, ROOT, started
+from tests.process.running import HOTRELOAD, hotreload, started
 
 pytestmark = pytest.mark.anyio
 TARGET = "tests.process.sample:service"
@@ -24,7 +24,7 @@ async def run(folder: Path, *options: str, target: str = TARGET) -> tuple[int, l
     """Run a service that is to end by itself; returns its exit code and the lines of stderr."""
     place = ("--config", str(folder / "ov.conf"), "--socket", str(folder / "run/s"))
     with anyio.fail_after(20):
-        done = await anyio.run_process([*HOTRELOAD, "run", target, *place, *options], cwd=ROOT, check=False)
+        done = await hotreload("run", target, *place, *options)
     assert done.stdout == b""
     return done.returncode, done.stderr.decode().splitlines()
 
@@ -55,7 +55,7 @@ async def test_a_configuration_that_cannot_be_used_is_exit_78(
 async def test_limits_are_asked_by_check_and_by_every_reload(short_path: Path) -> None:
     write(short_path, limit=-3)
     place = ("--config", str(short_path / "ov.conf"), "--json")
-    checked = await anyio.run_process([*HOTRELOAD, "check", TARGET, *place], cwd=ROOT, check=False)
+    checked = await hotreload("check", TARGET, *place)
     assert (checked.returncode, json.loads(checked.stdout)["errors"][0]["message"]) == (1, LIMIT)
     write(short_path, limit=3, hotreload={"watch": False})
     run_it = (*HOTRELOAD, "run", TARGET, "--config", str(short_path / "ov.conf"), "--socket", str(short_path / "run/s"))
@@ -64,7 +64,7 @@ async def test_limits_are_asked_by_check_and_by_every_reload(short_path: Path) -
         write(short_path, limit=-3)
         for options in (("--dry-run",), ()):
             asked = ("reload", *options, "--json", "--socket", str(short_path / "run/s"))
-            done = await anyio.run_process([*HOTRELOAD, *asked], cwd=ROOT, check=False)
+            done = await hotreload(*asked)
             report = json.loads(done.stdout)
             assert (done.returncode, report["outcome"], report["generation"]) == (1, "rejected", 1)
             assert report["errors"][0]["message"] == LIMIT

@@ -18,16 +18,16 @@ import pytest
 
 from tests.process.lives import read
 from tests.process.running import wait_until
-from tests.process.serving import UNMEASURED, Running, put, serving
+from tests.process.serving import Running, put, serving
 
-pytestmark = [pytest.mark.anyio, pytest.mark.deadline]
+pytestmark = pytest.mark.anyio
 TARGET = "tests.process.odd_jobs:service"
 
 
 @asynccontextmanager
 async def odd(folder: Path, deadline_s: float = 60.0, target: str = TARGET) -> AsyncIterator[Running]:
     put(folder / "ov.conf", history=str(folder / "history"), hotreload={"drain_deadline_s": deadline_s})
-    async with serving(folder, target=target, before=UNMEASURED) as service:
+    async with serving(folder, target=target, measured=False) as service:
         yield service
 
 
@@ -67,6 +67,7 @@ async def after(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return (await service.status())["last_drain"], jobs
 
 
+@pytest.mark.deadline
 async def test_a_child_that_is_told_to_stop_stops_nothing_else(short_path: Path) -> None:
     async with odd(short_path, deadline_s=2.0) as service:
         job = await add(service, "threads", "forks")
@@ -102,19 +103,18 @@ async def test_the_second_ends_the_grace_the_third_the_interrupting(short_path: 
     async with odd(short_path) as service:
         job = await add(service, "odd", "shields", 30)
         await begun(service, job)
-        began = time.monotonic()
         service.process.terminate()
         await phase(service, "grace")
         service.process.terminate()
         await phase(service, "interrupting")
         service.process.send_signal(signal.SIGINT)
         assert await ended(service) == 0
-        assert time.monotonic() - began < 15
     report, jobs = await after(short_path)
     assert (report["abandoned"], report["requeued"], report["lost"]) == ([job], [job], 0)
     assert (jobs[0]["state"], jobs[0]["interruptions"], jobs[0]["attempts"]) == ("ready", 1, 0)
 
 
+@pytest.mark.deadline
 @pytest.mark.parametrize("way", ["busy", "without_gil"])
 async def test_three_signals_end_a_process_whose_loop_is_blocked(short_path: Path, way: str) -> None:
     async with odd(short_path) as service:
@@ -156,6 +156,7 @@ async def _marked(folder: Path) -> bool:
         return False
 
 
+@pytest.mark.deadline
 async def test_a_stop_signal_that_other_code_takes_is_taken_back_and_its_handler_called_after(short_path: Path) -> None:
     async with odd(short_path, deadline_s=1.0) as service:
         job = await add(service, "odd", "handles", float(signal.SIGTERM))  # it is sent to its own handler once
@@ -209,6 +210,7 @@ async def test_a_lost_wake_up_descriptor_is_said(short_path: Path) -> None:
         assert await ended(service) == 0
 
 
+@pytest.mark.deadline
 async def test_a_sentinel_that_is_gone_is_started_anew(short_path: Path) -> None:
     async with odd(short_path, deadline_s=1.5) as service:
         first = _sentinel(service)
@@ -239,6 +241,7 @@ def _sentinel(service: Running, but: int = 0) -> int:
     return 0
 
 
+@pytest.mark.deadline
 async def test_a_host_that_fails_with_a_stuck_thread_ends_all_the_same(short_path: Path) -> None:
     os.mkfifo(short_path / "fail")
     async with odd(short_path, deadline_s=2.0, target="tests.process.odd_failing:service") as service:

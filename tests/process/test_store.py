@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import psycopg
 import pytest
 
 from hotreload.cli.exits import Exit
+from hotreload.queue.fleet import Ask
 from hotreload.queue.job import Done, NewJob
-from hotreload.queue.permits import Ask
 from hotreload.queue.postgres import PostgresQueue
 from hotreload.queue.sqlite import SqliteQueue
 from hotreload.queue.sqlite.schema import steps
@@ -24,6 +25,14 @@ from tests.process.running import hotreload
 from tests.process.serving import put, serving
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A PostgreSQL that keeps what it was told, which a check asks about."""
+    made = Server(durable=True)
+    yield made
+    made.remove()
 
 
 def configured(folder: Path, address: str | None = None) -> Path:

@@ -531,6 +531,14 @@ def test_status_shows_what_a_person_wants_to_know(ask: Ask, running: Running) ->
     assert "\x1b" not in out
 
 
+def test_the_start_of_a_client_imports_nothing_that_only_a_service_needs() -> None:
+    """Half a second is what that took of each command."""
+    heavy = "{'asyncio', 'pydantic', 'starlette', 'uvicorn'}"
+    program = f"import sys, hotreload.cli; print(*{heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 @pytest.fixture
 def process(short_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start a process that serves until it is drained."""

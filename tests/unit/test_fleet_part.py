@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hotreload.queue.permits import Ask, Grant
+from hotreload.queue.fleet import Ask, Grant
 from hotreload.workers.fleet import FleetPart
 from hotreload.workers.limits import SharedLimit
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hotreload.queue.permits import Ask, Grant, Share, fair, grant
+from hotreload.queue.fleet import Ask, Grant
+from hotreload.queue.postgres.permits import Share, fair, grant
 
 NAMES = ("a", "b", "c", "d")
 WANTS = st.dictionaries(st.sampled_from(NAMES), st.integers(0, 40), min_size=1)

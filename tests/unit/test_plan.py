@@ -90,6 +90,7 @@ def test_a_list_of_another_length_is_one_difference() -> None:
     assert differences(one, {("l", 0, "a"): 3, ("l", 1, "a"): 2}) == [Difference(("l", 0, "a"), 1, 3)]
     assert differences(one, {("l", 0, "a"): 2}) == [Difference(("l",), [{"a": 1}, {"a": 2}], [{"a": 2}])]
     assert differences(one, {("l",): []}) == [Difference(("l",), [{"a": 1}, {"a": 2}], [])]
+    assert differences({("l", "b"): 1}, {("l", 0, "a"): 1}) == [Difference(("l",), {"b": 1}, [{"a": 1}])]
 
 
 def test_of_a_long_value_only_what_differs_is_shown() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hotreload.admin.place import Places
-from hotreload.systemd.unit import installed_command, of_openviking, of_service
+from hotreload.systemd.unit import closed_folder, installed_command, of_openviking, of_service
 
 COMMAND = ["/opt/summaries/bin/hotreload"]
 
@@ -88,3 +88,13 @@ def test_the_verb_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert "hotreload run examples.summaries.service:service --config %E/summaries/ov.conf" in printed
     assert run_verb(["unit", "--openviking"]) == 0
     assert "ProtectSystem=strict" in capsys.readouterr().out
+
+
+def test_a_folder_that_the_user_of_a_unit_may_not_enter_is_found(short_path: Path) -> None:
+    script = short_path / "closed/bin/hotreload"
+    script.parent.mkdir(parents=True)
+    for folder in (short_path, *script.parents[:2]):
+        folder.chmod(0o755)
+    assert closed_folder(script) is None
+    script.parents[1].chmod(0o750)
+    assert closed_folder(script) == script.parents[1]

@@ -6,12 +6,13 @@ import json
 import math
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 import pytest
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import AliasPath, BaseModel, Field, SecretStr, model_validator
 
 from hotreload.config.document import Document, Keys, parse
-from hotreload.config.fields import FieldRule, Live, Refused
+from hotreload.config.fields import FieldRule, Live, Refused, Restart
 from hotreload.config.model import Merged, Validated
 from hotreload.config.secrets import Redactor
 from hotreload.config.settings import LiveSettings, SettingsModel
@@ -351,6 +352,43 @@ def test_a_value_that_a_validator_moved_is_not_one_that_a_factory_made() -> None
     before = first_snapshot(build_candidate(document('{"length": 2}'), renamed), REDACTOR)
     new = build_candidate(document("{}"), renamed, running=before)
     assert (before.settings.size, new.target.settings.size) == (2, 0)
+
+
+class First(LiveSettings):
+    name: str = Field(default_factory=lambda: uuid4().hex, validation_alias=AliasPath("names", 0))
+
+
+def test_a_value_of_a_list_that_waits_for_a_restart_and_is_taken_back_waits_no_more() -> None:
+    first = Source(CONF, SettingsModel(First, environ={}))
+    running = first_snapshot(build_candidate(document("{}"), first), REDACTOR)
+    for text, waiting in (('{"names": ["ann"]}', ["name"]), ('{"names": []}', []), ("{}", [])):
+        found = resolve(build_candidate(document(text), first, running=running), running, first, REDACTOR)
+        assert [each.path for each in found.plan.pending_restart] == waiting
+        assert found.snapshot is not None
+        assert found.snapshot.settings == running.settings
+        running = found.snapshot
+
+
+def test_of_a_list_that_is_kept_no_entry_is_taken_out() -> None:
+    room = Source(CONF, SettingsModel(Room, environ={}))
+    before = first_snapshot(build_candidate(document("{}"), room), REDACTOR)
+    new = build_candidate(document('{"numbered": [1, {"books": [{"title": "a"}]}]}'), room, running=before)
+    resolved = resolve(new, before, room, REDACTOR)
+    assert resolved.snapshot is not None
+    assert resolved.snapshot.settings.numbered == (1, Shelf())
+    assert [each.path for each in resolved.plan.pending_restart] == ["numbered.1.books"]
+
+
+class Book(BaseModel):
+    title: Annotated[str, Restart] = ""
+
+
+class Shelf(BaseModel):
+    books: list[Book] = Field(default_factory=list)
+
+
+class Room(LiveSettings):
+    numbered: Annotated[tuple[int, Shelf], Live] = Field(default_factory=lambda: (0, Shelf()))
 
 
 class Unlimited(LiveSettings):

@@ -5,6 +5,7 @@ writer       the thread that does every write, many callers to a transaction; re
 statements   how the statements of `statements.sql` are run · schema: the tables
 reads        the reading on a connection beside the writer's
 wakeup       NOTIFY and LISTEN between the processes on one database
+pipeline     a connection whose statements go to the server together
 connection   how the database is reached and owned, and what its errors mean
 recovery     what the end of a node's last owner left behind
 

@@ -20,9 +20,9 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from hotreload.errors import HotreloadError, StoreLost, StoreOwned, StoreUnavailable
+from hotreload.queue.postgres.pipeline import Connection
 
 R = TypeVar("R")
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 REFUSED: Final = "HR001"
 """The SQLSTATE with which a table of the store refuses a function of a user."""
@@ -44,10 +44,28 @@ SELECT set_config(name, setting, false) FROM (VALUES
     ('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'on' END)
 ) AS wanted (name, setting) WHERE setting IS NOT NULL
 """
-# Behind a pooler the same is said in each transaction: a session is another application's, too.
-_IN_TRANSACTION: Final = """
-SELECT set_config('idle_in_transaction_session_timeout', '{idle_ms}', true);
-SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
+# Each statement of the writer has one good plan, by its index. A planner that goes by what the table held when it was
+# last counted takes others, keeps them while the table grows, and reads past dead entries that only index scans remove.
+_PLANS: Final = {
+    **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit"), "off"),
+    "plan_cache_mode": "force_generic_plan",
+}
+_PLANNED: Final = "; ".join(f"SET {{scope}} {name} = {value}" for name, value in _PLANS.items())
+_AS_ELSEWHERE: Final = "; ".join(f"SET LOCAL {name} = DEFAULT" for name in _PLANS)
+# Behind a pooler what is said of the session is said in each transaction: it is another application's, too.
+_IN_TRANSACTION: Final = f"""
+SELECT set_config(name, setting, true) FROM (VALUES
+    ('idle_in_transaction_session_timeout', %s),
+    ('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'on' END),
+    {", ".join(str(item) for item in _PLANS.items())}
+) AS wanted (name, setting) WHERE setting IS NOT NULL
+"""
+# Divides by zero where the node is not its owner's any more: all that follows in its trip is skipped, the COMMIT too.
+_BEGUN: Final = """
+WITH own AS (
+    UPDATE hotreload_nodes SET written = %s, seen_at = clock_timestamp() WHERE name = %s AND owner = %s RETURNING name
+)
+SELECT 1 / count(*) FROM own
 """
 _KEEP: Final = """
 UPDATE hotreload_nodes AS node SET seen_at = clock_timestamp()
@@ -70,21 +88,18 @@ _NODE_LOCK: Final = "hashtextextended('hotreload node ' || current_schema() || '
 def connect(dsn: str) -> Connection:
     """Open a connection in which each statement is its own transaction until BEGIN; psycopg.Error where it cannot."""
     given = conninfo_to_dict(dsn)
-    connection = psycopg.connect(dsn, autocommit=True, **{k: v for k, v in _REACHED.items() if k not in given})
+    options = {name: value for name, value in _REACHED.items() if name not in given}
+    options["client_encoding"] = "utf8"
+    # What is to be prepared the connection prepares itself, see `pipeline`: psycopg forgets all after a rollback.
+    connection = Connection.connect(dsn, autocommit=True, prepare_threshold=None, **options)
     try:
-        if pooled(connection):
-            connection.prepare_threshold = None  # the next transaction may be on another server connection
-        else:
+        connection.pooled = one(connection, "SELECT pg_backend_pid()") != connection.info.backend_pid
+        if not connection.pooled:
             run(connection, _SESSION)
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def pooled(connection: Connection) -> bool:
-    """Say whether a pooler is between here and the server, so that nothing but a transaction stays on one session."""
-    return one(connection, "SELECT pg_backend_pid()") != connection.info.backend_pid
 
 
 def place(dsn: str) -> str:
@@ -97,7 +112,8 @@ def place(dsn: str) -> str:
 
 
 def run(connection: Connection, sql: str, bindings: Sequence[Any] | None = None) -> psycopg.Cursor[tuple[Any, ...]]:
-    """Run one statement, or without bindings several."""
+    """Run one statement, or without bindings several, after those that wait."""
+    connection.answers()
     return connection.execute(sql.encode(), bindings)
 
 
@@ -119,23 +135,23 @@ def atomically(connection: Connection) -> Generator[None]:
         raise
 
 
-def commit(connection: Connection, *before: str) -> list[list[Any]]:
+def commit(connection: Connection, *before: tuple[str, Sequence[Any]]) -> list[list[tuple[Any, ...]]]:
     """Make the transaction durable, after the statements `before` it in the same trip; return the rows of each.
 
     The server answers ROLLBACK, not an error, for a transaction that had failed before.
     """
-    cursor = run(connection, "; ".join((*before, "COMMIT")))
-    rows: list[list[Any]] = []
-    for _ in before:
-        rows.append(cursor.fetchall())
-        cursor.nextset()
-    if cursor.statusmessage != "COMMIT":
+    for sql, given in before:
+        connection.later(sql, given)
+    connection.later("COMMIT")
+    *answers, ended = connection.answers()
+    if ended.tag != "COMMIT":
         raise psycopg.errors.InFailedSqlTransaction("a statement failed and its error was passed over")
-    return rows
+    return [answer.rows for answer in answers[len(answers) - len(before) :]]
 
 
 def rolled_back(connection: Connection) -> None:
     """Undo the transaction, where the connection is still there to do so."""
+    connection.forget()
     with suppress(psycopg.Error):
         run(connection, "ROLLBACK")
 
@@ -158,7 +174,7 @@ def guarded(connection: Connection, function: Callable[[Connection], R]) -> R:
     That is what ends the transaction of all callers, or inserts into, updates, deletes from or truncates a table of the
     store: the tables refuse it while `hotreload.function` is on. The error undoes what the function did, as any other.
     """
-    run(connection, "SET LOCAL hotreload.function = 'on'")
+    run(connection, f"SET LOCAL hotreload.function = 'on'; {_AS_ELSEWHERE}")
     connection.cursor_factory = _Guarded
     try:
         with connection.transaction():
@@ -172,7 +188,7 @@ def guarded(connection: Connection, function: Callable[[Connection], R]) -> R:
         raise
     finally:
         connection.cursor_factory = psycopg.Cursor
-    run(connection, "SET LOCAL hotreload.function = 'off'")
+    run(connection, f"SET LOCAL hotreload.function = 'off'; {_PLANNED.format(scope='LOCAL')}")
     return found
 
 
@@ -243,7 +259,8 @@ class Node:
         )
         self._where = where
         self._written = 0
-        self._first = "BEGIN; "
+        self._idle_ms = int(lease_s * 500)
+        """The server ends a transaction in which nothing was asked for so long."""
         self.backend_pid = 0
         """The server process of the owner's connection, 0 where a pooler changes it."""
         self.others = True
@@ -251,12 +268,11 @@ class Node:
 
     def lock(self, connection: Connection) -> None:
         """Take the lock; StoreOwned, naming the owner, where another process has it."""
-        idle_ms = int(self.lease_s * 500)
-        if pooled(connection):
-            self.backend_pid, self._first = 0, f"BEGIN; {_IN_TRANSACTION.format(idle_ms=idle_ms)}"
+        if connection.pooled:
+            self.backend_pid = 0
             self._refuse_owned(connection)
             return
-        self.backend_pid, self._first = connection.info.backend_pid, "BEGIN; "
+        self.backend_pid = connection.info.backend_pid
         try:
             run(connection, f"SET lock_timeout = {LOCK_WITHIN_MS}")
             run(connection, f"SELECT pg_advisory_lock({_NODE_LOCK})", (self.name,))
@@ -264,7 +280,8 @@ class Node:
             owner = owner_of(connection, self.name)
             raise StoreOwned(f"{self._where}, node {self.name!r}", _named(owner)) from None
         # a process stopped in a transaction has its own row locked: the server ends that, so that it can be taken over
-        run(connection, f"RESET lock_timeout; SET idle_in_transaction_session_timeout = {idle_ms}")
+        run(connection, f"RESET lock_timeout; SET idle_in_transaction_session_timeout = {self._idle_ms}")
+        run(connection, _PLANNED.format(scope="SESSION"))
 
     def _refuse_owned(self, connection: Connection) -> None:
         """Raise StoreOwned where another process owns the node as far as can be told without a lock."""
@@ -283,18 +300,13 @@ class Node:
             raise StoreLost(f"{self._where}: another process took node {self.name!r} over")
 
     def begin(self, connection: Connection) -> int:
-        """Begin a transaction and return its number; StoreLost where the node was taken over."""
+        """Begin a transaction with the next trip, which raises StoreLost if the node was taken; return its number."""
         self._written += 1
-        name, text = psycopg.sql.quote(self.name), psycopg.sql.quote(self.text)
-        cursor = run(
-            connection,
-            f"{self._first}UPDATE hotreload_nodes SET written = {self._written}, seen_at = clock_timestamp() "
-            f"WHERE name = {name} AND owner = {text}",
-        )
-        while cursor.nextset():
-            pass
-        if cursor.rowcount != 1:
-            raise StoreLost(f"{self._where}: another process took node {self.name!r} over")
+        connection.later("BEGIN")
+        if connection.pooled:
+            connection.later(_IN_TRANSACTION, (self._idle_ms,))
+        taken = StoreLost(f"{self._where}: another process took node {self.name!r} over")
+        connection.later(_BEGUN, (self._written, self.name, self.text), refused=taken)
         return self._written
 
     def keep(self, connection: Connection) -> float:

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final
 
 import psycopg
 
 from hotreload.errors import NotOffered, StoreLost, StoreUnavailable
-from hotreload.queue.calls import SyncCall, Verb
+from hotreload.queue.calls import A, Inbox, R, SyncCall, Verb
 from hotreload.queue.contract import DrainMark, Report
 from hotreload.queue.job import Backoff
 from hotreload.queue.ledger import Ledger
@@ -24,17 +24,14 @@ from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.recovery import mark_of, recover, take_over
 from hotreload.queue.postgres.schema import migrate
 from hotreload.queue.postgres.statements import PostgresStatements
-from hotreload.queue.postgres.wakeup import JOBS, Listener, notify, topics_of
+from hotreload.queue.postgres.wakeup import JOBS, ROUNDS, Listener, notify, topics_of
 from hotreload.queue.postgres.writer import LOOK_S, Health, Writer
-from hotreload.queue.reads import Reads
 from hotreload.queue.recovery import Documents
 from hotreload.queue.store import Store
 from hotreload.queue.verbs import Retention, Verbs
 
 log = logging.getLogger(__name__)
 
-A = TypeVar("A")
-R = TypeVar("R")
 DAY_S: Final = 86_400.0
 AGAIN_AFTER_S: Final = 0.05
 LEASE: Final = 0.7
@@ -109,7 +106,7 @@ class PostgresQueue(Store):
 
         To tell it with a change, call `wakeup.notify` in the transaction of the change.
         """
-        await self._writer.run(_publish, topic)
+        await self._inbox.ask(_publish, topic)
 
     @property
     def _listener(self) -> Listener:
@@ -127,15 +124,10 @@ class Upkeep:
 
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
-        self.suspended = False
-
-    def keep_done(self, queue: str, keep_s: float) -> None:
-        """Keep ended jobs of a queue for another time than the others; from any thread."""
-        self._retention.keep(queue, keep_s)
 
     def __call__(self, idle: bool) -> SyncCall[Any, Any] | None:
         """Return what to do now, None where that is nothing; `idle` is False while callers wait."""
-        if self.suspended or not ((idle and self._retention.due) or self._retention.too_many):
+        if self._retention.suspended or not ((idle and self._retention.due) or self._retention.too_many):
             return None
         self._retention.looks()
         return SyncCall(self._prune, None)
@@ -166,17 +158,17 @@ class PostgresEngine:
         report_cut: Report | None,
     ) -> None:
         self._where = where = place(dsn)
+        self.inbox = Inbox(where)
         self.node = self.node_type(node, where, ttl_s * LEASE)
         self.now_ms = now_ms = now_ms or self.node.clock
         self.sql = PostgresStatements(node)
         self.ledger = Ledger(self.sql)
         self.verbs = self.verbs_type(self.sql, self.ledger, now_ms)
         self.documents = Documents(self.sql, now_ms, mark_of(node))
-        retention = Retention(self.ledger, self.verbs, now_ms, monotonic, keep_done_s, keep_done_most)
-        self.upkeep = Upkeep(retention)
+        self.retention = Retention(self.ledger, self.verbs, now_ms, monotonic, keep_done_s, keep_done_most)
+        self.upkeep = Upkeep(self.retention)
         self.health = Health()
         self.reader, self._user_reader = Reader(dsn), Reader(dsn)
-        self.reads = Reads(self.sql, self.reader)
         self.fleet = Nodes(self.node, self.reader)
         self._report_cut = report_cut
         try:
@@ -192,6 +184,7 @@ class PostgresEngine:
         except psycopg.Error as error:
             raise not_opened(error, where) from error
         self.writer = Writer(
+            self.inbox,
             connection,
             partial(connect, dsn),
             self.node,
@@ -204,7 +197,7 @@ class PostgresEngine:
             look_s,
         )
         self.listener = Listener(partial(connect, dsn), self._told)
-        self.fleet.writer = self.writer
+        self.fleet.inbox = self.inbox
 
     def _take_over(self, connection: Connection) -> None:
         if self.verbs.closed:
@@ -215,9 +208,9 @@ class PostgresEngine:
                 log.warning("store.node_taken_over node=%s jobs=%d", name, jobs)
 
     def _told(self, topic: str | None, pid: int) -> None:
-        """Look at the queues where another process said that there is reason to; polling finds the same later."""
-        if topic is None:
-            self.writer.look()
+        """Look where another process said that there is reason to; polling finds the same later."""
+        if topic is None or topic == ROUNDS:
+            self.writer.look_around()
         elif topic.startswith(JOBS) and pid != self.node.backend_pid:
             self.writer.look(topic.removeprefix(JOBS))
 
@@ -240,7 +233,7 @@ class PostgresEngine:
         until, pause = time.monotonic() + timeout_s, threading.Event()
         while True:
             try:
-                return self.writer.run_sync(verb, arg, timeout_s=max(0.0, until - time.monotonic()))
+                return self.inbox.ask_sync(verb, arg, timeout_s=max(0.0, until - time.monotonic()))
             except StoreLost:
                 raise
             except TimeoutError:
@@ -264,13 +257,13 @@ class PostgresEngine:
 
     def leave(self, timeout_s: float) -> None:
         """See `Engine`; the node is removed."""
-        self.writer.run_sync(self.fleet.leave, None, timeout_s=timeout_s)
+        self.inbox.ask_sync(self.fleet.leave, None, timeout_s=timeout_s)
 
     def close(self, timeout_s: float) -> bool:
         self.listener.close()
         self.reader.close()
         self._user_reader.close()
-        return self.writer.close(timeout_s)
+        return self.inbox.close(timeout_s)
 
 
 PostgresQueue.engine_type = PostgresEngine

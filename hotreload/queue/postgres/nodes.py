@@ -9,14 +9,14 @@ from typing import Any, Final
 
 from anyio import to_thread
 
-from hotreload.queue.fleet import Node, Round
-from hotreload.queue.permits import Ask, Grant
+from hotreload.queue.calls import Inbox
+from hotreload.queue.fleet import Ask, Grant, Node, Round
 from hotreload.queue.postgres.connection import Connection, one, run
 from hotreload.queue.postgres.connection import Node as Owner
 from hotreload.queue.postgres.permits import Permits
 from hotreload.queue.postgres.reads import Reader
 from hotreload.queue.postgres.schema import steps
-from hotreload.queue.postgres.writer import Writer
+from hotreload.queue.postgres.wakeup import ROUNDS, notify
 
 KEY: Final = "fleet key"
 GONE_S: Final = 86_400
@@ -64,7 +64,7 @@ class Nodes:
         self._said: str | None = None
         self._listeners: list[Callable[[Round], None]] = []
         self._permits = Permits(owner)
-        self.writer: Writer | None = None
+        self.inbox: Inbox | None = None
         self.nodes: Sequence[Node] = ()
         self.key: bytes | None = None
 
@@ -158,8 +158,8 @@ class Nodes:
         return await to_thread.run_sync(self._reader.read, read)
 
     async def _write(self, verb: Callable[[Connection, Sequence[Any]], Sequence[Any]], arg: Any) -> Any:
-        assert self.writer is not None
-        return await self.writer.run(verb, arg)
+        assert self.inbox is not None
+        return await self.inbox.ask(verb, arg)
 
 
 def _asked(connection: Connection, calls: Sequence[Round]) -> Sequence[str | None]:
@@ -174,6 +174,7 @@ def _begun(connection: Connection, asked: Round) -> str | None:
     if other is None:
         told = (asked.id, asked.kind, asked.phase, asked.asked_by, list(asked.members), asked.left_s, asked.deadline_s)
         run(connection, _ASK, told)
+        notify(connection, [ROUNDS])
     return other
 
 

@@ -1,5 +1,9 @@
 """The permits of the nodes in limits that hold over all of them; in the writer's thread and transaction.
 
+    ask: has, wants, its value ──→ grant: the permits it holds from now on, and how many jobs it may have begun
+
+What all hold together never grows beyond the limit, so no two nodes need to agree at the moment a job begins. A node
+lowers what it may use before it gives permits back, and uses more only once they are granted durably.
 A limit is divided by one node at a time, under an advisory lock that is tried and never waited for: a node that was
 stopped in its transaction holds up no other. Permits belong to the owner of a node and go with it.
 """
@@ -7,10 +11,11 @@ stopped in its transaction holds up no other. Permits belong to the owner of a n
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from hotreload.queue.permits import Ask, Grant, Share, grant
+from hotreload.queue.fleet import Ask, Grant
 from hotreload.queue.postgres.connection import Connection, Node, run
 
 TURN_S: Final = 5
@@ -39,6 +44,16 @@ WITH gone AS (DELETE FROM hotreload_permits WHERE node = %s AND until IS NULL AN
 UPDATE hotreload_permits SET until = clock_timestamp() + keep_s * interval '1 second'
 WHERE node = %s AND until IS NULL AND keep_s > 0
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What another node holds of a limit. One that has ended has no value; its permits count for a while."""
+
+    owner: str
+    permits: int
+    wants: int = 0
+    value: int | None = None
 
 
 class Permits:
@@ -95,3 +110,32 @@ class Permits:
 def release(connection: Connection, node: str) -> None:
     """Free what the last owner of a node held; of a rate it counts until the window has passed."""
     run(connection, _RELEASE, (node, node))
+
+
+def grant(ask: Ask, owner: str, others: Sequence[Share], turn: int = 0) -> Grant:
+    """Divide the limit by max-min fairness, the lowest value of all nodes being the limit.
+
+    The node keeps what it has in use. It gets its part as far as others do not hold it. `turn` as in `fair`.
+    """
+    limit = min([ask.value, *(one.value for one in others if one.value is not None)])
+    held = sum(one.permits for one in others)
+    ended = sum(one.permits for one in others if one.value is None)
+    wants = {one.owner: one.wants for one in others if one.value is not None}
+    part = fair(max(0, limit - ended), {**wants, owner: ask.wants}, turn)[owner]
+    usable = max(0, min(part, limit - held))
+    return Grant(max(ask.has, usable), usable, short=usable < part)
+
+
+def fair(whole: int, wants: Mapping[str, int], turn: int = 0) -> dict[str, int]:
+    """Divide `whole` so that none who wants more has less than another but for one, which goes round with `turn`."""
+    level, left = 0, whole
+    for place, wanted in enumerate(sorted(wants.values())):
+        level = min(wanted, left // (len(wants) - place))
+        if level < wanted:
+            break
+        left -= wanted
+    parts = {name: min(wanted, level) for name, wanted in wants.items()}
+    more = sorted(name for name, wanted in wants.items() if wanted > level)
+    for place in range(min(whole - sum(parts.values()), len(more))):
+        parts[more[(place + turn) % len(more)]] += 1
+    return parts

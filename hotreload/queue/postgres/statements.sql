@@ -1,6 +1,7 @@
 -- The statements of the engine on PostgreSQL, each under its name; the shapes of rows are those of every engine.
 -- A list is bound as an array, rows of bindings as one array for each column. Every write of a claim names its fencing
--- token in its own WHERE: no other node can come between a look and a write.
+-- token in its own WHERE: no other node can come between a look and a write. Such a job is looked up by its id: a plan
+-- by the index of running jobs, of which `state = 'running'` would allow, reads what ran since the last vacuum.
 
 -- name: reserve
 SELECT nextval('hotreload_job_ids') FROM generate_series(1, %s)
@@ -9,9 +10,15 @@ SELECT nextval('hotreload_job_ids') FROM generate_series(1, %s)
 INSERT INTO hotreload_jobs
     (id, queue, state, priority, run_at_ms, max_attempts, version, enqueued_at_ms, dedupe_key, payload)
 SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
-    %s::bigint[], %s::text[], %s::text[])
+    %s::bigint[], %s::text[], %s::text[]) AS new
 ON CONFLICT (queue, dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('ready', 'scheduled', 'running') DO NOTHING
 RETURNING id
+
+-- name: insert_keyless
+INSERT INTO hotreload_jobs
+    (id, queue, state, priority, run_at_ms, max_attempts, version, enqueued_at_ms, dedupe_key, payload)
+SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+    %s::bigint[], %s::text[], %s::text[]) AS new
 
 -- name: done_since
 SELECT dedupe_key FROM hotreload_jobs
@@ -52,7 +59,7 @@ SELECT job, name, result FROM hotreload_steps WHERE job = ANY(%s)
 
 -- name: unclaim
 UPDATE hotreload_jobs AS job SET state = 'ready' FROM unnest(%s::bigint[], %s::bigint[]) AS new (id, token)
-WHERE job.id = new.id AND lease_seq = token AND state = 'running' RETURNING job.id, token
+WHERE job.id = new.id AND lease_seq = token AND state LIKE 'running' RETURNING job.id, token
 
 -- name: checkpoint
 UPDATE hotreload_jobs AS job SET cursor = new.cursor, steps = job.steps + new.steps,
@@ -61,10 +68,10 @@ UPDATE hotreload_jobs AS job SET cursor = new.cursor, steps = job.steps + new.st
     alone_crashes = CASE WHEN job.cursor IS NOT DISTINCT FROM new.cursor AND new.steps = 0 THEN alone_crashes
         ELSE 0 END
 FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[]) AS new (id, token, cursor, steps)
-WHERE job.id = new.id AND lease_seq = token AND state = 'running' RETURNING job.id, token
+WHERE job.id = new.id AND lease_seq = token AND state LIKE 'running' RETURNING job.id, token
 
 -- name: keep_steps
-INSERT INTO hotreload_steps SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[])
+INSERT INTO hotreload_steps SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS new
 ON CONFLICT (job, name) DO UPDATE SET result = excluded.result
 
 -- name: move
@@ -76,7 +83,7 @@ FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], 
         %s::bigint[], %s::bigint[], %s::boolean[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[])
     AS new (id, token, fence, state, attempts, interruptions, crashes, stalled_crashes, alone_crashes, suspect,
         run_at_ms, ended_at_ms, reason, traceback, result)
-WHERE job.id = new.id AND lease_seq = token AND job.state = 'running' RETURNING job.id, token
+WHERE job.id = new.id AND lease_seq = token AND job.state LIKE 'running' RETURNING job.id, token
 
 -- name: requeue
 UPDATE hotreload_jobs SET state = 'ready', lease_seq = lease_seq + 1, interruptions = interruptions + 1
@@ -154,7 +161,7 @@ SELECT 1 FROM hotreload_documents WHERE id = %s LIMIT 1
 SELECT id, queue, '', CASE WHEN cursor IS NOT NULL OR steps > 0 THEN 'null' END, lease_seq, attempts, max_attempts,
     interruptions, crashes, dedupe_key, priority, version, enqueued_at_ms, run_at_ms, stalled_crashes, alone_crashes,
     suspect
-FROM hotreload_jobs WHERE state = 'running' AND id > %s AND node = %s ORDER BY id LIMIT %s FOR UPDATE
+FROM hotreload_jobs WHERE state = 'running' AND node = %s ORDER BY id FOR UPDATE
 
 -- name: finished_since
 SELECT id FROM hotreload_jobs WHERE state = 'done' AND ended_at_ms >= %s AND node = %s ORDER BY id

@@ -1,7 +1,8 @@
 """The wake-up between the processes on one database: NOTIFY in the transaction that gives a reason, LISTEN beside it.
 
-There is one channel. What is told is a topic: `jobs:QUEUE` where a claim may find something now, other words for other
-parts. A topic says only that it is worth to look; a process that misses one finds the same by polling.
+There is one channel. What is told is a topic: `jobs:QUEUE` where a claim may find something now, `rounds` where nodes
+are asked for something together, other words for other parts. A topic says only that it is worth to look; a process
+that misses one finds the same by polling.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from contextlib import closing, suppress
 from typing import Final
 
 import psycopg
-from psycopg.sql import quote
 
-from hotreload.queue.postgres.connection import Connection, pooled, run
+from hotreload.queue.postgres.connection import run
+from hotreload.queue.postgres.pipeline import Connection
 
 log = logging.getLogger(__name__)
 
 CHANNEL: Final = "hotreload"
 JOBS: Final = "jobs:"
+ROUNDS: Final = "rounds"
 HOLD_S: Final = 0.02
 """A topic is told at once, and then again after so long: each NOTIFY makes the commits of all processes take turns."""
 NAME_MOST: Final = 1_000
@@ -34,14 +36,14 @@ BACKOFF_MOST_S: Final = 5.0
 ASK_S: Final = 10.0
 """A server that said nothing for so long is asked whether it is there."""
 ANSWER_S: Final = 5.0
-_NOTIFY: Final = f"SELECT pg_notify('{CHANNEL}', topic) FROM unnest(%s::text[]) AS topic"
+NOTIFY: Final = f"SELECT pg_notify('{CHANNEL}', topic) FROM unnest(%s::text[]) AS topic"
 
 
 def notify(connection: Connection, topics: Iterable[str]) -> None:
     """Tell every process of these topics once the open transaction is committed; not where it is rolled back."""
     told = list(topics)
     if told:
-        run(connection, _NOTIFY, (told,))
+        connection.later(NOTIFY, (told,))
 
 
 def topics_of(queues: Iterable[str]) -> set[str]:
@@ -59,12 +61,12 @@ class Announcer:
         self._writing: list[str] = []
         self._told_at: dict[str, float] = {}
 
-    def sql(self, topics: Iterable[str]) -> str:
-        """Return the statement that tells what is due of `topics` and of what was held back before, "" for nothing."""
+    def due(self, topics: Iterable[str]) -> list[str]:
+        """Return what is to be told with the open transaction of `topics` and of what was held back before."""
         self._held.update(topics)
         now = self._monotonic()
         self._writing = [topic for topic in self._held if now >= self._due_at(topic)]
-        return _NOTIFY.replace("%s", quote(self._writing)) if self._writing else ""
+        return self._writing
 
     def committed(self) -> None:
         """Note that what was written is told."""
@@ -132,7 +134,7 @@ class Listener:
         while not self._closing:
             try:
                 with closing(self._opens()) as connection:
-                    if pooled(connection):
+                    if connection.pooled:
                         self._failed("the address is that of a connection pooler; give that of the server itself")
                         break
                     run(connection, f"LISTEN {CHANNEL}")

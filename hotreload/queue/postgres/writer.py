@@ -1,7 +1,6 @@
 """One thread that does every write: whatever waits becomes one transaction.
 
-    callers ──inbox──→ urgent lane ─┐
-                       normal lane ─┴→ BEGIN · verbs · ledger · COMMIT (durable) → results
+    inbox → group → BEGIN · verbs · ledger · COMMIT (durable) → results
 
 Calls of the same verb go together in few statements. Where one of several fails, the transaction is rolled back and
 made again with a savepoint for each caller: one caller's failure fails no other. A connection that is lost before
@@ -14,26 +13,22 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Final, NamedTuple
 
 import psycopg
 
 from hotreload.errors import StoreLost, StoreUnavailable
-from hotreload.queue.calls import A, AnyCall, R, SyncCall, Verb, ask, ask_sync, deliver
+from hotreload.queue.calls import AnyCall, Inbox, SyncCall, deliver
 from hotreload.queue.ledger import Ledger
 from hotreload.queue.postgres.connection import Connection, Node, as_error, commit, rolled_back, run
 from hotreload.queue.postgres.statements import counting
-from hotreload.queue.postgres.wakeup import Announcer, topics_of
+from hotreload.queue.postgres.wakeup import NOTIFY, Announcer, topics_of
 
 log = logging.getLogger(__name__)
 
-GROUP_MOST: Final = 1_000
 AGAIN_MOST: Final = 3
 """How often a transaction is made again that got in another's way, or whose connection was lost before COMMIT."""
 LOOK_S: Final = 1.0
@@ -109,7 +104,7 @@ class Health:
 
 
 class Writer:
-    """The thread, its lanes, its connection and its transactions. Started by the constructor, ended by `close`.
+    """What the thread of `inbox` does with its connection. Started by the constructor, ended by `Inbox.close`.
 
     `opens` returns a new connection, `node` owns it from then on. `upkeep` says what to do while no caller waits.
     `takes_over` is called every `look_s` once this process has kept its own lease that long: only then does the silence
@@ -118,6 +113,7 @@ class Writer:
 
     def __init__(
         self,
+        inbox: Inbox,
         connection: Connection,
         opens: Callable[[], Connection],
         node: Node,
@@ -129,6 +125,7 @@ class Writer:
         where: str,
         look_s: float = LOOK_S,
     ) -> None:
+        self._inbox = inbox
         self._connection: Connection | None = connection
         self._opens = opens
         self._node = node
@@ -140,98 +137,37 @@ class Writer:
         self._steady_since: float | None = None
         self._where = where
         self._look_s = look_s
-        self._posted: list[AnyCall] = []
         self._unresolved: Unresolved | None = None
         self._looked_at = float("-inf")
-        self._hints: SimpleQueue[str] = SimpleQueue()
+        self._hints: SimpleQueue[str | None] = SimpleQueue()
         self._refresh_at = math.inf
         self._announcer = Announcer()
-        self._inbox: SimpleQueue[tuple[AnyCall | None, bool]] = SimpleQueue()
-        self._urgent: deque[AnyCall] = deque()
-        self._normal: deque[AnyCall] = deque()
-        self._gate = threading.Lock()
-        self._closing = False
-        self._thread = threading.Thread(target=self._main, name="hotreload-store", daemon=True)
-        self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """How many calls came since the writer began the group it is at."""
-        return self._inbox.qsize()
-
-    async def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> R:
-        """Do `verb` with `arg` in the next group; its result once that is durable.
-
-        Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
-        result. StoreUnavailable where the database could not be written or the store is closed.
-        """
-        return await ask(partial(self._put, urgent=False), verb, arg, abandoned)
-
-    def run_sync(self, verb: Verb[A, R], arg: A, *, timeout_s: float, urgent: bool = False) -> R:
-        """As `run`, from any thread but the writer's; no event loop needed. `urgent` goes before all that waits.
-
-        TimeoutError after `timeout_s` seconds: it may happen yet.
-        """
-        return ask_sync(partial(self._put, urgent=urgent), verb, arg, timeout_s, "the database")
-
-    def post(self, verb: Verb[A, R], arg: A) -> None:
-        """Do `verb` in a next group, or in a later one until the database can be written; no caller waits for it."""
-        call = SyncCall(verb, arg)
-        call.posted = True
-        if threading.current_thread() is self._thread:
-            self._posted.append(call)  # before all others: what is claimed again must not be what is given back
-        else:
-            self._put(call, urgent=False)
+        inbox.start(self._main)
 
     def look(self, queue: str = "") -> None:
         """Look at once what other processes changed, in `queue` or in all; from any thread, returns at once."""
         self._hints.put(queue)
-        self._inbox.put((None, False))
+        self._inbox.wake()
 
-    def close(self, timeout_s: float) -> bool:
-        """Refuse further calls, do those that wait, end the thread; False where that took over `timeout_s`.
-
-        A second call only waits.
-        """
-        with self._gate:
-            self._closing = True
-            self._inbox.put((None, False))
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _put(self, call: AnyCall, *, urgent: bool) -> None:
-        with self._gate:
-            if self._closing:
-                raise StoreUnavailable(f"{self._where}: the store is closed")
-            self._inbox.put((call, urgent))
+    def look_around(self) -> None:
+        """Look at once, as every `look_s`, at the other nodes and what they ask for; from any thread."""
+        self._hints.put(None)
+        self._inbox.wake()
 
     def _main(self) -> None:
-        while True:
-            self._collect()
+        while self._unresolved is not None or not self._inbox.done:
+            waits = self._unresolved is not None or (self._inbox.idle and not self._inbox.closing)
+            self._inbox.collect(self._wait_s() if waits else 0)
             if self._unresolved is not None and not self._health.wait_s():
                 self._resolve()
-            lane = self._urgent or self._normal
+            calls = self._inbox.group()
             if self._unresolved is not None:
-                self._failed(list(lane), StoreUnavailable(str(self._health.trouble)))
-                lane.clear()
+                self._failed(calls, StoreUnavailable(str(self._health.trouble)))
                 continue
-            if lane:
-                self._group([lane.popleft() for _ in range(min(len(lane), GROUP_MOST))])
-            elif self._closing and self._inbox.empty():
-                break
-            self._maintain(idle=not (self._urgent or self._normal or self._inbox.qsize()))
+            if calls:
+                self._transact(calls)
+            self._maintain(idle=self._inbox.idle)
         self._drop()
-
-    def _collect(self) -> None:
-        """Move what waits into its lane; wait where nothing does."""
-        waits = not (self._urgent or self._normal or self._closing)
-        if waits or self._unresolved is not None:
-            try:
-                self._file(*self._inbox.get(timeout=self._wait_s()))
-            except Empty:
-                return
-        for _ in range(self._inbox.qsize()):
-            self._file(*self._inbox.get())
 
     def _wait_s(self) -> float:
         until_look_s = self._looked_at + self._look_s - time.monotonic()
@@ -239,22 +175,13 @@ class Writer:
         until_s = min(self._look_s, until_look_s, until_refresh_s, self._announcer.wait_s())
         return max(0.001, self._health.wait_s() or until_s)
 
-    def _file(self, call: AnyCall | None, urgent: bool) -> None:
-        if call is not None:
-            (self._urgent if urgent else self._normal).append(call)
-
-    def _group(self, calls: list[AnyCall]) -> None:
-        calls = [call for call in calls if not call.unwanted()]
-        if calls:
-            self._transact(calls)
-
     def _maintain(self, *, idle: bool) -> None:
         if self._health.wait_s():
             return
+        self._take_hints()
         if self._health.trouble is not None or time.monotonic() - self._looked_at >= self._look_s:
             self._looked_at, self._refresh_at = time.monotonic(), math.inf
             self._look()
-        self._take_hints()
         if time.monotonic() >= self._refresh_at:
             self._refresh_at = math.inf
             self._look(lease=False)
@@ -267,7 +194,11 @@ class Writer:
     def _take_hints(self) -> None:
         """Wake those who wait for what others made ready: a claim finds it, the counters are read a moment later."""
         for _ in range(self._hints.qsize()):
-            known = self._ledger.hint(self._hints.get())
+            queue = self._hints.get()
+            if queue is None:
+                self._looked_at = float("-inf")
+                continue
+            known = self._ledger.hint(queue)
             self._refresh_at = min(self._refresh_at, time.monotonic() + (REFRESH_S if known else 0.0))
 
     def _look(self, *, lease: bool = True) -> None:
@@ -301,7 +232,7 @@ class Writer:
         if self._health.wait_s():
             self._failed(calls, StoreUnavailable(str(self._health.trouble)))
             return
-        calls, self._posted = [*self._posted, *calls], []
+        calls, self._inbox.posted = [*self._inbox.posted, *calls], []
         apart = False
         error = self._attempt(calls, apart=apart)
         for _ in range(AGAIN_MOST):
@@ -328,7 +259,7 @@ class Writer:
             sums = self._ledger.sums()
             told = self._topics()
             committing = True
-            rows = commit(connection, *([counting(sums)] if sums else []), *([told] if told else []))
+            rows = commit(connection, *([counting(sums)] if sums else []), *([(NOTIFY, [told])] if told else []))
             if sums:
                 self._ledger.wrote(rows[0])
         except BaseException as error:  # noqa: BLE001 - the thread must live, the callers must be told
@@ -345,12 +276,12 @@ class Writer:
         deliver(calls)
         return None
 
-    def _topics(self) -> str:
-        """Return the statement that tells other nodes what they may claim, "" where none is there."""
+    def _topics(self) -> list[str]:
+        """Return what other nodes are to be told, nothing where none is there."""
         if self._node.others:
-            return self._announcer.sql(topics_of(self._ledger.woken))
+            return self._announcer.due(topics_of(self._ledger.woken))
         self._announcer.forget()
-        return ""
+        return []
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -379,7 +310,7 @@ class Writer:
         for call in calls:
             call.error = error
             if call.posted and isinstance(error, StoreUnavailable):
-                self._posted.append(call)
+                self._inbox.posted.append(call)
         deliver(calls)
 
     def _note(self, error: BaseException) -> None:
@@ -429,6 +360,7 @@ class Writer:
             self._apply(connection, [call])
             run(connection, "RELEASE hotreload_caller")
         except Exception as error:
+            connection.forget()
             if connection.closed or isinstance(error, _IN_THE_WAY):
                 raise
             run(connection, "ROLLBACK TO hotreload_caller; RELEASE hotreload_caller")

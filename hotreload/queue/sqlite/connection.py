@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -55,13 +54,6 @@ def one(connection: apsw.Connection, sql: str, bindings: Sequence[Binding] = ())
     return _execute(connection, sql, bindings).get
 
 
-@contextmanager
-def atomically(connection: apsw.Connection) -> Generator[None]:
-    """Make what follows one transaction, or a savepoint inside of one; an error undoes it and goes on."""
-    with connection:
-        yield
-
-
 WAITS_FOR_A_LOCK_MS: Final = 2_000
 BROUGHT_BACK_AT_MOST: Final = 3
 CACHE_BYTES: Final = 32 * 1024 * 1024
@@ -100,14 +92,6 @@ REOPENED_AFTER: Final = (
 def connect(path: str) -> apsw.Connection:
     """Open a connection whose locks and WAL index are in memory, shared by those of this process; see `StoreFiles`."""
     return apsw.Connection(path, vfs="unix-excl")
-
-
-def unavailable(error: BaseException, path: str) -> StoreUnavailable | None:
-    """Return what an error of SQLite means for the store, None where it is the caller's own (SQL, a constraint)."""
-    for kind, cause in CAUSES:
-        if isinstance(error, kind):
-            return StoreUnavailable(f"{path}: {cause} ({error}); nothing acknowledged is lost")
-    return None
 
 
 class Database:
@@ -238,16 +222,20 @@ def _create_private(path: Path) -> None:
 
 
 def as_error(error: BaseException, path: Path) -> BaseException:
-    """Return the error a caller gets for `error`: a fresh StoreUnavailable where it is the store's, else itself."""
+    """Return the error a caller gets for `error`: a fresh StoreUnavailable where it is the store's, else itself.
+
+    The caller's own are those of SQL and constraints.
+    """
     if isinstance(error, HotreloadError):
         return type(error)(*error.args) if isinstance(error, StoreUnavailable) else error
     if isinstance(error, StopIteration):  # a future cannot carry one
         return RuntimeError(f"a function raised {error!r}")
-    found = unavailable(error, str(path))
-    if found is None:
-        return error
-    found.__cause__ = error
-    return found
+    for kind, cause in CAUSES:
+        if isinstance(error, kind):
+            found = StoreUnavailable(f"{path}: {cause} ({error}); nothing acknowledged is lost")
+            found.__cause__ = error
+            return found
+    return error
 
 
 class Reader:

@@ -9,23 +9,21 @@ import uuid
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import apsw
 
 from hotreload import clock
-from hotreload.queue.calls import Verb
-from hotreload.queue.contract import DrainMark, Recovered, Report
+from hotreload.queue.calls import A, Inbox, R, Verb
+from hotreload.queue.contract import DrainMark, Report
 from hotreload.queue.job import Backoff
 from hotreload.queue.ledger import Ledger
-from hotreload.queue.reads import Reads
 from hotreload.queue.recovery import Documents, put_back
 from hotreload.queue.sqlite.connection import (
     Connect,
     Database,
     Reader,
     as_error,
-    atomically,
     connect,
     one,
     run_guarded,
@@ -37,8 +35,6 @@ from hotreload.queue.sqlite.writer import Health, Upkeep, Writer
 from hotreload.queue.store import Store
 from hotreload.queue.verbs import Retention, Verbs
 
-A = TypeVar("A")
-R = TypeVar("R")
 DAY_S: Final = 86_400.0
 
 
@@ -103,38 +99,38 @@ class SqliteEngine:
         self.path = path
         self._now_ms = now_ms
         self._opens = opens
+        self.inbox = Inbox(str(path))
         self.sql = SqliteStatements()
         self.ledger = Ledger(self.sql)
         self.verbs = Verbs(self.sql, self.ledger, now_ms)
         self.documents = Documents(self.sql, now_ms)
-        retention = Retention(self.ledger, self.verbs, now_ms, monotonic, keep_done_s, keep_done_most)
-        self.upkeep = Upkeep(self.ledger, retention, monotonic)
+        self.retention = Retention(self.ledger, self.verbs, now_ms, monotonic, keep_done_s, keep_done_most)
+        self.upkeep = Upkeep(self.ledger, self.retention, monotonic)
         self.health = Health()
         self.files = StoreFiles(path)
         self.reader, self._user_reader = Reader(path, opens), Reader(path, opens)
-        self.reads = Reads(self.sql, self.reader)
         database = Database(self.files, opens, opened=self._opened)
         try:
-            self.recovered = self._recover(database, cut, report_cut)
+            self._recover(database, cut, report_cut)
         except BaseException:
             database.close()
             self.files.release()
             raise
-        self.writer = Writer(
-            database, self.files, self.ledger, self.upkeep, self.health, self._agrees, self._close_readers
+        Writer(
+            self.inbox, database, self.files, self.ledger, self.upkeep, self.health, self._agrees, self._close_readers
         )
 
     @property
     def owner(self) -> str:
         return self.files.lock.text
 
-    def _recover(self, database: Database, cut: DrainMark | None, report: Report | None) -> Recovered:
+    def _recover(self, database: Database, cut: DrainMark | None, report: Report | None) -> None:
         before, ended = self.files.lock.before, self.files.lock.machine_ended
         note = cut if cut is not None and before and cut.owner == before else None
         try:
             connection = database.connection()
-            with atomically(connection):
-                found = put_back(
+            with connection:  # a transaction
+                self.recovered = put_back(
                     connection,
                     self.sql,
                     self.documents,
@@ -147,7 +143,6 @@ class SqliteEngine:
                 self.ledger.write(connection)
             self.ledger.refresh(connection)
             self.files.prove()
-            return found
         except apsw.Error as error:
             raise as_error(error, self.path) from error
 
@@ -193,7 +188,7 @@ class SqliteEngine:
 
     def insist(self, verb: Verb[A, R], arg: A, timeout_s: float) -> R:
         """See `Engine`; a disk that refuses now is not waited for."""
-        return self.writer.run_sync(verb, arg, timeout_s=timeout_s)
+        return self.inbox.ask_sync(verb, arg, timeout_s=timeout_s)
 
     def release(self, connection: apsw.Connection) -> None:
         """See `Engine`: nothing is shared."""
@@ -204,7 +199,7 @@ class SqliteEngine:
     def close(self, timeout_s: float) -> bool:
         """See `Engine`; the WAL is folded into the file."""
         self._close_readers()
-        ended = self.writer.close(timeout_s)
+        ended = self.inbox.close(timeout_s)
         if ended:
             self.files.release()
         return ended

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -15,8 +15,8 @@ from hotreload.queue.sqlite.connection import Binding, one, run
 from hotreload.queue.verbs import Raw, Token, load
 
 SIZES: Final = (1, 4, 16, 32, 64, 128, 256)
-LARGE_BYTES: Final = 65_536
-"""Texts over this size are read one by one, such payloads kept apart."""
+APART_CHARS: Final = 4_096
+"""Longer payloads and cursors are rows of their own, as a job that moves writes its whole row again."""
 LAST_ID: Final = "last_id"
 TEXTS: Final = load("hotreload.queue.sqlite")
 _AS_JSON: Final = frozenset(name for name, text in TEXTS.items() if text.startswith("SELECT json_group_array("))
@@ -55,6 +55,16 @@ class SqliteStatements:
         self.each(connection, name, holding)
         return frozenset((str(row[0]), row[1]) for row in holding)
 
+    def checkpoint(self, connection: apsw.Connection, rows: Sequence[tuple[int, int, str, int]]) -> frozenset[Token]:
+        """As `Statements.checkpoint`; a long cursor is a row of its own."""
+        long = {(str(row[0]), row[1]): row for row in rows if len(row[2]) > APART_CHARS}
+        inline = [(*row[:2], "", row[3]) if len(row[2]) > APART_CHARS else row for row in rows] if long else rows
+        held = self.held(connection, "checkpoint", inline)
+        for job_id, _, cursor, _ in (long[token] for token in long.keys() & held):
+            if self.run(connection, "keep_cursor", job_id, cursor):
+                self.run(connection, "progressed", job_id)
+        return held
+
     def reserve(self, connection: apsw.Connection, count: int) -> range:
         first, self.next_id = self.next_id, self.next_id + count
         return range(first, self.next_id)
@@ -65,15 +75,14 @@ class SqliteStatements:
         self.next_id = max(self.next_id, highest + 1, (fact(connection, LAST_ID) or 0) + 1)
 
     def insert(self, connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[int]:
-        """As `Statements.insert`; a large payload is a row of its own."""
-        large = {row[0]: row[-1] for row in rows if len(row[-1]) > LARGE_BYTES}
-        changed = self.each(connection, "insert", [(*row[:-1], "") if row[0] in large else row for row in rows])
-        if changed == len(rows):
+        """As `Statements.insert`; a long payload is a row of its own."""
+        long = {row[0]: row[-1] for row in rows if len(row[-1]) > APART_CHARS}
+        inline = [(*row[:-1], "") if row[0] in long else row for row in rows] if long else rows
+        if self.each(connection, "insert", inline) == len(rows):
             there = frozenset[int](row[0] for row in rows)
         else:
             there = frozenset[int](self.rows(connection, "inserted", rows[0][0], rows[-1][0]))
-        for job_id in large.keys() & there:
-            self.run(connection, "keep_apart", job_id, large[job_id])
+        self.each(connection, "insert_payloads", [one for one in long.items() if one[0] in there])
         return there
 
     def take(self, connection: apsw.Connection, queue: str, suspect: int, limit: int, most_bytes: int) -> list[Raw]:
@@ -90,13 +99,18 @@ class SqliteStatements:
             self.run(connection, "take", [raw[0] for raw in page])
         return page
 
+    def take_behind(
+        self, connection: apsw.Connection, queue: str, limit: int, most_bytes: int
+    ) -> Callable[[], list[Raw]]:
+        return lambda: self.take(connection, queue, 0, limit, most_bytes)
+
     def requeue(self, connection: apsw.Connection, queues: Sequence[str]) -> list[tuple[int, str, bool]]:
         found = self.rows(connection, "running_in", list(queues))
         self.run(connection, "requeue", list(queues))
         return found
 
-    def left_running(self, connection: apsw.Connection, after: int, limit: int) -> list[Raw]:
-        return self.rows(connection, "left_running", after, limit)
+    def left_running(self, connection: apsw.Connection) -> list[Raw]:
+        return self.rows(connection, "left_running")
 
     def finished_since(self, connection: apsw.Connection, since_ms: int) -> list[tuple[int]]:
         return self.rows(connection, "finished_since", since_ms)

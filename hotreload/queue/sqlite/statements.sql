@@ -8,8 +8,8 @@ INSERT INTO hotreload_jobs
 SELECT * FROM ({values}) WHERE column1 IS NOT NULL
 ON CONFLICT (queue, dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('ready', 'scheduled', 'running') DO NOTHING
 
--- name: keep_apart
-INSERT INTO hotreload_payloads VALUES (?, ?)
+-- name: insert_payloads
+INSERT INTO hotreload_payloads SELECT * FROM ({values}) WHERE column1 IS NOT NULL
 
 -- name: inserted
 SELECT json_group_array(id) FROM hotreload_jobs WHERE id BETWEEN ? AND ?
@@ -36,24 +36,30 @@ UPDATE hotreload_jobs SET state = 'ready' WHERE id IN (
 SELECT id, queue, state = 'running', stalled_crashes FROM hotreload_jobs
 WHERE suspect = 1 AND (state = 'ready' OR state = 'running') ORDER BY priority, run_at_ms, id
 
--- Texts of a large job (over 65,536 bytes) are NULL here and read one by one.
+-- Texts of a job with over 65,536 bytes of them are NULL here and read one by one.
 -- name: next
 SELECT json_group_array(json_array(id, queue, payload, cursor, lease_seq, attempts, max_attempts, interruptions, crashes,
     dedupe_key, priority, version, enqueued_at_ms, run_at_ms, stalled_crashes, alone_crashes, suspect, steps, size))
 FROM (
     SELECT id, queue, lease_seq + 1 AS lease_seq, attempts, max_attempts, interruptions, crashes, dedupe_key, priority,
         version, enqueued_at_ms, run_at_ms, stalled_crashes, alone_crashes, suspect, steps, size,
-        iif(size > 65536, NULL, payload) AS payload, iif(size > 65536, NULL, cursor) AS cursor
+        CASE WHEN size > 65536 THEN NULL
+            WHEN payload = '' THEN (SELECT payload FROM hotreload_payloads WHERE job = id) ELSE payload END AS payload,
+        CASE WHEN size > 65536 THEN NULL
+            WHEN cursor = '' THEN (SELECT cursor FROM hotreload_cursors WHERE job = id) ELSE cursor END AS cursor
     FROM (
-        SELECT *, coalesce(octet_length(cursor), 0) + iif(payload = '',
-            (SELECT octet_length(large.payload) FROM hotreload_payloads AS large WHERE large.job = hotreload_jobs.id),
-            octet_length(payload)) AS size
+        SELECT *,
+            iif(payload = '', (SELECT octet_length(payload) FROM hotreload_payloads WHERE job = id),
+                octet_length(payload))
+            + iif(cursor = '', (SELECT octet_length(cursor) FROM hotreload_cursors WHERE job = id),
+                coalesce(octet_length(cursor), 0)) AS size
         FROM hotreload_jobs)
     WHERE {which} AND state = 'ready' ORDER BY priority, run_at_ms, id LIMIT ?)
 
 -- name: large
-SELECT iif(payload = '', (SELECT large.payload FROM hotreload_payloads AS large WHERE large.job = hotreload_jobs.id),
-    payload), cursor FROM hotreload_jobs WHERE id = ?
+SELECT iif(payload = '', (SELECT payload FROM hotreload_payloads WHERE job = id), payload),
+    iif(cursor = '', (SELECT cursor FROM hotreload_cursors WHERE job = id), cursor)
+FROM hotreload_jobs WHERE id = ?
 
 -- name: take
 UPDATE hotreload_jobs SET state = 'running', lease_seq = lease_seq + 1 WHERE id IN (SELECT value FROM json_each(?))
@@ -73,6 +79,13 @@ UPDATE hotreload_jobs AS job SET cursor = new.column3, steps = steps + new.colum
     stalled_crashes = iif(job.cursor IS new.column3 AND NOT new.column4, stalled_crashes, 0),
     alone_crashes = iif(job.cursor IS new.column3 AND NOT new.column4, alone_crashes, 0)
 FROM ({values}) AS new WHERE job.id = new.column1
+
+-- name: keep_cursor
+INSERT INTO hotreload_cursors VALUES (?, ?)
+ON CONFLICT (job) DO UPDATE SET cursor = excluded.cursor WHERE cursor <> excluded.cursor
+
+-- name: progressed
+UPDATE hotreload_jobs SET stalled_crashes = 0, alone_crashes = 0 WHERE id = ? AND stalled_crashes + alone_crashes > 0
 
 -- name: keep_steps
 INSERT OR REPLACE INTO hotreload_steps SELECT * FROM ({values}) WHERE column1 IS NOT NULL
@@ -175,7 +188,7 @@ SELECT json_group_array(json_array(id, queue, '', progress, lease_seq, attempts,
     dedupe_key, priority, version, enqueued_at_ms, run_at_ms, stalled_crashes, alone_crashes, suspect))
 FROM (
     SELECT *, iif(cursor IS NOT NULL OR steps > 0, 'null', NULL) AS progress
-    FROM hotreload_jobs INDEXED BY hotreload_jobs_running WHERE state = 'running' AND id > ? ORDER BY id LIMIT ?)
+    FROM hotreload_jobs INDEXED BY hotreload_jobs_running WHERE state = 'running' ORDER BY id)
 
 -- name: finished_since
 SELECT json_group_array(json_array(id)) FROM hotreload_jobs WHERE state = 'done' AND ended_at_ms >= ?
@@ -188,9 +201,8 @@ FROM hotreload_jobs {where} ORDER BY id DESC LIMIT ?
 -- name: job
 SELECT id, queue, state, priority, run_at_ms, lease_seq, attempts, max_attempts, interruptions, crashes, suspect,
     version, enqueued_at_ms, ended_at_ms, dedupe_key, reason,
-    iif(payload = '', (SELECT large.payload FROM hotreload_payloads AS large WHERE large.job = hotreload_jobs.id),
-        payload),
-    cursor, result, traceback
+    iif(payload = '', (SELECT payload FROM hotreload_payloads WHERE job = id), payload),
+    iif(cursor = '', (SELECT cursor FROM hotreload_cursors WHERE job = id), cursor), result, traceback
 FROM hotreload_jobs WHERE id = ?
 
 -- name: history

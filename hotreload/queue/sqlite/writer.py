@@ -1,7 +1,6 @@
 """One thread that does every write: whatever waits becomes one transaction, each caller in a savepoint.
 
-    callers ──inbox──→ urgent lane ─┐
-                       normal lane ─┴→ BEGIN · verbs · ledger · COMMIT (on the disk) → results
+    inbox → group → BEGIN · verbs · ledger · COMMIT (on the disk) → results
 
 Group commit (DeWitt et al. 1984): one fsync serves every caller that waits. Calls of the same verb go together in one
 savepoint and, with SQL over many rows, in few statements, because SQLite gives the interpreter's lock back with
@@ -12,27 +11,23 @@ back and each has one of its own: one caller's failure fails no other. Results a
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import apsw
 
 from hotreload.errors import StoreLost, StoreUnavailable
-from hotreload.queue.calls import A, AnyCall, R, SyncCall, Verb, ask, ask_sync, deliver
+from hotreload.queue.calls import AnyCall, Inbox, R, SyncCall, Verb, deliver
 from hotreload.queue.ledger import Ledger
-from hotreload.queue.sqlite.connection import REOPENED_AFTER, Database, as_error, atomically, run
+from hotreload.queue.sqlite.connection import REOPENED_AFTER, Database, as_error, run
 from hotreload.queue.sqlite.files import StoreFiles
 from hotreload.queue.sqlite.statements import put_fact
 from hotreload.queue.verbs import LOOK_EVERY_S, Retention
 
 log = logging.getLogger(__name__)
 
-GROUP_MOST: Final = 1_000
 PROBE_S: Final = 1.0
 LOOK_S: Final = 0.5
 """How often an idle writer looks, at least, whether the files are still there."""
@@ -101,9 +96,9 @@ class Health:
 class Upkeep:
     """What the writer does while no caller waits: a little at a time, so that one who comes waits for milliseconds.
 
-    After `QUIET_S` without a caller all of the WAL is folded in. Under load that never pauses it is folded only
-    once it exceeds `WAL_MOST_PAGES`, and results are removed once there are too many. In a drain
-    (`suspended`) nothing is done until its end: folding a WAL can take 0.3 s.
+    After `QUIET_S` without a caller all of the WAL is folded in. Under load that never pauses it is folded only once it
+    exceeds `WAL_MOST_PAGES`, and results are removed once there are too many. In a drain nothing is done until its end:
+    folding a WAL can take 0.3 s.
     """
 
     def __init__(self, ledger: Ledger, retention: Retention, monotonic: Callable[[], float]) -> None:
@@ -113,11 +108,6 @@ class Upkeep:
         self.wal_pages = 0
         """How many pages of the WAL are not folded in yet."""
         self._busy_at = monotonic()
-        self.suspended = False
-
-    def keep_done(self, queue: str, keep_s: float) -> None:
-        """Keep ended jobs of a queue for another time than the others; from any thread."""
-        self._retention.keep(queue, keep_s)
 
     def wrote(self, pages: int) -> None:
         """Note a commit; the WAL has so many pages now."""
@@ -126,7 +116,7 @@ class Upkeep:
 
     def due(self, *, idle: bool) -> bool:
         """Say whether `run` has something to do now; `idle` is False while callers wait."""
-        if self.suspended:
+        if self._retention.suspended:
             return False
         if not idle:
             return self.wal_pages > WAL_MOST_PAGES or self._retention.too_many
@@ -136,7 +126,7 @@ class Upkeep:
 
     def wait_s(self) -> float | None:
         """Return how long the writer may wait for a caller before it asks again, None where nothing is to be done."""
-        if self.suspended:
+        if self._retention.suspended:
             return None
         if self.wal_pages or self._retention.more:
             return max(0.0, QUIET_S - self._quiet_s()) + 0.001
@@ -146,7 +136,7 @@ class Upkeep:
         """Remove some old results; True where the WAL is to be folded in now. Outside of any transaction."""
         self._busy_at = self._monotonic()
         self._retention.looks()
-        with atomically(connection):
+        with connection:  # a transaction
             self._retention.prune(connection)
             self._ledger.write(connection)
         self._ledger.committed()
@@ -162,10 +152,11 @@ class Upkeep:
 
 
 class Writer:
-    """The thread, its lanes and its transactions. Started by the constructor, ended by `close`."""
+    """What the thread of `inbox` does. Started by the constructor, ended by `Inbox.close`."""
 
     def __init__(
         self,
+        inbox: Inbox,
         database: Database,
         files: StoreFiles,
         ledger: Ledger,
@@ -174,6 +165,7 @@ class Writer:
         whole: Callable[[apsw.Connection], bool],
         reopened: Callable[[], None],
     ) -> None:
+        self._inbox = inbox
         self._database = database
         self._files = files
         self._whole = whole
@@ -181,97 +173,22 @@ class Writer:
         self._ledger = ledger
         self._upkeep = upkeep
         self._health = health
-        self._posted: list[AnyCall] = []
-        self._inbox: SimpleQueue[tuple[AnyCall | None, bool]] = SimpleQueue()
-        self._urgent: deque[AnyCall] = deque()
-        self._normal: deque[AnyCall] = deque()
-        self._gate = threading.Lock()
-        self._closing = False
-        self._ended = False
         self._look_at = 0.0
-        self._thread = threading.Thread(target=self._main, name="hotreload-store", daemon=True)
-        self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """How many calls came since the writer began the group it is at."""
-        return self._inbox.qsize()
-
-    async def run(self, verb: Verb[A, R], arg: A, *, abandoned: Callable[[R], None] | None = None) -> R:
-        """Do `verb` with `arg` in the next group; its result once that is on the disk.
-
-        Cancelled before its turn, nothing happens; cancelled later, it happens and `abandoned` is called with the
-        result. StoreUnavailable where the store could not be written or is closed.
-        """
-        return await ask(partial(self._put, urgent=False), verb, arg, abandoned)
-
-    def run_sync(self, verb: Verb[A, R], arg: A, *, timeout_s: float, urgent: bool = False) -> R:
-        """As `run`, from any thread but the writer's; no event loop needed. `urgent` goes before all that waits.
-
-        TimeoutError after `timeout_s` seconds: it may happen yet.
-        """
-        return ask_sync(partial(self._put, urgent=urgent), verb, arg, timeout_s, "the store's writer")
-
-    def post(self, verb: Verb[A, R], arg: A) -> None:
-        """Do `verb` in a next group, or in a later one until the store can be written; no caller waits for it."""
-        call = SyncCall(verb, arg)
-        call.posted = True
-        if threading.current_thread() is self._thread:
-            self._posted.append(call)  # before all others: what is claimed again must not be what is given back
-        else:
-            self._put(call, urgent=False)
-
-    def nudge(self) -> None:
-        """Have the writer ask for upkeep again."""
-        self._inbox.put((None, False))
-
-    def close(self, timeout_s: float) -> bool:
-        """Refuse further calls, do those that wait, end the thread; False where that took over `timeout_s`.
-
-        A second call only waits.
-        """
-        with self._gate:
-            self._closing = True
-            self._inbox.put((None, False))
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _put(self, call: AnyCall, *, urgent: bool) -> None:
-        with self._gate:
-            if self._closing:
-                raise StoreUnavailable(f"{self._database.path}: the store is closed")
-            self._inbox.put((call, urgent))
+        inbox.start(self._main)
 
     def _main(self) -> None:
-        while not self._ended:
-            self._collect()
-            lane = self._urgent or self._normal
-            if lane:
-                self._group([lane.popleft() for _ in range(min(len(lane), GROUP_MOST))])
-            elif self._closing and self._inbox.empty():
-                self._ended = True
-                continue
-            self._maintain(idle=not (self._urgent or self._normal or self._inbox.qsize()))
+        while not self._inbox.done:
+            self._inbox.collect(self._wait_s() if self._inbox.idle and not self._inbox.closing else 0)
+            if calls := self._inbox.group():
+                self._transact(calls)
+            if not self._inbox.closing:
+                self._maintain(idle=self._inbox.idle)
         self._look()
         self._database.close(fold=self._health.trouble is None)
-
-    def _collect(self) -> None:
-        """Move what waits into its lane; wait where nothing does."""
-        if not (self._urgent or self._normal or self._closing):
-            try:
-                self._file(*self._inbox.get(timeout=self._wait_s()))
-            except Empty:
-                return
-        for _ in range(self._inbox.qsize()):
-            self._file(*self._inbox.get())
 
     def _wait_s(self) -> float | None:
         wait_s = self._health.wait_s()
         return min(LOOK_S, self._upkeep.wait_s() or LOOK_S) if wait_s is None else wait_s
-
-    def _file(self, call: AnyCall | None, urgent: bool) -> None:
-        if call is not None:
-            (self._urgent if urgent else self._normal).append(call)
 
     def _maintain(self, *, idle: bool) -> None:
         wait_s = self._health.wait_s()
@@ -329,14 +246,9 @@ class Writer:
             self._health.brought_back(str(changed))
             return None
 
-    def _group(self, calls: list[AnyCall]) -> None:
-        """Make one transaction of `calls`: durable for all that did not fail by themselves, or for none."""
-        calls = [call for call in calls if not call.unwanted()]
-        if calls:
-            self._transact(calls)
-
     def _transact(self, calls: list[AnyCall]) -> None:
-        calls, self._posted = [*self._posted, *calls], []
+        """Make one transaction of `calls`: durable for all that did not fail by themselves, or for none."""
+        calls, self._inbox.posted = [*self._inbox.posted, *calls], []
         committing = False
         try:
             self._bring_back_unless(self._files.untouched)
@@ -363,7 +275,7 @@ class Writer:
             call.error = as_error(error, self._database.path)
             self._health.failed(call.error)
             if call.posted and isinstance(call.error, StoreUnavailable):
-                self._posted.append(call)
+                self._inbox.posted.append(call)
 
     def _perform(self, connection: apsw.Connection, calls: Sequence[AnyCall]) -> None:
         if len(calls) == 1:  # no neighbour to protect: the transaction is the savepoint

@@ -13,7 +13,7 @@ import apsw
 
 from hotreload.errors import StoreUnavailable
 from hotreload.queue.job import from_json, to_json
-from hotreload.queue.sqlite.connection import atomically, one, run
+from hotreload.queue.sqlite.connection import one, run
 
 VERSIONS = """
 CREATE TABLE IF NOT EXISTS hotreload_schema (
@@ -58,7 +58,7 @@ def migrate(connection: apsw.Connection, now_ms: int, known: Sequence[Step] | No
         )
     missing = [step for step in known if step.version > has]
     for step in missing:
-        with atomically(connection):
+        with connection:  # a transaction
             run(connection, VERSIONS)
             run(connection, step.sql).fetchall()
             if step.rows is not None:
