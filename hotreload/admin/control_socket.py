@@ -155,9 +155,7 @@ def _listen(folder: int, name: str) -> socket.socket:
     except BaseException as error:
         listener.close()
         if isinstance(error, OSError) and error.errno is None:  # Python's own, which names no file
-            raise OSError(
-                errno.ENAMETOOLONG, f"{name}: the name of a socket has 80 characters at most"
-            ) from error
+            raise OSError(errno.ENAMETOOLONG, f"{name}: the name of a socket has 80 characters at most") from error
         raise
     return listener
 
