@@ -152,8 +152,10 @@ def _listen(folder: int, name: str) -> socket.socket:
         listener.bind(_address(folder, name))
         listener.listen(_BACKLOG)
         listener.setblocking(False)
-    except BaseException:
+    except BaseException as error:
         listener.close()
+        if isinstance(error, OSError) and error.errno is None:  # Python's own, which names no file
+            raise OSError(errno.ENAMETOOLONG, f"{name}: the name of a socket has 80 characters at most") from error
         raise
     return listener
 

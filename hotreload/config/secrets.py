@@ -538,7 +538,7 @@ class Redactor(Scrubber):
         return self.secret(path, value) if rule.secret else mask_tree(value, path, self.secret, self._masked)
 
     def _masked(self, text: str) -> str:
-        return self.scrub(mask_value(text))
+        return mask_value(text) if WHOLE.fullmatch(text) else self.scrub(text)
 
     def _digest(self, purpose: str, value: object) -> str:
         return hmac.new(self._key, f"{purpose}\0{canonical(value)}".encode(), "sha256").hexdigest()

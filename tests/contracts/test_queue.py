@@ -61,6 +61,21 @@ async def test_a_result_that_was_within_the_limit_when_its_job_ended_is_kept(que
     assert given.states == [JobState.DONE]
 
 
+async def test_a_function_of_the_users_cannot_close_the_connection(queue: Any) -> None:
+    row = await one_of(queue)
+
+    async def closes() -> None:
+        with pytest.raises(ValueError, match="stays open after the function"):
+            await queue.checkpoint(row, 1, within=lambda connection: connection.close())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(queue.enqueue, new(2))
+        group.start_soon(closes)
+        group.start_soon(queue.enqueue, new(3))
+    await queue.checkpoint(row, 2)
+    assert depth(queue)[:3] == (2, 0, 1)
+
+
 async def test_a_name_of_any_bytes_is_kept_escaped_and_found_again(queue: Any) -> None:
     key = os.fsdecode(b"bad\xff\0.txt")
     for existing in (None, JobState.READY):

@@ -45,6 +45,12 @@ def queue(store: Store) -> SqliteQueue:
 # rows of the job's own
 
 
+async def test_a_function_that_reads_cannot_close_the_connection(queue: SqliteQueue) -> None:
+    with pytest.raises(ValueError, match="stays open after the function"):
+        await queue.read(lambda connection: connection.close())
+    assert await queue.read(lambda connection: connection.execute("SELECT 1").get) == 1
+
+
 async def test_own_rows_and_progress_are_durable_together_or_not_at_all(store: Store) -> None:
     queue = store.open()
     await queue.write(lambda connection: connection.execute("CREATE TABLE effects (x UNIQUE)") and None)

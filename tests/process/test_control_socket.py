@@ -192,6 +192,12 @@ def test_a_stale_socket_is_not_removed_while_another_holds_the_lock(short_path: 
     control.close()
 
 
+def test_a_name_that_is_too_long_for_a_socket_is_named(short_path: Path) -> None:
+    with pytest.raises(OSError, match=f"{'x' * 120}: the name of a socket") as refused:
+        bind_control_socket(short_path / ("x" * 120))
+    assert refused.value.errno == errno.ENAMETOOLONG
+
+
 def test_a_live_socket_without_a_lock_is_not_removed(short_path: Path) -> None:
     path = short_path / "s.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as live:

@@ -175,7 +175,7 @@ def guarded(connection: Connection, function: Callable[[Connection], R]) -> R:
     store: the tables refuse it while `hotreload.function` is on. The error undoes what the function did, as any other.
     """
     run(connection, f"SET LOCAL hotreload.function = 'on'; {_AS_ELSEWHERE}")
-    connection.cursor_factory = _Guarded
+    connection.cursor_factory, connection.guards = _Guarded, True
     try:
         with connection.transaction():
             found = function(connection)
@@ -187,7 +187,7 @@ def guarded(connection: Connection, function: Callable[[Connection], R]) -> R:
             raise ValueError(said) from error
         raise
     finally:
-        connection.cursor_factory = psycopg.Cursor
+        connection.cursor_factory, connection.guards = psycopg.Cursor, False
     run(connection, f"SET LOCAL hotreload.function = 'off'; {_PLANNED.format(scope='LOCAL')}")
     return found
 

@@ -43,6 +43,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     pooled = False
     """Whether a pooler is between here and the server, so that nothing but a transaction stays on one session."""
+    guards = False
+    """Whether a user's function has it: what it closed would end the transaction of all callers."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -52,6 +54,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self._numbers = count()
         self._poll = select.poll()
         self._rows_of = Transformer(self)
+
+    def close(self) -> None:
+        """Close it; ValueError within a user's function."""
+        if self.guards:
+            raise ValueError("the connection is the store's, and stays open after the function")
+        super().close()
 
     def later(
         self,

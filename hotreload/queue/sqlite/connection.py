@@ -91,7 +91,17 @@ REOPENED_AFTER: Final = (
 
 def connect(path: str) -> apsw.Connection:
     """Open a connection whose locks and WAL index are in memory, shared by those of this process; see `StoreFiles`."""
-    return apsw.Connection(path, vfs="unix-excl")
+    return _Connection(path, vfs="unix-excl")
+
+
+class _Connection(apsw.Connection):
+    """A connection that a user's function cannot close: with it the transaction of all callers would end."""
+
+    def close(self, force: bool = False) -> None:
+        """Close it; ValueError within a user's function."""
+        if isinstance(self.authorizer, Authorizer) and self.authorizer.guards:
+            raise ValueError("the connection is the store's, and stays open after the function")
+        super().close(force)
 
 
 class Database:
