@@ -108,7 +108,7 @@ types: .venv/.tests ## basedpyright, strict
 
 unit: .venv/.tests ## the tests alone
 	$(BIN)/coverage erase
-	$(COVERED) -n 3 --dist worksteal $(APART:%=--ignore=tests/%) -m 'not deadline'
+	$(COVERED) -n 4 --dist worksteal $(APART:%=--ignore=tests/%) -m 'not deadline'
 	$(COVERED) $(APART:%=--ignore=tests/%) -m deadline
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --omit='hotreload/openviking/*' --fail-under=93

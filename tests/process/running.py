@@ -328,10 +328,11 @@ async def hotreload(*arguments: str, environ: Mapping[str, str] = os.environ) ->
 
 
 @asynccontextmanager
-async def summaries(home: Home) -> AsyncIterator[Summaries]:
+async def summaries(home: Home, *, measured: bool = True) -> AsyncIterator[Summaries]:
     """Start the service, wait until it is ready, and follow its reloads."""
     arguments = ("--config", str(home.conf), "--http", "127.0.0.1:0", "--socket", str(home.socket))
-    async with started(*HOTRELOAD, "run", "examples.summaries.service:service", *arguments) as (process, spoken):
+    command = (*HOTRELOAD, "run", "examples.summaries.service:service", *arguments)
+    async with started(*command, measured=measured) as (process, spoken):
         url = "http://" + (await spoken.line("listening on http://")).rpartition("http://")[2].strip()
         headers = {"Authorization": f"Bearer {ROOT_KEY}"}
         async with (

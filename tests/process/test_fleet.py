@@ -231,6 +231,7 @@ async def test_nodes_drain_one_by_one_and_lose_nothing(server: Server, short_pat
             await wait_until(lambda: nodes.jobs() == {"done": 300}, 60, "all jobs are done")
 
 
+@pytest.mark.deadline
 async def test_a_drain_of_all_keeps_its_deadline_on_every_node_and_is_told_as_json(
     server: Server, short_path: Path
 ) -> None:

@@ -184,6 +184,11 @@ async def test_a_drain_leaves_the_server_running_and_new_work_is_refused(short_p
 
         await wait_until(refused, 10, "new work is refused")
         assert (await web.http.get("/")).status_code == 200
+
+        async def drained() -> bool:
+            return (await web.http.get("/ops/admin/status", headers=KEY)).json()["phase"] == "stopped"
+
+        await wait_until(drained, 20, "the drain is over")  # until then the signal is the drain's
         web.process.terminate()
         with anyio.fail_after(10):
             assert await web.process.wait() == -signal.SIGTERM  # uvicorn raises it again

@@ -152,7 +152,7 @@ async def test_a_writer_who_begins_during_the_read_waits_and_its_signal_kills_no
 
 async def test_where_no_lease_tells_a_file_changed_in_place_must_rest(conf: Path) -> None:
     conf.write_bytes(OLD)
-    one = reader(read=read_foreign)
+    one = reader(read=read_foreign, rest_s=1.0, deadline_s=20.0)
     await one.settled([conf])
 
     def half() -> None:
@@ -163,7 +163,7 @@ async def test_where_no_lease_tells_a_file_changed_in_place_must_rest(conf: Path
     assert inputs.document.raw == NEW
     began = anyio.current_time()
     await one.settled([conf])
-    assert anyio.current_time() - began < 0.15, "it has rested"
+    assert anyio.current_time() - began < 1.0, "it has rested"
 
 
 async def test_where_no_lease_tells_a_file_renamed_into_place_is_complete(conf: Path) -> None:
@@ -197,14 +197,14 @@ async def test_a_renamed_file_that_is_then_changed_in_place_must_rest() -> None:
 async def test_what_the_watch_saw_before_counts_for_the_rest() -> None:
     path = Path("/conf")
     seen = [Reading((1, 1), NOW - 3600, OLD)]
-    one = reader(read=lambda _path: seen[-1], wall=lambda: NOW, rest_s=0.1)
+    one = reader(read=lambda _path: seen[-1], wall=lambda: NOW, rest_s=2.0, deadline_s=20.0)
     one.read([path])
     seen.append(Reading((1, 1, "later"), NOW, NEW))
     one.read([path])
-    await anyio.sleep(0.1)
+    await anyio.sleep(2.0)
     began = anyio.current_time()
     assert (await one.settled([path])).document.raw == NEW
-    assert anyio.current_time() - began < 0.09
+    assert anyio.current_time() - began < 2.0
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.05, 0.12])

@@ -268,7 +268,6 @@ def test_whatever_fails_no_job_is_lost_or_acknowledged_twice_and_a_crash_repeats
     figures(f"{rounds} rounds in {time.monotonic() - began:.0f} s ({named}; seed {seed}): {found}")
 
 
-@pytest.mark.deadline
 @pytest.mark.timeout(100)
 @pytest.mark.parametrize("unfenced", ["", "one"])
 def test_the_checker_finds_a_node_that_writes_without_its_token(
@@ -299,7 +298,6 @@ def test_the_checker_finds_a_node_that_writes_without_its_token(
         fleet.close()
 
 
-@pytest.mark.deadline
 @pytest.mark.timeout(100)
 @pytest.mark.parametrize("ahead_s", [HOUR_S, -HOUR_S])
 def test_what_a_node_writes_is_on_the_clock_of_the_database(server: Server, short_path: Path, ahead_s: int) -> None:

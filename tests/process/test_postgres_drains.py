@@ -23,7 +23,8 @@ from .test_postgres import sample, states
 
 pytestmark = pytest.mark.anyio
 DEADLINE_S = 2.0
-OVERSHOOT_S = 0.1
+OVERSHOOT_S = 0.5
+"""What a busy machine may add; what it added is in the figures."""
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from tests.process.running import Endpoint, Home, Summaries, endpoint, library_files, summaries, until_idle, wait_until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.deadline]
+pytestmark = pytest.mark.anyio
 JOBS = 16
 DEADLINE_S = 3.0
 """Nothing here resists its cancellation: the process leaves by itself before this, it is not ended at it."""
@@ -49,17 +49,20 @@ async def _restart_and_count(home: Home, model: Endpoint, *, repeated: int) -> N
     assert gauges["calls"] == home.calls_needed() + gauges["repeated"]
 
 
+@pytest.mark.deadline
 async def test_sigterm_loses_and_repeats_nothing(short_path: Path) -> None:
     async with endpoint(latency_s=0.05) as model:
         home = Home.make(short_path, library_files(40, sections=5), api_base=model.url, max_concurrent=JOBS)
-        async with summaries(home) as service:
+        async with summaries(home, measured=False) as service:
             await _all_pause(service, model)
             began = time.monotonic()
             service.process.terminate()
             with anyio.fail_after(10):
                 assert await service.process.wait() == 0, "\n".join(service.spoken.lines)
             assert time.monotonic() - began < DEADLINE_S
-        async with summaries(home) as service:  # still at 30 s a call: nothing moves, the report can be read
+        async with summaries(
+            home, measured=False
+        ) as service:  # still at 30 s a call: nothing moves, the report can be read
             drain = (await service.status())["last_drain"]
             assert (drain["reason"], drain["lost"], len(drain["requeued"])) == ("SIGTERM", 0, JOBS), drain
             assert drain["overshoot_ms"] <= 100
@@ -67,10 +70,11 @@ async def test_sigterm_loses_and_repeats_nothing(short_path: Path) -> None:
         await _restart_and_count(home, model, repeated=0)
 
 
+@pytest.mark.deadline
 async def test_sigterm_with_every_call_hung(short_path: Path) -> None:
     async with endpoint(latency_s=0.02) as model:
         home = Home.make(short_path, library_files(30, sections=4), api_base=model.url, max_concurrent=JOBS)
-        async with summaries(home) as service:
+        async with summaries(home, measured=False) as service:
             await _all_hang(service, model)
             began = time.monotonic()
             service.process.terminate()
@@ -94,7 +98,7 @@ async def test_two_kills_repeat_at_most_the_sections_in_hand(short_path: Path) -
     async with endpoint(latency_s=0.02) as model:
         home = Home.make(short_path, library_files(30, sections=4), api_base=model.url, max_concurrent=JOBS)
         for kill in (1, 2):
-            async with summaries(home) as service:
+            async with summaries(home, measured=False) as service:
                 await wait_until(lambda kill=kill: _calls(model, 2 * JOBS * kill), 20, "some calls were made")
                 await model.behave(hang=True)
                 await wait_until(lambda: _hung(model), 20, "16 calls hang")

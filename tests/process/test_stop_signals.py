@@ -183,10 +183,8 @@ async def test_a_stop_signal_whose_default_action_other_code_restores_drains_all
 
 async def test_a_hangup_whose_default_action_other_code_restores_reloads_all_the_same(short_path: Path) -> None:
     async with odd(short_path) as service:
-        first = await add(service, "odd", "defaults", float(signal.SIGHUP))
-        last = await add(service, "odd", "defaults", float(signal.SIGTERM))
-        await begun(service, first)
-        await begun(service, last)
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            await begun(service, await add(service, "odd", "defaults", float(number)))
         await service.spoken.line("signal.taken_back SIGTERM")  # SIGHUP is taken back in the same step
         service.process.send_signal(signal.SIGHUP)
 

@@ -95,7 +95,6 @@ async def test_a_storm_is_a_handful_of_reloads_and_every_verdict_is_right(
             for line in asking:
                 hearing.start_soon(line.hear)
         await service.rest()
-        assert sent_s < 1
         answers = [answer for line in asking for answer in line.answers]
         assert len(answers) == TRIGGERS - len(range(0, TRIGGERS, 3))
         for asked, report in answers:

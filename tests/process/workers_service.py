@@ -18,7 +18,7 @@ class Settings(LiveSettings):
 service = Service("spinning", settings=Settings)
 
 
-@service.worker("spins", limit=1, process=True, timeout_s=3, max_attempts=1)
+@service.worker("spins", limit=1, process=True, timeout_s=8, max_attempts=1)
 def spins(job: SyncJob[str], conf: Settings) -> str:
     """Keep the interpreter busy, or return."""
     while job.payload == "slow":

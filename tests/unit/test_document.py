@@ -344,10 +344,10 @@ def test_a_cut_or_damaged_file_is_placed(tree: dict[str, Any], data: st.DataObje
 )
 def test_a_large_file_is_read_in_bounded_time(entry: str) -> None:
     entries = ", ".join(entry.replace("{n}", str(n)) for n in range(20_000))
-    began = time.perf_counter()
+    began = time.process_time()
     problems = found("{" + entries + "}")
     assert len(problems) in (0, 100, 200)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
 
 
 FULL = json.dumps({f"k{i:05}": {"n": i} for i in range(45_000)})
