@@ -201,6 +201,16 @@ async def test_a_node_that_was_taken_over_can_write_nothing(dsn: str) -> None:
     assert first.close()
 
 
+async def test_a_node_that_ends_in_order_is_not_called_lost(dsn: str) -> None:
+    lost: list[str] = []
+    for _ in range(5):
+        queue = PostgresQueue.open(dsn, look_s=0.001)
+        queue.on_lost(lost.append)
+        await one_of(queue)
+        assert queue.close()
+    assert lost == []
+
+
 async def test_a_function_that_ends_the_transaction_is_refused_and_fails_no_neighbour(dsn: str) -> None:
     queue = PostgresQueue.open(dsn)
     await queue.write(lambda connection: connection.execute("CREATE TABLE mine (x INTEGER)"))

@@ -265,6 +265,8 @@ class Node:
         """The server process of the owner's connection, 0 where a pooler changes it."""
         self.others = True
         """Whether other nodes were there at the last look."""
+        self.left = False
+        """Whether the node was removed, in order: there is nothing to keep or to write any more."""
 
     def lock(self, connection: Connection) -> None:
         """Take the lock; StoreOwned, naming the owner, where another process has it."""

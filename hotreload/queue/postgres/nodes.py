@@ -103,6 +103,7 @@ class Nodes:
         """Remove this node: it ends in order and left nothing. Nothing may be written after it."""
         self.release(connection)
         run(connection, _LEAVE, (self.name, self._owner.text))
+        self._owner.left = True
         return [None] * len(calls)
 
     # --- limits over all nodes --------------------------------------------------------------------------------------

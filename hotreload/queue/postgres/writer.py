@@ -176,7 +176,7 @@ class Writer:
         return max(0.001, self._health.wait_s() or until_s)
 
     def _maintain(self, *, idle: bool) -> None:
-        if self._health.wait_s():
+        if self._health.wait_s() or self._node.left:
             return
         self._take_hints()
         if self._health.trouble is not None or time.monotonic() - self._looked_at >= self._look_s:
