@@ -140,7 +140,8 @@ class Forked(Process):
     def send_signal(self, signal: signal.Signals) -> None:
         """See `Process`."""
         if self.returncode is None:
-            os.kill(self._pid, signal)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(self._pid, signal)
 
     def terminate(self) -> None:
         """See `Process`."""
