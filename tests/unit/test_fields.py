@@ -224,6 +224,10 @@ class Hidden(RootModel[SecretStr]):
     pass
 
 
+class Safe(BaseModel):
+    pin: Annotated[str, Secret] = ""
+
+
 @pytest.mark.parametrize(
     ("kind", "secret"),
     [
@@ -239,6 +243,7 @@ class Hidden(RootModel[SecretStr]):
         (Plain, False),
         (Card, True),
         (Hidden, True),
+        (list[Safe], True),
         (pydantic.Secret[int], True),
         (list[pydantic.Secret[int]], True),
         (tuple[int, int], False),
