@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import os
 import time
@@ -221,6 +222,8 @@ class Host:
         if not self.started.lifecycle.draining:
             self.started.lifecycle.move(Phase.RUNNING)
             self.started.start_up.end()
+            if not self.guest:  # what the start made stays: a search for garbage in all of it took 70 ms of the loop
+                gc.freeze()
             self.systemd.ready()
 
     async def _when_ready(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -72,8 +73,8 @@ class Part:
         return Change(self, faults, transition.generation - 1, transition.generation)
 
     def write(self, generation: int) -> None:
-        """Write down the generation, and how many tasks there are."""
-        told = {"generation": generation, "tasks": len(asyncio.all_tasks())}
+        """Write down the generation, how many tasks there are, and how many objects no search for garbage looks at."""
+        told = {"generation": generation, "tasks": len(asyncio.all_tasks()), "frozen": gc.get_freeze_count()}
         conf = Path(sys.argv[sys.argv.index("--config") + 1])
         (conf.parent / self.name).write_text(json.dumps(told))
 

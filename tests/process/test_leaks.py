@@ -84,3 +84,4 @@ async def test_reloads_leave_nothing_behind(short_path: Path, figures: Callable[
         assert (await service.status())["generation"] == RELOADS + 1
         await wait_until(lambda: flat(held(service), first[0]), 20, f"{first[0]} again, not {held(service)}")
         assert grown <= MEGABYTE
+        assert json.loads((service.folder / "one").read_text())["frozen"] > 0, "what the start made is never garbage"
