@@ -121,19 +121,26 @@ async def _lives_while_its_mount_hangs(short_path: Path, place: Callable[[Path],
         assert sum("watch.look_failed" in line for line in service.spoken.lines) == 1
 
 
+@asynccontextmanager
+async def on_a_mount(folder: Path) -> AsyncIterator[tuple[Path, Path, Mounted, Running]]:
+    """Serve with a configuration in a mounted folder: what is mounted, where, the mount, the service."""
+    source, point, conf = the_folder(folder)
+    source.mkdir()
+    point.mkdir()
+    (folder / "state").mkdir()
+    put(source / "ov.conf")
+    environ = {"STATE_DIRECTORY": str(folder / "state")}
+    async with mounted(source, point) as mount, serving(folder, conf=conf, environ=environ) as service:
+        yield source, point, mount, service
+
+
 async def _healthy(service: Running, wanted: bool) -> bool:
     return (await service.status())["watch"]["healthy"] is wanted
 
 
 @pytest.mark.deadline
 async def test_a_mount_that_hangs_delays_no_drain(short_path: Path) -> None:
-    source, point, conf = the_folder(short_path)
-    source.mkdir()
-    point.mkdir()
-    (short_path / "state").mkdir()
-    put(source / "ov.conf")
-    environ = {"STATE_DIRECTORY": str(short_path / "state")}
-    async with mounted(source, point) as mount, serving(short_path, conf=conf, environ=environ) as service:
+    async with on_a_mount(short_path) as (_, _, mount, service):
         await mount.hang()
         service.process.send_signal(signal.SIGHUP)
         await wait_until(lambda: _healthy(service, False), 15, "it hangs")
@@ -144,13 +151,7 @@ async def test_a_mount_that_hangs_delays_no_drain(short_path: Path) -> None:
 
 
 async def test_a_mount_that_is_gone_and_back_is_taken_up(short_path: Path) -> None:
-    source, point, conf = the_folder(short_path)
-    source.mkdir()
-    point.mkdir()
-    (short_path / "state").mkdir()
-    put(source / "ov.conf")
-    environ = {"STATE_DIRECTORY": str(short_path / "state")}
-    async with mounted(source, point) as mount, serving(short_path, conf=conf, environ=environ) as service:
+    async with on_a_mount(short_path) as (source, point, mount, service):
         await wait_until(lambda: _healthy(service, True), 5, "it watches")
         mount.process.kill()  # from now on: ENOTCONN
         await mount.process.wait()
@@ -163,13 +164,7 @@ async def test_a_mount_that_is_gone_and_back_is_taken_up(short_path: Path) -> No
 
 
 async def test_a_file_that_its_file_system_cannot_give_at_once_changes_nothing(short_path: Path) -> None:
-    source, point, conf = the_folder(short_path)
-    source.mkdir()
-    point.mkdir()
-    (short_path / "state").mkdir()
-    put(source / "ov.conf")
-    environ = {"STATE_DIRECTORY": str(short_path / "state")}
-    async with mounted(source, point), serving(short_path, conf=conf, environ=environ) as service:
+    async with on_a_mount(short_path) as (source, _, _, service):
         (source / BUSY).touch()
         put(source / "ov.conf", value=1)
         report = await service.reload()
